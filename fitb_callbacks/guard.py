@@ -1,0 +1,86 @@
+"""The context in which a model is probed, and after which it is as it was found."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["left_as_found"]
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode for input gradients, and undo every change afterwards, errors included.
+
+    Inside, every module is in evaluation mode, no parameter requires a gradient (so nothing is computed or kept for
+    them), gradients are enabled even under ``torch.inference_mode()``, and compiled modules run eagerly, since other
+    flags would recompile them. Afterwards each module's own mode, each parameter's ``requires_grad``, the buffers and
+    all random number generators (Python, NumPy, torch on CPU and on the model's device) are as before. ``.grad`` is
+    never touched.
+
+    Flags are set one by one rather than through ``eval()`` and ``train()``: a frozen BatchNorm stays frozen, and
+    exported graph modules, which refuse these methods, work.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+        >>> with left_as_found(model):
+        ...     model.training, model[0].weight.requires_grad
+        (False, False)
+        >>> model.training, model[0].weight.requires_grad
+        (True, True)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
+    with ExitStack() as stack:
+        stack.enter_context(_generators_restored(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if "torch._dynamo" in sys.modules:  # nothing can be compiled before dynamo is imported, and importing it is slow
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            for module, _ in modes:
+                module.training = False
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for buffer, saved in buffers:
+                    if not torch.equal(buffer, saved):
+                        buffer.copy_(saved)
+
+
+@contextmanager
+def _generators_restored(devices: set[torch.device]) -> Iterator[None]:
+    python_state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    with ExitStack() as stack:
+        by_type: dict[str, list[torch.device]] = {}
+        for device in devices:
+            by_type.setdefault(device.type, []).append(device)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device_type, of_type in by_type.items():
+            if device_type != "meta":
+                stack.enter_context(torch.random.fork_rng(devices=of_type, device_type=device_type))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy is not None:
+                numpy.random.set_state(numpy_state)

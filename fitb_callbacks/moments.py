@@ -1,0 +1,97 @@
+"""Streaming mean and variance of updates, mergeable across chunks and ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Moments"]
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of the kept updates of each image.
+
+    Chunks are merged by the pairwise form of Welford's method (Chan, Golub and LeVeque, 1979): the textbook
+    ``E[x^2] - E[x]^2`` loses every digit in float32 when the mean is large against the spread. Memory is two images
+    an image, however many masks are added.
+
+    Attributes:
+        count: Kept masks of each image, shape ``(N,)``.
+        mean: Mean of the kept updates, shape ``(N, C, H, W)``.
+        squares: Sum of squared deviations from the mean, shape ``(N, C, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> moments = Moments.zeros((1, 1, 1, 1))
+        >>> moments.add(torch.tensor([1.0, 3.0, 100.0]).view(3, 1, 1, 1, 1), torch.tensor([[True], [True], [False]]))
+        >>> moments.mean.item(), moments.variance().item(), moments.count.item()
+        (2.0, 2.0, 2.0)
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def zeros(
+        cls, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Moments:
+        """No updates yet, for images of the shape ``(N, C, H, W)``."""
+        return cls(
+            count=torch.zeros(shape[0], dtype=dtype, device=device),
+            mean=torch.zeros(shape, dtype=dtype, device=device),
+            squares=torch.zeros(shape, dtype=dtype, device=device),
+        )
+
+    def add(self, values: Tensor, keep: Tensor, rows: slice = slice(None)) -> None:
+        """Add K updates of each of some images.
+
+        Args:
+            values: Updates, shape ``(K, R, C, H, W)``.
+            keep: Which of them count, boolean, shape ``(K, R)``. What is not kept may hold anything, NaN included.
+            rows: Which of the N images the R images are.
+        """
+        weight = keep.to(self.mean.dtype)[..., None, None, None]
+        values = torch.where(weight > 0, values.to(self.mean.dtype), 0)
+        count = keep.sum(0).to(self.count.dtype)
+        mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
+        squares = ((values - mean).square() * weight).sum(0)
+        self._merge_rows(rows, count, mean, squares)
+
+    def merge(self, other: Moments) -> None:
+        """Add what another set of moments of the same images has seen."""
+        self._merge_rows(slice(None), other.count, other.mean, other.squares)
+
+    def _merge_rows(self, rows: slice, count: Tensor, mean: Tensor, squares: Tensor) -> None:
+        total = self.count[rows] + count
+        share = (count / total.clamp(min=1))[:, None, None, None]
+        difference = mean - self.mean[rows]
+        self.squares[rows] += squares + difference.square() * share * self.count[rows][:, None, None, None]
+        self.mean[rows] += difference * share
+        self.count[rows] = total
+
+    def all_reduce(self) -> None:
+        """Merge over all processes of the default process group; afterwards every rank holds the same moments.
+
+        Every rank must call this, with moments of the same images.
+        """
+        import torch.distributed as dist
+
+        count, weighted_mean = self.count.clone(), self.mean * self.count[:, None, None, None]
+        dist.all_reduce(count)
+        dist.all_reduce(weighted_mean)
+        mean = weighted_mean / count.clamp(min=1)[:, None, None, None]
+        squares = self.squares + (self.mean - mean).square() * self.count[:, None, None, None]
+        dist.all_reduce(squares)
+        self.count, self.mean, self.squares = count, mean, squares
+
+    def variance(self) -> Tensor:
+        """Unbiased variance of a single update, shape ``(N, C, H, W)``; zero where fewer than two were kept."""
+        return self.squares / (self.count - 1).clamp(min=1)[:, None, None, None]
+
+    def standard_error(self) -> Tensor:
+        """Standard error of the mean, as if updates were independent, shape ``(N, C, H, W)``."""
+        return (self.variance() / self.count.clamp(min=1)[:, None, None, None]).sqrt()

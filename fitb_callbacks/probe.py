@@ -1,0 +1,305 @@
+"""The probe: mask, update, keep if right, average, threshold, classify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.logits import LogitsFn, classifier, describe
+from fitb_callbacks.masks import default_patch_size, random_masks
+from fitb_callbacks.moments import Moments
+from fitb_callbacks.result import FillInBlanksResult
+from fitb_callbacks.scores import self_consistency
+from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
+from fitb_callbacks.updates import Classify, gradient_update
+
+__all__ = ["FillInBlanks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillInBlanks:
+    """Ask a classifier how it would fill the blanks of masked images, and what it makes of the answer.
+
+    Each image is masked many times; masks under which the model still predicts the label are kept; the updates on the
+    masked pixels, averaged over the kept masks, become the image's prototype (paper, section 4.1), which the model
+    then classifies (section 4.3). Works on any module that maps images to logits, on its own device. The model is
+    left exactly as it was found.
+
+    Args:
+        mask_ratio: Share of the patches that a mask hides, in (0, 1). The paper's is 0.25.
+        patch_size: Side of a patch in pixels, at least 1. None takes about 14 patches on the shorter side: 2 for
+            28 pixels as in the paper, 16 for 224.
+        num_masks: Masks an image, at least 1.
+        normalize: First stage of the threshold transform: "max_abs", "min_max", "z_score" or None.
+        binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
+            ``low``; None shows the normalized update itself.
+        baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes ``low``:
+            black, for most images, also when they are normalised by mean and standard deviation.
+        low: Value of a binarised pixel that is off, one number or one a channel. None takes each channel's lowest
+            value in the images.
+        high: Value of a binarised pixel that is on. None takes each channel's highest value in the images.
+        target: "label" fills for the given labels; "predicted" fills for the label that the model predicts for the
+            unmasked image, so no labels are needed. Either way a mask is kept if the masked image is predicted as
+            that label.
+        seed: Of the masks, an integer in [0, 2**32).
+        chunk_size: Masked images that go through the model at once, at least 1. None fits it to image size and
+            device. The numbers depend on it only by rounding; memory does, but not on the number of masks.
+
+    Raises:
+        ValueError: If a value is out of range; the error names the argument, the value and what is allowed.
+        TypeError: If a value has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+        >>> result.updates.shape, sorted(result.metrics)
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted'])
+    """
+
+    mask_ratio: float = 0.25
+    patch_size: int | None = None
+    num_masks: int = 256
+    normalize: str | None = "max_abs"
+    binarize: float | None = 0.05
+    baseline: float | Sequence[float] | None = None
+    low: float | Sequence[float] | None = None
+    high: float | Sequence[float] | None = None
+    target: str = "label"
+    seed: int = 0
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number_between("mask_ratio", self.mask_ratio, 0, 1)
+        if self.patch_size is not None:
+            check_integer("patch_size", self.patch_size, at_least=1)
+        check_integer("num_masks", self.num_masks, at_least=1)
+        check_choice("normalize", self.normalize, (*NORMALIZATIONS, None))
+        if self.binarize is not None:
+            check_number("binarize", self.binarize)
+        for name in ("baseline", "low", "high"):
+            object.__setattr__(self, name, per_channel(name, getattr(self, name)))
+        check_choice("target", self.target, ("label", "predicted"))
+        check_integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        if self.chunk_size is not None:
+            check_integer("chunk_size", self.chunk_size, at_least=1)
+
+    def probe(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        logits_fn: LogitsFn | None = None,
+        class_names: Sequence[str] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> FillInBlanksResult:
+        """Probe a model on some images.
+
+        Args:
+            model: Any classifier. It is put in evaluation mode for the probe and left as it was found.
+            images: Shape ``(N, C, H, W)``, in the model's input space. Integer images become float32.
+            labels: Integers in [0, classes), shape ``(N,)``. Not needed with ``target="predicted"``.
+            logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
+                cannot be found (see `fitb_callbacks.logits.find_logits`).
+            class_names: One name a class, for the figure.
+            share: This process's rank and the number of processes. With more than one, each takes its share of the
+                masks and all end with the same result; every process has to call this with the same images.
+
+        Returns:
+            The prototypes, updates and scores.
+
+        Raises:
+            TypeError: If images, labels or the model's output are of the wrong type; the error says what was found.
+            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image.
+        """
+        images = _checked_images(images)
+        patch_size = self.resolved_patch_size(images)
+        low, high, baseline = self._values(images)
+        device = _device_of(model, default=images.device)
+        with left_as_found(model):
+            classify = classifier(model, logits_fn)
+            images = images.detach().to(device, copy=True)  # a copy is a normal tensor even under inference mode
+            low, high, baseline = low.to(images), high.to(images), baseline.to(images)
+            chunk_size = self.chunk_size or _default_chunk_size(images)
+            logits = _in_chunks(classify, images, chunk_size)
+            if self.target == "predicted":
+                labels = logits.argmax(dim=1)
+            labels = _checked_labels(labels, images, num_classes=logits.shape[1])
+
+            moments = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            covered = moments.count > 0
+            prototypes = prototype(
+                moments.mean.to(images.dtype),
+                low=low,
+                high=high,
+                baseline=baseline,
+                normalize=self.normalize,
+                binarize=self.binarize,
+            )
+            prototypes = torch.where(covered[:, None, None, None], prototypes, baseline)
+            predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
+
+        if class_names is not None and len(class_names) != logits.shape[1]:
+            raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
+        resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
+        return FillInBlanksResult(
+            images=images.cpu(),
+            labels=labels.cpu(),
+            updates=moments.mean.cpu(),
+            prototypes=prototypes.cpu(),
+            predictions=predictions.cpu(),
+            kept=moments.count.long().cpu(),
+            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1]),
+            settings=asdict(self)
+            | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
+            | {"num_classes": logits.shape[1]},
+            class_names=None if class_names is None else tuple(map(str, class_names)),
+        )
+
+    def resolved_patch_size(self, images: Tensor) -> int:
+        """The patch size in pixels for images ``(N, C, H, W)``; raises ValueError if it is larger than they are."""
+        height, width = images.shape[-2:]
+        if self.patch_size is not None and self.patch_size > min(height, width):
+            raise ValueError(
+                f"patch_size must be at most {min(height, width)}, the shorter side of these images of "
+                f"{height} x {width} pixels; got {self.patch_size}"
+            )
+        patch_size = self.patch_size or default_patch_size(height, width)
+        if -(-height // patch_size) * -(-width // patch_size) < 2:
+            raise ValueError(f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; "
+                             f"got {patch_size}")
+        return patch_size
+
+    def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Low, high and baseline as tensors (C, 1, 1)."""
+        low = _channel_values("low", self.low, images, default=images.amin(dim=(0, 2, 3)))
+        high = _channel_values("high", self.high, images, default=images.amax(dim=(0, 2, 3)))
+        if (low > high).any():
+            raise ValueError(f"low must not be greater than high; got {low.flatten().tolist()} and "
+                             f"{high.flatten().tolist()}")
+        return low, high, _channel_values("baseline", self.baseline, images, default=low)
+
+    def _moments(
+        self,
+        classify: Classify,
+        images: Tensor,
+        labels: Tensor,
+        baseline: Tensor,
+        patch_size: int,
+        chunk_size: int,
+        share: tuple[int, int],
+    ) -> Moments:
+        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
+        height, width = images.shape[-2:]
+        dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+        moments = Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+
+        def add(indices: Tensor, rows: slice) -> None:
+            visible = random_masks(
+                indices, height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio, seed=self.seed
+            )[:, None, None]
+            masked = torch.where(visible, images[rows], baseline)
+            block = masked.shape[:2]
+            update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
+            update = update.unflatten(0, block).masked_fill(visible, 0)
+            right = predicted.view(block) == labels[rows]
+            moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
+
+        indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
+        _in_blocks(add, indices, len(images), chunk_size)
+        if share[1] > 1:
+            moments.all_reduce()
+        return moments
+
+
+def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
+    """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
+
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
+    """
+
+    def run(indices: Tensor, rows: slice) -> None:
+        nonlocal chunk_size
+        size = len(indices) * (rows.stop - rows.start)
+        if size > chunk_size:
+            step = min(chunk_size, rows.stop - rows.start)
+            for start in range(rows.start, rows.stop, step):
+                part = slice(start, min(start + step, rows.stop))
+                for some in indices.split(max(1, chunk_size // (part.stop - part.start))):
+                    run(some, part)
+            return
+        try:
+            work(indices, rows)
+            return
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+        chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
+        run(indices, rows)
+
+    run(indices, slice(0, num_images))
+
+
+def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:
+    """Logits of images without gradients, on the images' device."""
+    with torch.no_grad():
+        return torch.cat([classify(chunk).float() for chunk in images.split(chunk_size)])
+
+
+def _default_chunk_size(images: Tensor) -> int:
+    """Chunks of about as many pixels as a CPU's cache, or a GPU's occupancy, wants."""
+    values = 2**17 if images.device.type == "cpu" else 2**23
+    return min(max(values // math.prod(images.shape[1:]), 8), 1024)
+
+
+def _device_of(model: nn.Module, default: torch.device) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return default
+
+
+def _checked_images(images: Tensor) -> Tensor:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor of shape (N, C, H, W); got {describe(images)}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must have the shape (N, C, H, W), none of them 0; got {tuple(images.shape)}")
+    if images.is_complex():
+        raise TypeError(f"images must be real numbers; got {describe(images)}")
+    images = images if images.is_floating_point() else images.float()
+    if not images.isfinite().all():
+        raise ValueError("images must be finite; got NaN or infinite values")
+    return images
+
+
+def _checked_labels(labels: Tensor | None, images: Tensor, num_classes: int) -> Tensor:
+    if labels is None:
+        raise ValueError('labels must be given unless target="predicted"; got None')
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"labels must be an integer tensor of shape ({len(images)},); got {describe(labels)}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels must have the shape ({len(images)},), one an image; got {tuple(labels.shape)}")
+    labels = labels.detach().to(images.device, torch.long, copy=True)
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        found = sorted(set(labels[outside].tolist()))
+        raise ValueError(
+            f"labels must be from 0 to {num_classes - 1}, as the model has {num_classes} classes; got {found[:10]}"
+        )
+    return labels
+
+
+def _channel_values(name: str, value: float | Sequence[float] | None, images: Tensor, default: Tensor) -> Tensor:
+    channels = images.shape[1]
+    if value is None:
+        return default.view(channels, 1, 1)
+    values = torch.as_tensor(value, dtype=images.dtype, device=images.device).flatten()
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name} must be one number, or one for each of the {channels} channels; got {len(values)}")
+    return values.expand(channels).view(channels, 1, 1)

@@ -1,0 +1,97 @@
+"""The threshold transform T: from a mean update to a picture on the image's own scale (paper, equation 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["NORMALIZATIONS", "prototype", "threshold"]
+
+
+def _max_abs(update: Tensor) -> Tensor:
+    return _divide(update, update.abs().amax(dim=1, keepdim=True))
+
+
+def _min_max(update: Tensor) -> Tensor:
+    low = update.amin(dim=1, keepdim=True)
+    return _divide(update - low, update.amax(dim=1, keepdim=True) - low)
+
+
+def _z_score(update: Tensor) -> Tensor:
+    centred = update - update.mean(dim=1, keepdim=True)
+    return _divide(centred, centred.square().mean(dim=1, keepdim=True).sqrt())
+
+
+def _divide(values: Tensor, scale: Tensor) -> Tensor:
+    """Division in which a flat update, whose scale is 0, stays 0."""
+    return values / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"max_abs": _max_abs, "min_max": _min_max, "z_score": _z_score}
+"""The choices of ``normalize``: functions of updates ``(N, values)``, each row on its own."""
+
+
+def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: float | None = 0.05) -> Tensor:
+    """Normalize, then binarize, each update on its own (paper, equation 4); either stage can be left out.
+
+    Args:
+        update: Updates of shape ``(N, C, H, W)``, any scale.
+        normalize: ``"max_abs"`` divides by the largest magnitude (result in [-1, 1], zero stays zero), ``"min_max"``
+            stretches to [0, 1], ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
+        binarize: 1 where the normalized update is greater than this value, else 0; None keeps the normalized update.
+
+    Returns:
+        Tensor of the update's shape. A flat update gives zeros.
+
+    Example:
+        >>> import torch
+        >>> threshold(torch.tensor([[[[-4.0, 0.1, 2.0]]]])).flatten().tolist()
+        [0.0, 0.0, 1.0]
+        >>> threshold(torch.tensor([[[[-4.0, 0.0, 2.0]]]]), binarize=None).flatten().tolist()
+        [-1.0, 0.0, 0.5]
+    """
+    flat = update.flatten(1)
+    if normalize is not None:
+        flat = NORMALIZATIONS[normalize](flat)
+    if binarize is not None:
+        flat = (flat > binarize).to(update.dtype)
+    return flat.view_as(update)
+
+
+def prototype(
+    update: Tensor,
+    *,
+    low: Tensor,
+    high: Tensor,
+    baseline: Tensor,
+    normalize: str | None = "max_abs",
+    binarize: float | None = 0.05,
+) -> Tensor:
+    """The image that an update over all pixels stands for, in the model's input space (paper, section 4.1).
+
+    A binarised pixel takes ``low`` or ``high``. A pixel that is not binarised is the baseline plus the normalized
+    update times the value range, kept within ``low`` and ``high``; with the default baseline, which is ``low``, that
+    shows the positive part of the update.
+
+    Args:
+        update: Mean updates, shape ``(N, C, H, W)``.
+        low: Lowest value of each channel, shape ``(C, 1, 1)``.
+        high: Highest value of each channel, shape ``(C, 1, 1)``.
+        baseline: Value of a masked pixel, shape ``(C, 1, 1)``.
+        normalize: See `threshold`.
+        binarize: See `threshold`.
+
+    Returns:
+        Prototypes, shape ``(N, C, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> low, high = torch.full((1, 1, 1), -0.5), torch.full((1, 1, 1), 2.0)
+        >>> prototype(torch.tensor([[[[-4.0, 0.1, 2.0]]]]), low=low, high=high, baseline=low).flatten().tolist()
+        [-0.5, -0.5, 2.0]
+    """
+    filled = threshold(update, normalize=normalize, binarize=binarize)
+    start = baseline if binarize is None else low
+    return (start + (high - low) * filled).clamp(min=low, max=high)

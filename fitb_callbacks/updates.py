@@ -1,0 +1,53 @@
+"""How a model would change a masked image to see more of a label in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Classify", "gradient_update"]
+
+Classify = Callable[[Tensor], Tensor]
+"""Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
+
+
+def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """First-order update of masked images: minus the input gradient of the cross-entropy (paper, equation 2).
+
+    The gradient is taken with respect to the masked image itself. Through the product of image and mask it would be
+    zero on exactly the pixels that are to be filled. The step size of equation 2 is 1; the threshold transform
+    normalises it away. Images do not mix: each row depends on its own image alone, as long as the model's rows do.
+
+    Args:
+        classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
+        masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
+        labels: Label whose loss is descended, integers, shape ``(B,)``.
+
+    Returns:
+        The update, shape ``(B, C, H, W)``, and the label predicted for each masked image, shape ``(B,)``.
+
+    Raises:
+        RuntimeError: If the logits do not depend on the images by differentiable operations.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> update, predicted = gradient_update(
+        ...     lambda x: x.flatten(1) @ weight, torch.zeros(1, 1, 1, 2), torch.tensor([1])
+        ... )
+        >>> update.flatten().tolist(), predicted.tolist()
+        ([-0.5, 0.5], [0])
+    """
+    leaf = masked.detach().requires_grad_()
+    logits = classify(leaf)
+    if not logits.requires_grad:
+        raise RuntimeError(
+            "the model's logits carry no gradient back to its input images. Fill-in-the-blanks needs input gradients: "
+            "look for torch.no_grad(), .detach(), .argmax() or numpy code inside forward()"
+        )
+    loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return -gradient, logits.detach().argmax(dim=1)
