@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.judged import judged
+from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
-from fitb_callbacks.masks import default_patch_size, random_masks
+from fitb_callbacks.masks import default_patch_size, masks_per_round, random_masks
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
+from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
@@ -59,8 +64,8 @@ class FillInBlanks:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
-        >>> result.updates.shape, sorted(result.metrics)
-        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted'])
+        >>> result.updates.shape, sorted(result.metrics)[:4]
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'coverage'])
     """
 
     mask_ratio: float = 0.25
@@ -98,6 +103,7 @@ class FillInBlanks:
         *,
         logits_fn: LogitsFn | None = None,
         class_names: Sequence[str] | None = None,
+        judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> FillInBlanksResult:
         """Probe a model on some images.
@@ -109,6 +115,7 @@ class FillInBlanks:
             logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
                 cannot be found (see `fitb_callbacks.logits.find_logits`).
             class_names: One name a class, for the figure.
+            judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
 
@@ -117,7 +124,8 @@ class FillInBlanks:
 
         Raises:
             TypeError: If images, labels or the model's output are of the wrong type; the error says what was found.
-            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image.
+            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
+                judge for other images or classes.
         """
         images = _checked_images(images)
         patch_size = self.resolved_patch_size(images)
@@ -132,8 +140,12 @@ class FillInBlanks:
             if self.target == "predicted":
                 labels = logits.argmax(dim=1)
             labels = _checked_labels(labels, images, num_classes=logits.shape[1])
+            if judge is not None:
+                judge.check(tuple(images.shape[1:]), logits.shape[1])
 
-            moments = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            moments, other_half = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            reliability = split_half_reliability(moments.mean, other_half.mean)
+            moments.merge(other_half)
             covered = moments.count > 0
             prototypes = prototype(
                 moments.mean.to(images.dtype),
@@ -149,19 +161,32 @@ class FillInBlanks:
         if class_names is not None and len(class_names) != logits.shape[1]:
             raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
-        return FillInBlanksResult(
+        metrics = self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
+        result = FillInBlanksResult(
             images=images.cpu(),
             labels=labels.cpu(),
             updates=moments.mean.cpu(),
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
-            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1]),
+            standard_error=moments.standard_error().cpu(),
+            reliability=reliability.cpu(),
+            metrics={
+                **metrics,
+                "area": effective_area(moments.mean[covered]).mean().item(),
+                "reliability": reliability.nanmean().item(),
+            },
+            confidence={
+                "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
+                "accuracy_all": wilson_interval(metrics["accuracy_all"], len(images)),
+                "coverage": wilson_interval(metrics["coverage"], len(images)),
+            },
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
         )
+        return result if judge is None else judged(result, judge)
 
     def resolved_patch_size(self, images: Tensor) -> int:
         """The patch size in pixels for images ``(N, C, H, W)``; raises ValueError if it is larger than they are."""
@@ -173,8 +198,9 @@ class FillInBlanks:
             )
         patch_size = self.patch_size or default_patch_size(height, width)
         if -(-height // patch_size) * -(-width // patch_size) < 2:
-            raise ValueError(f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; "
-                             f"got {patch_size}")
+            raise ValueError(
+                f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; got {patch_size}"
+            )
         return patch_size
 
     def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,8 +208,9 @@ class FillInBlanks:
         low = _channel_values("low", self.low, images, default=images.amin(dim=(0, 2, 3)))
         high = _channel_values("high", self.high, images, default=images.amax(dim=(0, 2, 3)))
         if (low > high).any():
-            raise ValueError(f"low must not be greater than high; got {low.flatten().tolist()} and "
-                             f"{high.flatten().tolist()}")
+            raise ValueError(
+                f"low must not be greater than high; got {low.flatten().tolist()} and {high.flatten().tolist()}"
+            )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
     def _moments(
@@ -195,16 +222,18 @@ class FillInBlanks:
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
-    ) -> Moments:
-        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
+    ) -> tuple[Moments, Moments]:
+        """Moments of the kept updates of every image, in memory that does not depend on the number of masks.
+
+        One for the even rounds of masks and one for the odd ones: two halves that know nothing of each other.
+        """
         height, width = images.shape[-2:]
         dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-        moments = Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+        halves = tuple(Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device) for _ in range(2))
+        grid = {"height": height, "width": width, "patch_size": patch_size}
 
-        def add(indices: Tensor, rows: slice) -> None:
-            visible = random_masks(
-                indices, height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio, seed=self.seed
-            )[:, None, None]
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
+            visible = random_masks(indices, **grid, mask_ratio=self.mask_ratio, seed=self.seed)[:, None, None]
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
             update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
@@ -213,10 +242,12 @@ class FillInBlanks:
             moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
 
         indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
-        _in_blocks(add, indices, len(images), chunk_size)
-        if share[1] > 1:
-            moments.all_reduce()
-        return moments
+        odd = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio) % 2
+        for parity, moments in enumerate(halves):
+            _in_blocks(partial(add, moments), indices[odd == parity], len(images), chunk_size)
+            if share[1] > 1:
+                moments.all_reduce()
+        return halves[0], halves[1]
 
 
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
