@@ -106,8 +106,8 @@ class FillInBlanksResult:
 
         return Image.fromarray(prototype_grid(self))
 
-    def _repr_png_(self) -> bytes:
-        return self.figure()._repr_png_()  # type: ignore[no-any-return]
+    def _repr_png_(self) -> bytes | None:
+        return self.figure()._repr_png_()
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={value:.3g}" for name, value in self.metrics.items())
@@ -130,18 +130,22 @@ class FillInBlanksResult:
             >>> torch.equal(result.prototypes, again.prototypes)
             True
         """
-        described = {"format": _FORMAT, "metrics": dict(self.metrics), "settings": dict(self.settings)}
+        described: dict[str, Any] = {
+            "format": _FORMAT,
+            "metrics": dict(self.metrics),
+            "settings": dict(self.settings),
+        }
         described["confidence"] = {name: list(ends) for name, ends in self.confidence.items()}
         described["class_names"] = None if self.class_names is None else list(self.class_names)
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        half = {name: str(array.dtype) for name, array in arrays.items() if array.dtype == torch.bfloat16}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        # NumPy has no bfloat16
+        arrays: dict[str, Any] = {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in tensors.items()
+        }
         with open(path, "wb") as file:  # noqa: PTH123 - given a name, savez would append .npz to it
-            np.savez_compressed(
-                file,
-                description=np.array(json.dumps(described)),
-                **{name: (array.float() if name in half else array).numpy() for name, array in arrays.items()},
-            )
+            np.savez_compressed(file, description=np.array(json.dumps(described)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FillInBlanksResult:
@@ -158,7 +162,8 @@ class FillInBlanksResult:
             if described.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
             described["confidence"] = {name: tuple(ends) for name, ends in described["confidence"].items()}
-            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **described)
+            values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return cls(**values, **described)
         except FileNotFoundError:
             raise
         except Exception as error:
