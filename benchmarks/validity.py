@@ -8,20 +8,43 @@ from __future__ import annotations
 
 import argparse
 import gzip
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
+from fitb_callbacks.judged import judged
+from fitb_callbacks.judges import CentroidJudge, ModuleJudge
+from fitb_callbacks.nulls import permuted_patches
+from fitb_callbacks.thresholds import prototype
 
 CACHE = Path(__file__).parent / ".cache" / "validity"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+DATA = ("fashion", "mnist")
 NUM_CLASSES = 10
+PROBE_IMAGES_PER_CLASS = 10
+NO_JUDGE = ("accuracy", "f1_macro", "coverage", "accuracy_all", "f1_macro_all", "area", "reliability")
+WITH_JUDGE = ("judge_accuracy", "judge_f1_macro", "judge_excess", "structure")
+THRESHOLDS = (("max_abs", 0.05), ("max_abs", 0.2), ("max_abs", None), ("min_max", 0.5), ("z_score", 0.5))
+SHOWN = {
+    "accuracy, own": "accuracy on held-out images of its own data",
+    "accuracy, trusted": "accuracy on trusted images",
+    "fitb/accuracy": "fitb/accuracy",
+    "fitb/coverage": "fitb/coverage",
+    "fitb/area": "fitb/area",
+    "judge, trusted": "fitb/judge_accuracy (class means, trusted)",
+    "judge, own": "fitb/judge_accuracy (class means, own data)",
+    "structure, trusted": "fitb/structure (class means, trusted)",
+    "structure, own": "fitb/structure (class means, own data)",
+}
+"""Columns of the first table."""
 
 Plant = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -161,52 +184,212 @@ def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int
             optimizer.step()
 
 
-def trained_model(name: str, data_name: str, data: Data, seed: int, architecture: str) -> nn.Module:
-    torch.manual_seed(seed)
+def trained_model(name: str, data_name: str, data: Data, seed: int, architecture: str, start: int) -> nn.Module:
+    """A model of a kind: ``seed`` fixes its data with its marks and wrong labels, ``start`` its weights and batches."""
+    torch.manual_seed(start)
     model = MODELS[architecture]()
-    file = CACHE / f"{architecture} {data_name} {name} {seed}.pt"
+    file = CACHE / f"{architecture} {data_name} {name} {seed} {start}.pt"
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True))
     else:
         train, _ = own_data(KINDS[name], data, seed)
-        fit(model, *train, KINDS[name].epochs, seed)
+        fit(model, *train, KINDS[name].epochs, start)
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), file)
     return model.eval()
 
 
-def balanced(images: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+def first_of_each(images: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
     chosen = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(NUM_CLASSES)])
     return images[chosen], labels[chosen]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model and what was found in it."""
+
+    data: str
+    kind: str
+    seed: int
+    scores: dict[str, float]
+
+
+def examine(name: str, data_name: str, data: Data, seed: int, architecture: str) -> Run:
+    """Train, probe and score one model; weights and probe come from the cache where they are there."""
+    kind, other_start = KINDS[name], seed + 100
+    model = trained_model(name, data_name, data, seed, architecture, start=seed)
+    own_train, own_held_out = own_data(kind, data, seed)
+    probe_images, probe_labels = first_of_each(*own_held_out, PROBE_IMAGES_PER_CLASS)
+    file = CACHE / f"{architecture} {data_name} {name} {seed}.npz"
+    if not file.exists():
+        FillInBlanks().probe(model, probe_images, probe_labels).save(file)
+    result = FillInBlanksResult.load(file)
+    clean = probe_images if kind.plant is None else first_of_each(*data.probe, PROBE_IMAGES_PER_CLASS)[0]
+    judges = {
+        "class means, trusted": centroids(*data.trusted),
+        "class means, own data": centroids(*own_train),
+        "second model, trusted": ModuleJudge(
+            trained_model("trained", data_name, data, seed, architecture, start=other_start)
+        ),
+        "second model, own data": ModuleJudge(
+            trained_model(name, data_name, data, seed, architecture, start=other_start)
+        ),
+    }
+    scores = {
+        "accuracy on held-out images of its own data": accuracy(model, *own_held_out),
+        "accuracy on trusted images": accuracy(model, *data.trusted),
+        **{f"fitb/{key}": result.metrics[key] for key in NO_JUDGE},
+        "left out: self-consistency in excess of patch-permuted updates": self_excess(model, result),
+        "left out: likeness of updates within classes, less between": agreement(result),
+        "left out: lift of the update on the object": object_lift(result, clean),
+    }
+    for judge_name, judge in judges.items():
+        found = judged(result, judge)
+        scores |= {f"fitb/{key} ({judge_name})": found.metrics[key] for key in WITH_JUDGE}
+        for normalize, binarize in THRESHOLDS:
+            other = judged(thresholded(result, normalize, binarize), judge)
+            scores[f"{normalize}, {binarize} ({judge_name})"] = other.metrics["structure"]
+    for judge_name, split in (("trusted", data.trusted), ("own data", own_train)):
+        scores[f"left out: judge_accuracy by full-size class means ({judge_name})"] = full_size(result, *split)
+    for normalize, binarize in THRESHOLDS:
+        prototypes = thresholded(result, normalize, binarize).prototypes
+        right = ModuleJudge(model).classify(prototypes) == result.labels
+        scores[f"{normalize}, {binarize}, self"] = (right & result.covered).float().mean().item()
+    return Run(data_name, name, seed, scores)
+
+
+def centroids(images: Tensor, labels: Tensor) -> CentroidJudge:
+    judge = CentroidJudge()
+    for start in range(0, len(labels), 64):
+        judge.update(images[start : start + 64], labels[start : start + 64])
+    return judge
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return (ModuleJudge(model).classify(images) == labels).float().mean().item()
+
+
+def thresholded(result: FillInBlanksResult, normalize: str | None, binarize: float | None) -> FillInBlanksResult:
+    """The result as it would be with another threshold transform; only its prototypes depend on it."""
+    settings = {**result.settings, "normalize": normalize, "binarize": binarize}
+    low, high = (torch.tensor(settings[key]).view(-1, 1, 1) for key in ("low", "high"))
+    prototypes = prototype(
+        result.updates, low=low, high=high, baseline=low, normalize=normalize, binarize=binarize
+    ).where(result.covered[:, None, None, None], low)
+    return replace(result, prototypes=prototypes, settings=settings)
+
+
+# --- candidates that the table rules out ---
+
+
+def self_excess(model: nn.Module, result: FillInBlanksResult) -> float:
+    null = replace(result, updates=permuted_patches(result.updates, patch_size=2, seed=0))
+    prototypes = thresholded(null, result.settings["normalize"], result.settings["binarize"]).prototypes
+    right = (ModuleJudge(model).classify(prototypes) == result.labels) & result.covered
+    return result.metrics["accuracy_all"] - right.float().mean().item()
+
+
+def agreement(result: FillInBlanksResult) -> float:
+    unit = F.normalize(result.updates[result.covered].flatten(1))
+    labels = result.labels[result.covered]
+    likeness, same = unit @ unit.T, labels[:, None] == labels
+    others = ~torch.eye(len(labels), dtype=torch.bool)
+    return (likeness[same & others].mean() - likeness[~same].mean()).item()
+
+
+def object_lift(result: FillInBlanksResult, clean: Tensor) -> float:
+    ink, on_object = result.updates[result.covered].abs(), clean[result.covered] > 0.2
+    return (ink[on_object].mean() / ink.mean()).item()
+
+
+def full_size(result: FillInBlanksResult, images: Tensor, labels: Tensor) -> float:
+    means = torch.stack([images[labels == c].mean(0) for c in range(NUM_CLASSES)]).flatten(1)
+    pictures = result.prototypes.flatten(1)
+    unit_pictures, unit_means = (F.normalize(x - x.mean(1, keepdim=True)) for x in (pictures, means))
+    right = (unit_pictures @ unit_means.T).argmax(1) == result.labels
+    return (right & result.covered).float().mean().item()
+
+
+# --- tables ---
+
+
+def auroc(runs: Sequence[Run], score: str) -> float:
+    """How often a healthy model scores higher than a broken one; an undefined score counts as 0."""
+    values = torch.tensor([run.scores[score] for run in runs], dtype=torch.float64).nan_to_num(0)
+    healthy = torch.tensor([int(KINDS[run.kind].healthy) for run in runs])
+    ranks = values.unique(return_inverse=True)[1]  # binary_auroc squashes values outside [0, 1]; ranks keep the order
+    return binary_auroc(ranks / max(1, int(ranks.max())), healthy).item()
+
+
+def separation_table(runs: Sequence[Run], scores: Sequence[str]) -> str:
+    """For every score its AUROC, and the broken kinds that pass for healthy more often than one time in twenty."""
+    names = sorted({run.data for run in runs})
+    rows = [
+        f"| score | {' | '.join(names)} | mean | broken kinds that escape |",
+        "| --- |" + " --- |" * (len(names) + 2),
+    ]
+    for score in scores:
+        values = [auroc([run for run in runs if run.data == data], score) for data in names]
+        escaped = [
+            f"{kind} ({', '.join(where)})"
+            for kind in KINDS
+            if not KINDS[kind].healthy and (where := escapes(runs, score, kind, names))
+        ]
+        cells = [f"{value:.2f}" for value in (*values, sum(values) / len(values))]
+        rows.append(f"| {score} | {' | '.join(cells)} | {'; '.join(escaped) or 'none'} |")
+    return "\n".join(rows)
+
+
+def escapes(runs: Sequence[Run], score: str, kind: str, names: Sequence[str]) -> list[str]:
+    against = {
+        name: [r for r in runs if r.data == name and (KINDS[r.kind].healthy or r.kind == kind)] for name in names
+    }
+    return [name for name, some in against.items() if auroc(some, score) < 0.95]
+
+
+def kinds_table(runs: Sequence[Run], scores: dict[str, str]) -> str:
+    """Each kind's scores on each data set, the mean over seeds."""
+    rows = [f"| model | data | {' | '.join(scores)} |", "| --- | --- |" + " --- |" * len(scores)]
+    for data in sorted({run.data for run in runs}):
+        for kind in KINDS:
+            some = [run for run in runs if run.data == data and run.kind == kind]
+            values = [torch.tensor([run.scores[score] for run in some]).nanmean() for score in scores.values()]
+            rows.append(f"| {kind} | {data} | {' | '.join(f'{value:.2f}' for value in values)} |")
+    return "\n".join(rows)
+
+
+def settings_table(runs: Sequence[Run]) -> str:
+    """What the threshold transform does to the headline score and to self-consistency."""
+    rows = [
+        "| normalize, binarize | AUROC of structure, trusted | AUROC, own data | self-consistency of healthy models |",
+        "| --- | --- | --- | --- |",
+    ]
+    for normalize, binarize in THRESHOLDS:
+        setting = f"{normalize}, {binarize}"
+        separations = [
+            sum(auroc([r for r in runs if r.data == d], f"{setting} (class means, {whose})") for d in DATA) / len(DATA)
+            for whose in ("trusted", "own data")
+        ]
+        self_scores = torch.tensor([r.scores[f"{setting}, self"] for r in runs if KINDS[r.kind].healthy])
+        rows.append(f"| {setting} | {' | '.join(f'{value:.2f}' for value in (*separations, self_scores.mean()))} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--models", nargs="+", default=["cnn"], choices=MODELS)
+    parser.add_argument("--model", default="cnn", choices=MODELS)
     arguments = parser.parse_args()
+    runs = []
     for seed in arguments.seeds:
-        for data_name in ("mnist", "fashion"):
+        for data_name in DATA:
             data = load(data_name)
-            for architecture in arguments.models:
-                for name, kind in KINDS.items():
-                    model = trained_model(name, data_name, data, seed, architecture)
-                    _, probe_split = own_data(kind, data, seed)
-                    accuracy = (model(probe_split[0]).argmax(1) == probe_split[1]).float().mean().item()
-                    trusted = (model(data.trusted[0]).argmax(1) == data.trusted[1]).float().mean().item()
-                    file = CACHE / f"{architecture} {data_name} {name} {seed}.npz"
-                    if not file.exists():
-                        FillInBlanks().probe(model, *balanced(*probe_split, 10)).save(file)
-                    r = FillInBlanksResult.load(file)
-                    print(
-                        architecture,
-                        data_name,
-                        name,
-                        seed,
-                        f"own {accuracy:.2f} trusted {trusted:.2f}",
-                        r.metrics,
-                        flush=True,
-                    )
+            for kind in KINDS:
+                runs.append(examine(kind, data_name, data, seed, arguments.model))
+                print(f"{len(runs)} models done: {kind}, {data_name}, seed {seed}", file=sys.stderr, flush=True)
+    every = [score for score in runs[0].scores if score.startswith(("accuracy", "fitb", "left out"))]
+    print(f"{len(runs)} models ({arguments.model}), seeds {arguments.seeds}\n")
+    print(kinds_table(runs, SHOWN), separation_table(runs, every), settings_table(runs), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.batches import BatchAdapter, read_batch
+from fitb_callbacks.guard import generators_restored, left_as_found
 from fitb_callbacks.logits import LogitsFn, classifier, describe
 
-__all__ = ["CentroidJudge", "Judge", "ModuleJudge"]
+__all__ = ["CentroidJudge", "Judge", "ModuleJudge", "Reference"]
 
 _LONGEST_SIDE = 8
 _CHUNK = 256
+
+
+Reference = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+"""Trusted images with their labels: two tensors, a data set, or batches."""
 
 
 class Judge(Protocol):
@@ -54,6 +61,60 @@ class CentroidJudge:
         """Mean image of each class, shape ``(classes, C, h, w)``, h and w at most 8."""
         self.image_shape: tuple[int, ...] | None = None
         """Shape ``(C, H, W)`` of the latest images seen; None before the first."""
+
+    @classmethod
+    def from_reference(
+        cls,
+        reference: Reference,
+        *,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        batch_adapter: BatchAdapter | None = None,
+    ) -> CentroidJudge:
+        """The judge of a trusted set, read once. No random number is drawn from the global generators.
+
+        Args:
+            reference: Images ``(N, C, H, W)`` and labels ``(N,)`` as a pair of tensors, a data set, or a data loader
+                (anything that yields batches); prepared as for the model.
+            image_shape: ``(C, H, W)`` of the images that the model takes.
+            num_classes: Number of its classes.
+            batch_adapter: As for the callback, where images and labels are not found in a batch.
+
+        Raises:
+            TypeError: If the reference is none of these, or images and labels are not found in it.
+            ValueError: If its images have another shape, its labels are not the model's, or it lacks a class; the
+                error names the classes.
+
+        Example:
+            >>> import torch
+            >>> reference = torch.rand(2, 1, 4, 4), torch.tensor([0, 2])
+            >>> CentroidJudge.from_reference(reference, image_shape=(1, 4, 4), num_classes=3)
+            Traceback (most recent call last):
+            ...
+            ValueError: reference must hold images of all 3 classes; it has none of class 1
+        """
+        judge = cls()
+        with generators_restored():
+            for batch in _batches(reference):
+                images, labels = read_batch(batch, batch_adapter)
+                if tuple(images.shape[1:]) != tuple(image_shape):
+                    raise ValueError(
+                        f"reference must hold images of the shape {tuple(image_shape)}, as the model's; "
+                        f"got {tuple(images.shape[1:])}"
+                    )
+                outside = labels[(labels < 0) | (labels >= num_classes)]
+                if len(outside):
+                    raise ValueError(
+                        f"reference must hold labels from 0 to {num_classes - 1}, as the model has {num_classes} "
+                        f"classes; got {int(outside[0])}"
+                    )
+                judge.update(images, labels)
+        if absent := judge.absent_classes(num_classes):
+            raise ValueError(
+                f"reference must hold images of all {num_classes} classes; it has none of "
+                f"class {', '.join(map(str, absent[:20]))}" + (" and more" if len(absent) > 20 else "")
+            )
+        return judge
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Let a batch pass by.
@@ -267,6 +328,19 @@ class ModuleJudge:
         with left_as_found(self.module), torch.no_grad():
             images = images.detach() if own is None else images.detach().to(own.device, own.dtype, copy=True)
             return classifier(self.module, self.logits_fn)(images)
+
+
+def _batches(reference: Reference) -> Iterable[Any]:
+    if isinstance(reference, (tuple, list)) and len(reference) == 2 and all(isinstance(t, Tensor) for t in reference):
+        images, labels = reference
+        return zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    if isinstance(reference, Dataset):
+        return DataLoader(reference, batch_size=_CHUNK)
+    if isinstance(reference, Iterable) and not isinstance(reference, (str, bytes, Tensor)):
+        return reference
+    raise TypeError(
+        f"reference must be a pair of tensors (images, labels), a data set or a data loader; got {describe(reference)}"
+    )
 
 
 def _centred(values: Tensor) -> Tensor:
