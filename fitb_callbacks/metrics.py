@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["METRICS", "Metric", "metrics_table"]
+__all__ = ["METRICS", "Metric", "class_key", "metrics_table"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Metric:
         chance: What a model that learned nothing gets.
         when_low: How to read a low value (or a high one, where lower is better).
         source: Where the definition comes from.
-        rate: Whether it is a share in [0, 1] of something that may be empty, which makes it undefined (NaN).
+        rate: Whether it may be undefined (NaN), as a share of something that may be empty is.
+        needs_judge: Whether it is there only if there is a judge.
     """
 
     meaning: str
@@ -28,6 +30,12 @@ class Metric:
     when_low: str
     source: str
     rate: bool = False
+    needs_judge: bool = False
+
+    @property
+    def worst(self) -> float:
+        """What a monitor gets in place of an undefined value."""
+        return 2.0 if self.better == "lower" else 0.0
 
 
 METRICS: dict[str, Metric] = {
@@ -77,6 +85,7 @@ METRICS: dict[str, Metric] = {
         when_low="The model is wrong on many probe images, or does not recognise its prototypes. A high value is no "
         "proof: a planted mark can give 1",
         source="this package, after the paper, section 4.3",
+        rate=True,
     ),
     "f1_macro_all": Metric(
         meaning="Macro F1 over all probe images, an uncovered one counting as wrong",
@@ -85,6 +94,7 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="As for accuracy_all; some classes have no recognisable prototype",
         source="this package, after the paper, section 4.3",
+        rate=True,
     ),
     "f1_weighted_all": Metric(
         meaning="Weighted F1 over all probe images, an uncovered one counting as wrong",
@@ -93,6 +103,7 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="As for accuracy_all",
         source="this package, after the paper, section 4.3",
+        rate=True,
     ),
     "structure": Metric(
         meaning="The headline: does the filled-in structure show the class to a judge, broadly? The judge's excess "
@@ -104,6 +115,8 @@ METRICS: dict[str, Metric] = {
         "memorised, or follows a mark. Look at the pictures. With a judge that shares the training data a high value "
         "does not exclude a shortcut",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "judge_accuracy": Metric(
         meaning="Share of all probe images whose prototype the judge classifies as their label, an uncovered one "
@@ -114,6 +127,8 @@ METRICS: dict[str, Metric] = {
         when_low="What the model fills in does not look like the class to anyone else. Compare judge_ceiling: a judge "
         "that cannot classify the images themselves says nothing",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "judge_f1_macro": Metric(
         meaning="Macro F1 of the same judgement",
@@ -122,6 +137,8 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="Some classes are never recognised by the judge",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "judge_ceiling": Metric(
         meaning="Share of the probe images themselves, unmasked, that the judge classifies as their label",
@@ -131,6 +148,8 @@ METRICS: dict[str, Metric] = {
         when_low="The judge cannot tell these classes apart: take another (a trusted second model), and do not read "
         "judge_accuracy and structure",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "null_accuracy": Metric(
         meaning="The judge's accuracy on structureless updates, the better of patch-permuted and equal-norm noise",
@@ -140,6 +159,8 @@ METRICS: dict[str, Metric] = {
         when_low="It is the chance level of judge_accuracy; a high value means that one class dominates the probe "
         "images",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "judge_excess": Metric(
         meaning="Judge accuracy above the null: (judge - null) / (1 - null)",
@@ -148,6 +169,8 @@ METRICS: dict[str, Metric] = {
         chance="0",
         when_low="As for judge_accuracy",
         source="this package, docs/scores.md",
+        rate=True,
+        needs_judge=True,
     ),
     "area": Metric(
         meaning="Effective area of the update: participation ratio of its positive part, the mean over covered images",
@@ -197,6 +220,17 @@ METRICS: dict[str, Metric] = {
     ),
 }
 """Score name, without the prefix, to what it means."""
+
+
+def class_key(prefix: str, score: str, class_name: str) -> str:
+    """The key of one class's score, in letters that every logger takes.
+
+    Example:
+        >>> class_key("fitb", "coverage", "T-shirt/top")
+        'fitb_by_class/coverage T-shirt_top'
+    """
+    name = re.sub(r"[^\w\-. ]+", "_", class_name)
+    return f"{prefix}_by_class/{score} {name}"
 
 
 def metrics_table(prefix: str = "fitb") -> str:
