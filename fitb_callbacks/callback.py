@@ -49,9 +49,9 @@ class FillInBlanksCallback(Callback):
     needs nothing: its class means are streamed from the training batches of the first epoch. **It shares the training
     data, and so its shortcuts**; give ``reference=`` a small trusted set, and it can tell.
 
-    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). An
-    undefined rate (no image is covered, or nothing has been probed yet) is not written to the loggers, and for
-    monitors has its worst value, so that it never ends a training. The first 20 classes have scores of their own in
+    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). A
+    score that is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers;
+    monitors see 0, or 2 for drift, so that it never ends a training. The first 20 classes have scores of their own in
     the loggers, under ``prefix_by_class/name class``; `result.per_class` has those of all.
 
     Args:
@@ -74,8 +74,7 @@ class FillInBlanksCallback(Callback):
 
     Raises:
         ValueError: If an argument is out of range; the error names it. When training starts: if the patch size, the
-            labels, the judge or the reference do not fit the first batch and the model's classes, or two callbacks
-            share a prefix.
+            labels, the judge or the reference do not fit the first batch and the model's classes.
         TypeError: If an argument has the wrong type. When training starts: if images, labels or logits are not found.
 
     Example:
@@ -148,11 +147,6 @@ class FillInBlanksCallback(Callback):
                 f"FillInBlanksCallback does not work with {type(trainer.strategy).__name__}, which splits the model's "
                 "parameters over processes. Train with it without the callback, then probe a consolidated checkpoint "
                 "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
-            )
-        others = [c for c in trainer.callbacks if isinstance(c, FillInBlanksCallback) and c is not self]  # type: ignore[attr-defined]
-        if any(other.prefix == self.prefix for other in others):
-            raise ValueError(
-                f"prefix must differ between the FillInBlanksCallbacks of a Trainer; got {self.prefix!r} twice"
             )
         self._checked = False
 
@@ -334,14 +328,14 @@ class FillInBlanksCallback(Callback):
 
     def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            if math.isnan(value) and METRICS[name].rate:
-                value = METRICS[name].worst
-            pl_module.log(f"{self.prefix}/{name}", value, on_epoch=True, logger=False, batch_size=1)
+            monitored = METRICS[name].undefined if math.isnan(value) else value
+            if monitored is not None:
+                pl_module.log(f"{self.prefix}/{name}", monitored, on_epoch=True, logger=False, batch_size=1)
 
     def _make_monitorable_if_nothing_was_probed(self, pl_module: LightningModule) -> None:
         # EarlyStopping and ModelCheckpoint look after every validation, and raise if the key does not exist yet.
         if not self.history:
-            wanted = {n: m for n, m in METRICS.items() if m.rate and not (m.needs_judge and self.judge is None)}
+            wanted = [name for name, metric in METRICS.items() if self.judge is not None or not metric.needs_judge]
             self._make_monitorable(pl_module, dict.fromkeys(wanted, math.nan))
 
     def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:

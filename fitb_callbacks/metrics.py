@@ -19,7 +19,7 @@ class Metric:
         chance: What a model that learned nothing gets.
         when_low: How to read a low value (or a high one, where lower is better).
         source: Where the definition comes from.
-        rate: Whether it may be undefined (NaN), as a share of something that may be empty is.
+        undefined: What monitors see where the value is not defined (NaN); None: nothing.
         needs_judge: Whether it is there only if there is a judge.
     """
 
@@ -29,13 +29,8 @@ class Metric:
     chance: str
     when_low: str
     source: str
-    rate: bool = False
+    undefined: float | None = 0.0
     needs_judge: bool = False
-
-    @property
-    def worst(self) -> float:
-        """What a monitor gets in place of an undefined value."""
-        return 2.0 if self.better == "lower" else 0.0
 
 
 METRICS: dict[str, Metric] = {
@@ -48,7 +43,6 @@ METRICS: dict[str, Metric] = {
         when_low="The filled-in structure is not what the model reads as the class: early training, or a threshold "
         "that does not suit the data",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "f1_macro": Metric(
         meaning="F1 of the same classification, averaged over the classes that have a covered image",
@@ -57,7 +51,6 @@ METRICS: dict[str, Metric] = {
         chance="none, as for accuracy",
         when_low="Some classes have no recognisable prototype, although others do",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "f1_weighted": Metric(
         meaning="F1 of the same classification, averaged over classes by their number of covered images",
@@ -66,7 +59,6 @@ METRICS: dict[str, Metric] = {
         chance="none, as for accuracy",
         when_low="As for accuracy",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "coverage": Metric(
         meaning="Share of the probe images for which the model predicted the label under at least one mask; only "
@@ -85,7 +77,6 @@ METRICS: dict[str, Metric] = {
         when_low="The model is wrong on many probe images, or does not recognise its prototypes. A high value is no "
         "proof: a planted mark can give 1",
         source="this package, after the paper, section 4.3",
-        rate=True,
     ),
     "f1_macro_all": Metric(
         meaning="Macro F1 over all probe images, an uncovered one counting as wrong",
@@ -94,7 +85,6 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="As for accuracy_all; some classes have no recognisable prototype",
         source="this package, after the paper, section 4.3",
-        rate=True,
     ),
     "f1_weighted_all": Metric(
         meaning="Weighted F1 over all probe images, an uncovered one counting as wrong",
@@ -103,7 +93,6 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="As for accuracy_all",
         source="this package, after the paper, section 4.3",
-        rate=True,
     ),
     "structure": Metric(
         meaning="The headline: does the filled-in structure show the class to a judge, broadly? The judge's excess "
@@ -115,7 +104,6 @@ METRICS: dict[str, Metric] = {
         "memorised, or follows a mark. Look at the pictures. With a judge that shares the training data a high value "
         "does not exclude a shortcut",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "judge_accuracy": Metric(
@@ -127,7 +115,6 @@ METRICS: dict[str, Metric] = {
         when_low="What the model fills in does not look like the class to anyone else. Compare judge_ceiling: a judge "
         "that cannot classify the images themselves says nothing",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "judge_f1_macro": Metric(
@@ -137,7 +124,6 @@ METRICS: dict[str, Metric] = {
         chance="at most 1 / classes",
         when_low="Some classes are never recognised by the judge",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "judge_ceiling": Metric(
@@ -148,7 +134,6 @@ METRICS: dict[str, Metric] = {
         when_low="The judge cannot tell these classes apart: take another (a trusted second model), and do not read "
         "judge_accuracy and structure",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "null_accuracy": Metric(
@@ -159,7 +144,6 @@ METRICS: dict[str, Metric] = {
         when_low="It is the chance level of judge_accuracy; a high value means that one class dominates the probe "
         "images",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "judge_excess": Metric(
@@ -169,7 +153,6 @@ METRICS: dict[str, Metric] = {
         chance="0",
         when_low="As for judge_accuracy",
         source="this package, docs/scores.md",
-        rate=True,
         needs_judge=True,
     ),
     "area": Metric(
@@ -179,7 +162,6 @@ METRICS: dict[str, Metric] = {
         chance="0.32 (1 / pi) for noise",
         when_low="The model looks at a small spot: a planted mark, or a small object",
         source="this package, docs/scores.md",
-        rate=True,
     ),
     "reliability": Metric(
         meaning="Split-half reliability of the mean update: correlation of the means of two halves of the masks, "
@@ -189,7 +171,6 @@ METRICS: dict[str, Metric] = {
         chance="0",
         when_low="The prototypes would look different with other masks: take more of them",
         source="Spearman and Brown, 1910",
-        rate=True,
     ),
     "carryover_accuracy": Metric(
         meaning="Share of the last probe's prototypes, over all its images, that the model as it is now classifies as "
@@ -199,7 +180,6 @@ METRICS: dict[str, Metric] = {
         chance="1 / classes",
         when_low="What counts as the class is still changing from epoch to epoch",
         source="this package",
-        rate=True,
     ),
     "drift": Metric(
         meaning="1 - cosine between the class-mean updates of this probe and of the last, the mean over classes",
@@ -208,7 +188,7 @@ METRICS: dict[str, Metric] = {
         chance="1 for unrelated updates",
         when_low="A high value: the learned structure is still moving, or moves again",
         source="this package",
-        rate=True,
+        undefined=2.0,
     ),
     "seconds": Metric(
         meaning="Wall-clock time of the probe",
@@ -217,6 +197,7 @@ METRICS: dict[str, Metric] = {
         chance="none",
         when_low="A high value: take fewer masks or probe images",
         source="this package",
+        undefined=None,
     ),
 }
 """Score name, without the prefix, to what it means."""
