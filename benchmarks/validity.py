@@ -216,7 +216,7 @@ class Run:
 
 def examine(name: str, data_name: str, data: Data, seed: int, architecture: str) -> Run:
     """Train, probe and score one model; weights and probe come from the cache where they are there."""
-    kind, other_start = KINDS[name], seed + 100
+    kind = KINDS[name]
     model = trained_model(name, data_name, data, seed, architecture, start=seed)
     own_train, own_held_out = own_data(kind, data, seed)
     probe_images, probe_labels = first_of_each(*own_held_out, PROBE_IMAGES_PER_CLASS)
@@ -229,10 +229,7 @@ def examine(name: str, data_name: str, data: Data, seed: int, architecture: str)
         "class means, trusted": centroids(*data.trusted),
         "class means, own data": centroids(*own_train),
         "second model, trusted": ModuleJudge(
-            trained_model("trained", data_name, data, seed, architecture, start=other_start)
-        ),
-        "second model, own data": ModuleJudge(
-            trained_model(name, data_name, data, seed, architecture, start=other_start)
+            trained_model("trained", data_name, data, seed, architecture, start=seed + 100)
         ),
     }
     scores = {
@@ -246,7 +243,7 @@ def examine(name: str, data_name: str, data: Data, seed: int, architecture: str)
     for judge_name, judge in judges.items():
         found = judged(result, judge)
         scores |= {f"fitb/{key} ({judge_name})": found.metrics[key] for key in WITH_JUDGE}
-        for normalize, binarize in THRESHOLDS:
+        for normalize, binarize in THRESHOLDS if isinstance(judge, CentroidJudge) else ():
             other = judged(thresholded(result, normalize, binarize), judge)
             scores[f"{normalize}, {binarize} ({judge_name})"] = other.metrics["structure"]
     for judge_name, split in (("trusted", data.trusted), ("own data", own_train)):

@@ -28,4 +28,4 @@ def wilson_interval(rate: float, number: int) -> tuple[float, float]:
     shrunk = _Z**2 / number
     centre = (rate + shrunk / 2) / (1 + shrunk)
     half = math.sqrt(rate * (1 - rate) * shrunk + shrunk**2 / 4) / (1 + shrunk)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))  # rounding must not leave it out

@@ -60,7 +60,7 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
 
     last = np.array(probe.result.figure())
     assert np.array_equal(np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string))), last)
-    path = next(path for path in files if path.endswith(".png") and "+step+23+" in path)
+    path = next(path for path in files if "prototypes+step+23+" in path and path.endswith(".png"))
     downloaded = client.download_artifacts(mlflow.run_id, path, str(tmp_path))
     assert np.array_equal(np.array(Image.open(downloaded).convert("RGB")), last)
 
