@@ -5,9 +5,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-from small_module import SmallModule
 
 from fitb_callbacks.metrics import metrics_table
+from small_module import SmallModule
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
