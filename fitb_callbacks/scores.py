@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix, multiclass_f1_score
 
 __all__ = ["by_class", "confusion_matrix", "rates", "self_consistency"]
 
@@ -62,6 +61,9 @@ def rates(predictions: Tensor, labels: Tensor, *, num_classes: int) -> dict[str,
     """
     if not len(labels):
         return dict.fromkeys(("accuracy", "f1_macro", "f1_weighted"), math.nan)
+    # Imported here because it takes longer than all the rest of the package together.
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
     answers = predictions.where(predictions >= 0, num_classes)  # no answer is a class of its own, which no label has
     f1 = multiclass_f1_score(answers, labels, num_classes + 1, average="none")[:num_classes]
     number = labels.bincount(minlength=num_classes)
@@ -108,5 +110,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, *, num_classes: int) -
         >>> confusion_matrix(torch.tensor([0, 1, -1]), torch.tensor([0, 0, 1]), num_classes=2).tolist()
         [[1, 1], [0, 0]]
     """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     answered = predictions >= 0
     return multiclass_confusion_matrix(predictions[answered], labels[answered], num_classes)
