@@ -80,7 +80,7 @@ def train(name, train_set, validation_set, trusted, folder, epochs):
         "validation accuracy": trainer.callback_metrics["val_accuracy"].item(),
         "self-consistency": callback.result.metrics["accuracy"],
         "judge that shares the training data": judged(callback.result, own).metrics["judge_accuracy"],
-        "judge on trusted images": callback.result.metrics["judge_accuracy"],
+        "judge that has seen trusted images only": callback.result.metrics["judge_accuracy"],
         "area": callback.result.metrics["area"],
         "structure": callback.result.metrics["structure"],
     }, callback.result.figure()
@@ -93,7 +93,7 @@ def side_by_side(runs):
     for title, (scores, grid) in runs.items():
         panel = Image.new("RGB", (grid.width + 30, grid.height + 70 + 25 * len(scores)), "white")
         draw = ImageDraw.Draw(panel)
-        draw.text((20, 14), title, (40, 40, 40), bold)
+        draw.text((20, 14), f"trained on {title}", (40, 40, 40), bold)
         for row, (score, value) in enumerate(scores.items()):
             colour = (40, 40, 40) if row < 3 else (20, 110, 70) if title == "digits" else (190, 30, 45)
             draw.text((20, 52 + 25 * row), f"{value:.2f}   {score}", colour, font)
@@ -105,7 +105,7 @@ def side_by_side(runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("fitb-runs/shortcut"))
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     data = load_mnist()
     trusted = data.train[:500]  # right labels, no marks, in neither run
