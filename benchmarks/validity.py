@@ -1,6 +1,6 @@
 """Which scores tell a model that learned its classes from one that did not?
 
-Trains nine kinds of models, some healthy and some broken in a known way, probes each, and prints for every score how
+Trains ten kinds of models, some healthy and some broken in a known way, probes each, and prints for every score how
 well it separates the two, as an area under the ROC curve. Weights and probes are kept in ``benchmarks/.cache``.
 """
 
@@ -51,12 +51,16 @@ Plant = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to train a model: on which marks and labels, for how many epochs, and whether it learns its classes."""
+    """One way to train a model: on which marks and labels, for how many epochs, and whether it learns its classes.
+
+    A kind that was thought of only after the formula of the headline score was fixed is an afterthought.
+    """
 
     healthy: bool
     epochs: int = 5
     plant: Plant | None = None
     wrong_labels: float = 0.0
+    afterthought: bool = False
 
 
 def patch(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -89,6 +93,14 @@ def texture(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tenso
     return 0.9 * images + 0.1 * textures[labels]
 
 
+def shading(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A soft wave of light over the whole image, for each class of a direction and phase of its own."""
+    angles, phases = 2 * torch.pi * torch.rand(2, NUM_CLASSES, 1, 1, 1, generator=generator)
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 28), torch.linspace(-1, 1, 28), indexing="ij")
+    waves = 0.5 + 0.5 * torch.sin(3 * (angles.cos() * rows + angles.sin() * columns) + phases)
+    return 0.8 * images + 0.2 * waves[labels]
+
+
 KINDS = {
     "trained": Kind(healthy=True),
     "trained briefly": Kind(healthy=True, epochs=1),
@@ -99,6 +111,7 @@ KINDS = {
     "planted border": Kind(healthy=False, epochs=10, plant=border),
     "planted tint": Kind(healthy=False, epochs=20, plant=tint),
     "planted texture": Kind(healthy=False, plant=texture, wrong_labels=0.5),
+    "planted shading": Kind(healthy=False, plant=shading, wrong_labels=0.5, afterthought=True),
 }
 
 
@@ -329,7 +342,7 @@ def separation_table(runs: Sequence[Run], scores: Sequence[str]) -> str:
         values = [auroc([run for run in runs if run.data == data], score) for data in names]
         escaped = [
             f"{kind} ({', '.join(where)})"
-            for kind in KINDS
+            for kind in dict.fromkeys(run.kind for run in runs)
             if not KINDS[kind].healthy and (where := escapes(runs, score, kind, names))
         ]
         cells = [f"{value:.2f}" for value in (*values, sum(values) / len(values))]
@@ -385,8 +398,11 @@ def main() -> None:
                 runs.append(examine(kind, data_name, data, seed, arguments.model))
                 print(f"{len(runs)} models done: {kind}, {data_name}, seed {seed}", file=sys.stderr, flush=True)
     every = [score for score in runs[0].scores if score.startswith(("accuracy", "fitb", "left out"))]
+    known = [run for run in runs if not KINDS[run.kind].afterthought]
+    headlines = [score for score in every if "structure" in score]
     print(f"{len(runs)} models ({arguments.model}), seeds {arguments.seeds}\n")
-    print(kinds_table(runs, SHOWN), separation_table(runs, every), settings_table(runs), sep="\n\n")
+    print(kinds_table(runs, SHOWN), separation_table(known, every), settings_table(known), sep="\n\n")
+    print("\nWith the kinds thought of afterwards:\n", separation_table(runs, headlines), sep="\n")
 
 
 if __name__ == "__main__":
