@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["FillInBlanks", "FillInBlanksCallback", "FillInBlanksResult", "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     # The probe works without Lightning: only the callback's own import brings it in.
     if name == "FillInBlanksCallback":
         from fitb_callbacks.callback import FillInBlanksCallback

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from numbers import Integral, Real
 
 __all__ = ["check_choice", "check_integer", "check_number", "check_number_between", "per_channel"]
 
@@ -32,7 +31,7 @@ def check_integer(name: str, value: object, *, at_least: int, at_most: int | Non
         ValueError: num_masks must be an integer >= 1; got 0
     """
     allowed = f"an integer >= {at_least}" + (f" and <= {at_most}" if at_most is not None else "")
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {allowed}; got {value!r}")
     if value < at_least or (at_most is not None and value > at_most):
         raise ValueError(f"{name} must be {allowed}; got {value!r}")
@@ -47,7 +46,7 @@ def check_number(name: str, value: object) -> None:
         ...
         ValueError: binarize must be a finite number; got nan
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a finite number; got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number; got {value!r}")
@@ -62,7 +61,7 @@ def check_number_between(name: str, value: object, low: float, high: float) -> N
         ...
         ValueError: mask_ratio must be a number greater than 0 and less than 1; got 1.5
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number greater than {low} and less than {high}; got {value!r}")
     if not low < value < high:
         raise ValueError(f"{name} must be a number greater than {low} and less than {high}; got {value!r}")
@@ -81,7 +80,7 @@ def per_channel(name: str, value: object) -> float | tuple[float, ...] | None:
     """
     if value is None:
         return None
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         check_number(name, value)
         return float(value)
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:

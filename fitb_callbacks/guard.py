@@ -46,7 +46,9 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_generators_restored(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if "torch._dynamo" in sys.modules:  # nothing can be compiled before dynamo is imported, and importing it is slow
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # nothing can be compiled before dynamo is imported, and importing it is slow
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             for module, _ in modes:

@@ -37,13 +37,19 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
     """
 
     def classify(images: Tensor) -> Tensor:
-        output = model(images) if logits_fn is None else logits_fn(model, images)
+        try:
+            output = model(images) if logits_fn is None else logits_fn(model, images)
+        except NotImplementedError as error:
+            raise TypeError(
+                f"{type(model).__name__} gives no logits: {error}. Define forward(), or pass "
+                "logits_fn=lambda model, images: ... that returns the logits"
+            ) from error
         return find_logits(output, batch_size=len(images))
 
     return classify
 
 
-def find_logits(output: Any, *, batch_size: int) -> Tensor:  # noqa: ANN401 - a model may return anything
+def find_logits(output: Any, *, batch_size: int) -> Tensor:
     """Logits in a model's output: the tensor itself, ``.logits``, a dict's ``"logits"``, or the only one that fits.
 
     A binary classifier's single logit ``z``, shape ``(B,)`` or ``(B, 1)``, becomes the two logits ``(0, z)``, whose
@@ -81,7 +87,7 @@ def find_logits(output: Any, *, batch_size: int) -> Tensor:  # noqa: ANN401 - a 
     )
 
 
-def _candidates(output: Any) -> list[Any]:  # noqa: ANN401
+def _candidates(output: Any) -> list[Any]:
     if isinstance(output, Tensor):
         return [output]
     if (logits := getattr(output, "logits", None)) is not None:
@@ -91,7 +97,7 @@ def _candidates(output: Any) -> list[Any]:  # noqa: ANN401
     return list(output) if isinstance(output, (tuple, list)) else []
 
 
-def describe(value: Any) -> str:  # noqa: ANN401
+def describe(value: Any) -> str:
     """A short description of nested tensors for error messages: types, shapes and dtypes, no values.
 
     Example:

@@ -66,7 +66,7 @@ METRICS: dict[str, Metric] = {
         better="higher",
         bounds="0 to 1",
         chance="1 / classes (a model that predicts one class for everything)",
-        when_low="The model is wrong on many probe images: read the other scores with care, they speak of the rest only",
+        when_low="The model is wrong on many probe images: the other scores speak of the rest only",
         source="paper, section 4.1 (the selection of masks)",
     ),
     "seconds": Metric(

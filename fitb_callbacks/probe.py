@@ -173,8 +173,9 @@ class FillInBlanks:
             )
         patch_size = self.patch_size or default_patch_size(height, width)
         if -(-height // patch_size) * -(-width // patch_size) < 2:
-            raise ValueError(f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; "
-                             f"got {patch_size}")
+            raise ValueError(
+                f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; got {patch_size}"
+            )
         return patch_size
 
     def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,8 +183,9 @@ class FillInBlanks:
         low = _channel_values("low", self.low, images, default=images.amin(dim=(0, 2, 3)))
         high = _channel_values("high", self.high, images, default=images.amax(dim=(0, 2, 3)))
         if (low > high).any():
-            raise ValueError(f"low must not be greater than high; got {low.flatten().tolist()} and "
-                             f"{high.flatten().tolist()}")
+            raise ValueError(
+                f"low must not be greater than high; got {low.flatten().tolist()} and {high.flatten().tolist()}"
+            )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
     def _moments(

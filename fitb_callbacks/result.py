@@ -74,8 +74,8 @@ class FillInBlanksResult:
 
         return Image.fromarray(prototype_grid(self))
 
-    def _repr_png_(self) -> bytes:
-        return self.figure()._repr_png_()  # type: ignore[no-any-return]
+    def _repr_png_(self) -> bytes | None:
+        return self.figure()._repr_png_()
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={value:.3g}" for name, value in self.metrics.items())
@@ -99,9 +99,7 @@ class FillInBlanksResult:
             True
         """
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        described = {"format": _FORMAT} | {
-            name: arrays.pop(name) for name in ("metrics", "settings", "class_names")
-        }
+        described = {"format": _FORMAT} | {name: arrays.pop(name) for name in ("metrics", "settings", "class_names")}
         described["metrics"], described["settings"] = dict(self.metrics), dict(self.settings)
         described["class_names"] = None if self.class_names is None else list(self.class_names)
         half = {name: str(array.dtype) for name, array in arrays.items() if array.dtype == torch.bfloat16}
@@ -126,7 +124,8 @@ class FillInBlanksResult:
             described = json.loads(str(arrays.pop("description")))
             if described.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
-            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **described)
+            values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return cls(**values, **described)
         except FileNotFoundError:
             raise
         except Exception as error:

@@ -1,0 +1,1 @@
+"""One module a platform; the package imports each only when it is used."""

@@ -1,0 +1,316 @@
+"""The Lightning callback: when to probe, on which images, and what to log."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
+from fitb_callbacks.checks import check_choice, check_integer
+from fitb_callbacks.logits import LogitsFn
+from fitb_callbacks.metrics import METRICS
+from fitb_callbacks.probe import FillInBlanks
+from fitb_callbacks.result import FillInBlanksResult
+
+__all__ = ["FillInBlanksCallback"]
+
+_log = logging.getLogger(__name__)
+
+
+class FillInBlanksCallback(Callback):
+    """Probe the model at the end of every training epoch and log what it learned to every logger of the Trainer.
+
+    The probe images are fixed: the first few of each class among the first validation batches that pass by, or among
+    the first epoch's training batches if that epoch has no validation. No data loader is iterated for them. Training
+    is not changed: weights, gradients, optimizer, buffers, module modes and random numbers stay as they are.
+
+    Where an epoch ends with validation, the probe runs with it (the last one, if there are several), so that
+    ModelCheckpoint and EarlyStopping see the scores of the same epoch; otherwise when the training epoch ends. It
+    never runs in the sanity check. Scores and pictures are written at the step of Lightning's own epoch metrics.
+
+    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). An
+    undefined rate (no image is covered, or nothing has been probed yet) is not written to the loggers, and is 0 for
+    monitors, so that it never ends a training.
+
+    Args:
+        images_per_class: Probe images of each class, at least 1.
+        max_images: Most probe images in all, at least 1; with very many classes, some have none.
+        batch_adapter: ``batch_adapter(batch)`` returns images ``(B, C, H, W)`` and integer labels ``(B,)``, for
+            batches in which `fitb_callbacks.batches.read_batch` does not find them.
+        logits_fn: ``logits_fn(lightning_module, images)`` returns logits ``(B, classes)``, for modules from whose
+            ``forward`` `fitb_callbacks.logits.find_logits` does not find them.
+        class_names: One name a class. None takes the ``classes`` of the data set, data module or model, if any.
+        prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
+        on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
+            ends training. Errors found in the check of the first batch always raise.
+        **settings: The settings of `fitb_callbacks.FillInBlanks`, by the same names.
+
+    Raises:
+        ValueError: If an argument is out of range; the error names it. When training starts: if the patch size or the
+            labels do not fit the first batch, or two callbacks share a prefix.
+        TypeError: If an argument has the wrong type. When training starts: if images, labels or logits are not found.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[FillInBlanksCallback(num_masks=64)], max_epochs=5, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        *,
+        images_per_class: int = 4,
+        max_images: int = 64,
+        batch_adapter: BatchAdapter | None = None,
+        logits_fn: LogitsFn | None = None,
+        class_names: Sequence[str] | None = None,
+        prefix: str = "fitb",
+        on_error: str = "warn",
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.probe = FillInBlanks(**settings)
+        check_integer("images_per_class", images_per_class, at_least=1)
+        check_integer("max_images", max_images, at_least=1)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable or None; got {function!r}")
+        if not isinstance(prefix, str) or not prefix.strip("/ "):
+            raise ValueError(f"prefix must be a string that is not empty; got {prefix!r}")
+        if isinstance(class_names, str):
+            raise TypeError(f"class_names must be a sequence of names, one a class; got {class_names!r}")
+        self.batch_adapter = batch_adapter
+        self.logits_fn = logits_fn
+        self.class_names = class_names
+        self.prefix = prefix
+        self.on_error = on_error
+        self.result: FillInBlanksResult | None = None
+        """What the last probe found."""
+        self.history: list[dict[str, float]] = []
+        """One entry a probe: ``epoch``, ``step`` and the scores."""
+        self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
+        self._images: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._probed_epoch = -1
+        self._checked = False
+        self._warned: set[str] = set()
+
+    # --- when: Lightning's hooks -------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse set-ups that cannot work, before anything runs."""
+        if stage != TrainerFn.FITTING:
+            return
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise ValueError(  # noqa: TRY004 - the strategy's type is the value here
+                f"FillInBlanksCallback does not work with {type(trainer.strategy).__name__}, which splits the model's "
+                "parameters over processes. Train with it without the callback, then probe a consolidated checkpoint "
+                "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
+            )
+        others = [c for c in trainer.callbacks if isinstance(c, FillInBlanksCallback) and c is not self]  # type: ignore[attr-defined]
+        if any(other.prefix == self.prefix for other in others):
+            raise ValueError(
+                f"prefix must differ between the FillInBlanksCallbacks of a Trainer; got {self.prefix!r} twice"
+            )
+        self._checked = False
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Check the first batch of all, and take probe images of the first validation."""
+        if trainer.state.fn != TrainerFn.FITTING or dataloader_idx != 0:
+            return
+        self._check(trainer, pl_module, batch)
+        if not trainer.sanity_checking:
+            self._take(batch)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check the first batch of all, and take probe images if the first epoch has no validation."""
+        self._check(trainer, pl_module, batch)
+        if not _validates_in_this_epoch(trainer):
+            self._take(batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe, if this is the epoch's last validation."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if _is_last_validation_of_epoch(trainer):
+            self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        else:
+            self._make_monitorable_if_nothing_was_probed(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe, if no validation did in this epoch."""
+        # The batch counter has already moved on here; Lightning steps back by one, too, to log the epoch's metrics.
+        self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+
+    # --- on which images ---------------------------------------------------------------------------------------
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Put the first batch of a run through everything once, so that what cannot work fails before training."""
+        if self._checked:
+            return
+        images, labels = read_batch(batch, self.batch_adapter)
+        with trainer.precision_plugin.forward_context():
+            result = dataclasses.replace(self.probe, num_masks=1).probe(
+                pl_module, images[:2], labels[:2], logits_fn=self.logits_fn, class_names=self.class_names
+            )
+        outside = sorted({label for label in labels.tolist() if not 0 <= label < result.settings["num_classes"]})
+        if outside:
+            raise ValueError(
+                f"labels must be from 0 to {result.settings['num_classes'] - 1}, as the model has "
+                f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
+            )
+        self._checked = True
+
+    def _take(self, batch: Any) -> None:
+        if self._images is None:
+            self._candidates.offer(*read_batch(batch, self.batch_adapter))
+
+    def _fix_images(self, trainer: Trainer) -> None:
+        """Settle on the probe images, the same ones on every rank."""
+        candidates = self._candidates
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, candidates)
+            candidates = candidates.merged(parts)
+        if len(candidates):
+            self._images, self._labels = candidates.images, candidates.labels
+            self._candidates = ProbeImages(per_class=candidates.per_class, max_images=candidates.max_images)
+
+    # --- probe and log -----------------------------------------------------------------------------------------
+
+    def _probe_once(self, trainer: Trainer, pl_module: LightningModule, *, step: int) -> None:
+        if self._probed_epoch >= trainer.current_epoch:
+            return
+        self._probed_epoch = trainer.current_epoch
+        try:
+            if self._images is None:
+                self._fix_images(trainer)
+            if self._images is None:
+                raise RuntimeError("no batch has passed by yet from which to take probe images")
+            started = time.perf_counter()
+            with trainer.precision_plugin.forward_context():
+                self.result = self.probe.probe(
+                    pl_module,
+                    self._images,
+                    self._labels,
+                    logits_fn=self.logits_fn,
+                    class_names=self._names(trainer, pl_module),
+                    share=(trainer.global_rank, trainer.world_size),
+                )
+            metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+            self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
+            self._make_monitorable(pl_module, metrics)
+            if trainer.is_global_zero:
+                self._write(trainer, self.result, metrics, step)
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._make_monitorable_if_nothing_was_probed(pl_module)
+            self._warn_once("probe", f"the probe of epoch {trainer.current_epoch} failed; training goes on", trace=True)
+
+    def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
+        if self.class_names is not None:
+            return self.class_names
+        loaders = trainer.val_dataloaders or trainer.train_dataloader
+        loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+        dataset = getattr(loader, "dataset", None)
+        while (inner := getattr(dataset, "dataset", None)) is not None:  # Subset and the like
+            dataset = inner
+        for owner in (dataset, getattr(trainer, "datamodule", None), pl_module):
+            for attribute in ("classes", "class_names"):
+                names = getattr(owner, attribute, None)
+                if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+                    return names
+        return None
+
+    def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            undefined = math.isnan(value) and METRICS[name].rate
+            pl_module.log(
+                f"{self.prefix}/{name}", 0.0 if undefined else value, on_epoch=True, logger=False, batch_size=1
+            )
+
+    def _make_monitorable_if_nothing_was_probed(self, pl_module: LightningModule) -> None:
+        # EarlyStopping and ModelCheckpoint look after every validation, and raise if the key does not exist yet.
+        if not self.history:
+            self._make_monitorable(pl_module, {name: math.nan for name, metric in METRICS.items() if metric.rate})
+
+    def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:
+        loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
+        if not loggers:
+            return
+        from fitb_callbacks.loggers import log_picture
+        from fitb_callbacks.pictures import prototype_grid
+
+        grid = prototype_grid(result)
+        for logger in loggers:
+            separator = logger.group_separator
+            defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
+            logger.log_metrics({f"{self.prefix}{separator}{name}": value for name, value in defined.items()}, step)
+            if not log_picture(logger, f"{self.prefix}/prototypes", grid, step):
+                kind = type(logger).__name__
+                self._warn_once(
+                    kind,
+                    f"{kind} gets the scores but no pictures: register a function for it with "
+                    "fitb_callbacks.loggers.log_picture.register",
+                )
+
+    def _warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
+        if topic in self._warned:
+            return
+        self._warned.add(topic)
+        rank_zero_warn(f"FillInBlanksCallback: {message}")
+        if trace:
+            _log.error("FillInBlanksCallback: %s", message, exc_info=True)
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from that of another with a different prefix."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Probe images and history: tensors and primitives, loadable with ``weights_only=True``."""
+        return {
+            "images": self._images,
+            "labels": self._labels,
+            "history": self.history,
+            "probed_epoch": self._probed_epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the same probe images and history."""
+        self._images, self._labels = state_dict["images"], state_dict["labels"]
+        self.history = list(state_dict["history"])
+        self._probed_epoch = state_dict["probed_epoch"]
+
+
+def _validates_in_this_epoch(trainer: Trainer) -> bool:
+    """Whether a validation is certain to come before this epoch ends."""
+    every = trainer.check_val_every_n_epoch
+    return trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every == 0
+
+
+def _is_last_validation_of_epoch(trainer: Trainer) -> bool:
+    """Whether no further validation comes in this epoch. Where that cannot be known, it is decided at its end."""
+    loop = trainer.fit_loop.epoch_loop
+    if loop.batch_progress.is_last_batch:
+        return True
+    interval = trainer.val_check_batch
+    remaining = trainer.num_training_batches - (loop.batch_idx + 1)
+    return interval is not None and math.isfinite(remaining) and remaining < interval

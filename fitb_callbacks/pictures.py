@@ -1,0 +1,194 @@
+"""Tensors to uint8 pictures: tiles, overlays and grids. Pillow writes the text; there is no plotting library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fitb_callbacks.masks import random_masks
+
+if TYPE_CHECKING:
+    from fitb_callbacks.result import FillInBlanksResult
+
+__all__ = ["Picture", "lay_out", "overlay", "prototype_grid", "to_rgb"]
+
+Picture = npt.NDArray[np.uint8]
+"""Height x width x 3, values 0 to 255."""
+
+_PAPER = (255, 255, 255)
+_INK = (40, 40, 40)
+_WRONG = (190, 30, 45)
+_BLANK = (225, 225, 225)
+_TILE = 112
+_GAP = 6
+_FULL_COLOUR_AT = 3.0
+
+
+def prototype_grid(result: FillInBlanksResult) -> Picture:
+    """The picture of one probe: a column a class, by its first probe image.
+
+    Rows: the image; the image under its first mask with the mean update over it (red would be brighter, blue darker;
+    full colour from three times the update's root mean square, the same for every image and epoch); the prototype.
+    Below stands what the model takes the prototype for, in red where that is not the label. A class whose image has no
+    kept mask has an empty tile. More than ten classes continue in further bands.
+
+    Args:
+        result: What the probe found.
+
+    Returns:
+        Height x width x 3, uint8.
+    """
+    labels = result.labels.tolist()
+    classes = sorted(set(labels))
+    columns = [_column(result, labels.index(label)) for label in classes]
+    return lay_out(columns, row_titles=("image", "update", "filled in"))
+
+
+def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture], str, bool]:
+    names = result.class_names
+    low, high = (torch.tensor(result.settings[key])[:, None, None] for key in ("low", "high"))
+    baseline = torch.tensor(result.settings["baseline"])[:, None, None].to(result.images)
+    image = result.images[index]
+    label, prediction = int(result.labels[index]), int(result.predictions[index])
+    name = names[label] if names else str(label)
+    shown = to_rgb(image, low, high)
+    if prediction < 0:
+        blank = np.full_like(shown, _BLANK)
+        return name, [shown, blank, blank], "no mask kept", False
+    visible = random_masks(
+        torch.zeros(1, dtype=torch.long),
+        height=image.shape[1],
+        width=image.shape[2],
+        patch_size=result.settings["patch_size"],
+        mask_ratio=result.settings["mask_ratio"],
+        seed=result.settings["seed"],
+    )
+    masked = torch.where(visible, image, baseline)
+    tiles = [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
+    return name, tiles, f"= {names[prediction] if names else prediction}", prediction == label
+
+
+def to_rgb(image: Tensor, low: Tensor, high: Tensor) -> Picture:
+    """An image of any number of channels as a picture.
+
+    One channel is grey, three are RGB, of four the first three are RGB; of any other number the mean is grey.
+
+    Args:
+        image: Shape ``(C, H, W)``.
+        low: Value of each channel that is shown as 0, shape ``(C, 1, 1)``.
+        high: Value of each channel that is shown as 255, shape ``(C, 1, 1)``.
+
+    Returns:
+        Height x width x 3, uint8.
+
+    Example:
+        >>> import torch
+        >>> to_rgb(torch.tensor([[[-1.0, 1.0]]]), low=torch.tensor(-1.0), high=torch.tensor(1.0))[0].tolist()
+        [[0, 0, 0], [255, 255, 255]]
+    """
+    image, low, high = image.float().cpu(), low.float().cpu(), high.float().cpu()
+    share = ((image - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
+    channels = share[:3] if share.shape[0] in (3, 4) else share.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    return (channels * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def overlay(image: Tensor, update: Tensor, low: Tensor, high: Tensor) -> Picture:
+    """An update laid over an image: red where it would make a pixel brighter, blue where darker (paper, figure 1).
+
+    Args:
+        image: Shape ``(C, H, W)``.
+        update: Shape ``(C, H, W)``; the channels' mean is shown.
+        low: As for `to_rgb`.
+        high: As for `to_rgb`.
+
+    Returns:
+        Height x width x 3, uint8. Colour is in proportion to the update in units of its root mean square, and full
+        from three of them on.
+
+    Example:
+        >>> import torch
+        >>> picture = overlay(torch.zeros(1, 1, 2), torch.tensor([[[1.0, -1.0]]]), torch.zeros(1, 1, 1),
+        ...                   torch.ones(1, 1, 1))
+        >>> picture[0].tolist()
+        [[77, 10, 13], [11, 30, 67]]
+    """
+    grey = to_rgb(image, low, high).astype(np.float32)
+    signed = update.float().cpu().mean(dim=0)
+    scale = signed.square().mean().sqrt()
+    strength = (signed / (scale * _FULL_COLOUR_AT) if scale > 0 else signed).clamp(-1, 1).numpy()[..., None]
+    colour = np.where(strength > 0, np.array([230.0, 30.0, 40.0]), np.array([33.0, 90.0, 200.0]))
+    mixed: Picture = (grey + (colour - grey) * np.abs(strength)).round().astype(np.uint8)
+    return mixed
+
+
+def lay_out(
+    columns: Sequence[tuple[str, Sequence[Picture], str, bool]],
+    *,
+    row_titles: Sequence[str],
+    columns_per_band: int = 10,
+    tile: int = _TILE,
+) -> Picture:
+    """Tiles in labelled columns on white, in bands of at most ten columns.
+
+    Args:
+        columns: For each: its title, its tiles from top to bottom, a caption, and whether the caption is good news.
+        row_titles: One title a row.
+        columns_per_band: How many columns stand side by side.
+        tile: Side of a tile in pixels. Small tiles are enlarged by whole steps, so that pixels stay sharp squares.
+
+    Returns:
+        Height x width x 3, uint8.
+    """
+    font = ImageFont.load_default(size=14)
+    margin = max((round(font.getlength(title)) for title in row_titles), default=0) + 2 * _GAP
+    per_band = min(columns_per_band, len(columns))
+    bands = math.ceil(len(columns) / per_band)
+    band_height = 22 + len(row_titles) * (tile + _GAP) + 22
+    width = margin + per_band * (tile + _GAP) + _GAP
+    canvas = Image.new("RGB", (width, bands * band_height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for position, (title, tiles, caption, good) in enumerate(columns):
+        left = margin + position % per_band * (tile + _GAP)
+        top = position // per_band * band_height + _GAP
+        centre = left + tile // 2
+        draw.text((centre, top + 8), _shortened(title, font, tile), _INK, font, anchor="mm")
+        for row, picture in enumerate(tiles):
+            canvas.paste(_fitted(picture, tile), (left, top + 18 + row * (tile + _GAP)))
+        below = top + 18 + len(tiles) * (tile + _GAP)
+        draw.text((centre, below + 6), _shortened(caption, font, tile), _INK if good else _WRONG, font, anchor="mm")
+        if position % per_band == 0:
+            for row, row_title in enumerate(row_titles):
+                middle = top + 18 + row * (tile + _GAP) + tile // 2
+                draw.text((margin - _GAP, middle), row_title, _INK, font, anchor="rm")
+    return np.array(canvas)
+
+
+def _fitted(picture: Picture, tile: int) -> Image.Image:
+    """The picture enlarged by a whole factor, or shrunk, and centred in a square tile."""
+    image = Image.fromarray(picture)
+    longer = max(image.size)
+    if longer > tile:
+        image = image.resize([max(1, round(side * tile / longer)) for side in image.size], Image.Resampling.LANCZOS)
+    else:
+        image = image.resize([side * (tile // longer) for side in image.size], Image.Resampling.NEAREST)
+    if image.size == (tile, tile):
+        return image
+    square = Image.new("RGB", (tile, tile), _PAPER)
+    square.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2))
+    return square
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
