@@ -9,17 +9,23 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.logits import LogitsFn, classifier, describe
-from fitb_callbacks.masks import default_patch_size, random_masks
+from fitb_callbacks.masks import default_patch_size, partition_masks, random_masks
 from fitb_callbacks.moments import Moments
+from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
 __all__ = ["FillInBlanks"]
+
+
+_FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +38,21 @@ class FillInBlanks:
     left exactly as it was found.
 
     Args:
-        mask_ratio: Share of the patches that a mask hides, in (0, 1). The paper's is 0.25.
+        masking: "random" masks are independent of each other. "progressive" masks come in partitions of ``num_steps``
+            masks that together hide the image (section 4.2): each part is filled in turn, in an image in which the
+            earlier parts are already filled. A partition is kept if the image under its first mask, the only one with
+            nothing but original pixels, is predicted as the label. The paper takes a single partition
+            (``num_masks=num_steps``); the mean over several is much clearer.
+        mask_ratio: Share of the patches that a random mask hides, in (0, 1). The paper's is 0.25. Progressive masks
+            hide ``1 / num_steps``.
         patch_size: Side of a patch in pixels, at least 1. None takes about 14 patches on the shorter side: 2 for
             28 pixels as in the paper, 16 for 224.
-        num_masks: Masks an image, at least 1.
+        num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
+        num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
+            divide the patches evenly, masks differ by one patch. Random masks have no use for it.
+        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
+            times as much more.
+        bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
         normalize: First stage of the threshold transform: "max_abs", "min_max", "z_score" or None.
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
             ``low``; None shows the normalized update itself.
@@ -63,9 +80,13 @@ class FillInBlanks:
         (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted'])
     """
 
+    masking: str = "random"
     mask_ratio: float = 0.25
     patch_size: int | None = None
     num_masks: int = 256
+    num_steps: int = 4
+    update: str = "gradient"
+    bfgs_steps: int = 3
     normalize: str | None = "max_abs"
     binarize: float | None = 0.05
     baseline: float | Sequence[float] | None = None
@@ -76,10 +97,14 @@ class FillInBlanks:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("masking", self.masking, ("random", "progressive"))
         check_number_between("mask_ratio", self.mask_ratio, 0, 1)
         if self.patch_size is not None:
             check_integer("patch_size", self.patch_size, at_least=1)
         check_integer("num_masks", self.num_masks, at_least=1)
+        check_integer("num_steps", self.num_steps, at_least=1)
+        check_choice("update", self.update, ("gradient", "bfgs"))
+        check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
         check_choice("normalize", self.normalize, (*NORMALIZATIONS, None))
         if self.binarize is not None:
             check_number("binarize", self.binarize)
@@ -133,17 +158,31 @@ class FillInBlanks:
                 labels = logits.argmax(dim=1)
             labels = _checked_labels(labels, images, num_classes=logits.shape[1])
 
-            moments = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+                if self.update == "bfgs":
+                    return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
+                update, predicted = gradient_update(classify, masked, labels)
+                return update.masked_fill(visible, 0), predicted
+
+            def fill(update: Tensor) -> Tensor:
+                return prototype(
+                    update.to(images.dtype),
+                    low=low,
+                    high=high,
+                    baseline=baseline,
+                    normalize=self.normalize,
+                    binarize=self.binarize,
+                )
+
+            if self.masking == "random":
+                steps = None
+                moments = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+            else:
+                moments, steps = self._progressive(
+                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share
+                )
             covered = moments.count > 0
-            prototypes = prototype(
-                moments.mean.to(images.dtype),
-                low=low,
-                high=high,
-                baseline=baseline,
-                normalize=self.normalize,
-                binarize=self.binarize,
-            )
-            prototypes = torch.where(covered[:, None, None, None], prototypes, baseline)
+            prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
             predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
 
         if class_names is not None and len(class_names) != logits.shape[1]:
@@ -161,6 +200,7 @@ class FillInBlanks:
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
+            steps=None if steps is None else steps.cpu(),
         )
 
     def resolved_patch_size(self, images: Tensor) -> int:
@@ -172,9 +212,15 @@ class FillInBlanks:
                 f"{height} x {width} pixels; got {self.patch_size}"
             )
         patch_size = self.patch_size or default_patch_size(height, width)
-        if -(-height // patch_size) * -(-width // patch_size) < 2:
+        num_patches = -(-height // patch_size) * -(-width // patch_size)
+        if num_patches < 2:
             raise ValueError(
                 f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; got {patch_size}"
+            )
+        if self.masking == "progressive" and self.num_steps > num_patches:
+            raise ValueError(
+                f"num_steps must be at most {num_patches}, the number of patches of {patch_size} pixels in images of "
+                f"{height} x {width}; got {self.num_steps}"
             )
         return patch_size
 
@@ -188,9 +234,9 @@ class FillInBlanks:
             )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
-    def _moments(
+    def _random(
         self,
-        classify: Classify,
+        find_update: _FindUpdate,
         images: Tensor,
         labels: Tensor,
         baseline: Tensor,
@@ -200,8 +246,7 @@ class FillInBlanks:
     ) -> Moments:
         """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
         height, width = images.shape[-2:]
-        dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-        moments = Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+        moments = _no_moments(images)
 
         def add(indices: Tensor, rows: slice) -> None:
             visible = random_masks(
@@ -209,16 +254,61 @@ class FillInBlanks:
             )[:, None, None]
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
-            update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
-            update = update.unflatten(0, block).masked_fill(visible, 0)
+            seen = visible.expand(*block, 1, height, width).flatten(0, 1)
+            update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
             right = predicted.view(block) == labels[rows]
-            moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
+            _add(moments, update.unflatten(0, block), right, rows)
 
-        indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
-        _in_blocks(add, indices, len(images), chunk_size)
+        _in_blocks(add, _share_of(self.num_masks, share, images), len(images), chunk_size)
         if share[1] > 1:
             moments.all_reduce()
         return moments
+
+    def _progressive(
+        self,
+        find_update: _FindUpdate,
+        fill: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        baseline: Tensor,
+        patch_size: int,
+        chunk_size: int,
+        share: tuple[int, int],
+    ) -> tuple[Moments, Tensor]:
+        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
+        height, width = images.shape[-2:]
+        moments = _no_moments(images)
+        steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
+
+        def add(indices: Tensor, rows: slice) -> None:
+            visible = partition_masks(
+                indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
+            )
+            update, right, filled = fill_progressively(find_update, fill, images[rows], labels[rows], visible, baseline)
+            _add(moments, update, right, rows)
+            if indices[0] == 0:
+                steps[rows] = filled[0]
+
+        num_partitions = max(1, self.num_masks // self.num_steps)
+        _in_blocks(add, _share_of(num_partitions, share, images), len(images), chunk_size)
+        if share[1] > 1:
+            moments.all_reduce()
+            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
+        return moments, steps
+
+
+def _no_moments(images: Tensor) -> Moments:
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    return Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+
+
+def _add(moments: Moments, update: Tensor, right: Tensor, rows: slice) -> None:
+    moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
+
+
+def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
+    """This rank's share of the masks, or of the partitions."""
+    return torch.arange(share[0], count, share[1], device=images.device)
 
 
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
@@ -246,7 +336,8 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
         chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
         run(indices, rows)
 
-    run(indices, slice(0, num_images))
+    if len(indices):  # with fewer masks than ranks, some have none
+        run(indices, slice(0, num_images))
 
 
 def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:

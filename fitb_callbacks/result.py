@@ -31,11 +31,13 @@ class FillInBlanksResult:
         prototypes: What the updates show as an image, shape ``(N, C, H, W)``, in the model's input space, values from
             ``settings["low"]`` to ``settings["high"]``; the baseline where no mask was kept.
         predictions: Class that the model predicts for each prototype, shape ``(N,)``; -1 where no mask was kept.
-        kept: Number of masks kept for each image, shape ``(N,)``.
+        kept: Number of masks kept for each image, or of whole partitions with progressive masks, shape ``(N,)``.
         metrics: Score name, without prefix, to value; see `fitb_callbacks.metrics.METRICS`.
         settings: Everything the numbers depend on beside model and images, as JSON types: the probe's settings with
             its defaults resolved (patch size, low, high, baseline).
         class_names: Names of the classes, or None.
+        steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
+            None with random masks.
 
     Example:
         >>> import torch
@@ -55,6 +57,7 @@ class FillInBlanksResult:
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
     class_names: Sequence[str] | None = None
+    steps: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:
@@ -99,6 +102,8 @@ class FillInBlanksResult:
             True
         """
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.steps is None:
+            del arrays["steps"]
         described = {"format": _FORMAT} | {name: arrays.pop(name) for name in ("metrics", "settings", "class_names")}
         described["metrics"], described["settings"] = dict(self.metrics), dict(self.settings)
         described["class_names"] = None if self.class_names is None else list(self.class_names)
