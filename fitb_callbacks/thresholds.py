@@ -10,8 +10,17 @@ from torch import Tensor
 __all__ = ["NORMALIZATIONS", "prototype", "threshold"]
 
 
+_FULL_AT = 2.0  # root mean squares; measured, see docs/thresholds.md
+
+
 def _max_abs(update: Tensor) -> Tensor:
     return _divide(update, update.abs().amax(dim=1, keepdim=True))
+
+
+def _rms(update: Tensor) -> Tensor:
+    # Over the pixels that have an update: in a progressive step, only the masked ones do.
+    mean_square = update.square().sum(dim=1, keepdim=True) / update.count_nonzero(dim=1).clamp(min=1).unsqueeze(1)
+    return _divide(update, _FULL_AT * mean_square.sqrt())
 
 
 def _min_max(update: Tensor) -> Tensor:
@@ -29,7 +38,12 @@ def _divide(values: Tensor, scale: Tensor) -> Tensor:
     return values / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"max_abs": _max_abs, "min_max": _min_max, "z_score": _z_score}
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rms": _rms,
+    "max_abs": _max_abs,
+    "min_max": _min_max,
+    "z_score": _z_score,
+}
 """The choices of ``normalize``: functions of updates ``(N, values)``, each row on its own."""
 
 
@@ -38,7 +52,7 @@ def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: fl
 
     Args:
         update: Updates of shape ``(N, C, H, W)``, any scale.
-        normalize: ``"max_abs"`` divides by the largest magnitude (result in [-1, 1], zero stays zero), ``"min_max"``
+        normalize: ``"rms"`` divides by twice the root mean square of the values that are not zero, ``"max_abs"`` by the largest magnitude (result in [-1, 1], zero stays zero), ``"min_max"``
             stretches to [0, 1], ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
         binarize: 1 where the normalized update is greater than this value, else 0; None keeps the normalized update.
 
