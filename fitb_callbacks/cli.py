@@ -72,7 +72,7 @@ def demo(
     table = Table(title="What the model learned, by epoch", title_justify="left")
     columns = {
         "epoch": "epoch",
-        "val_accuracy": "val acc",
+        "val_acc": "val acc",
         "accuracy": "accuracy",
         "f1_macro": "F1 macro",
         "f1_weighted": "F1 weighted",

@@ -22,7 +22,7 @@ __all__ = ["DemoRun", "SmallCNN", "run_demo"]
 
 
 class SmallCNN(LightningModule):
-    """Three convolutions and a linear layer, the paper's simplest model, for 28 x 28 grey images; logs ``val_accuracy``."""
+    """Three convolutions and a linear layer, the simplest model of the paper. Logs ``val_acc``."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SmallCNN(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy."""
         images, labels = batch
-        self.log("val_accuracy", (self(images).argmax(dim=1) == labels).float().mean(), prog_bar=True)
+        self.log("val_acc", (self(images).argmax(dim=1) == labels).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
@@ -60,7 +60,7 @@ class DemoRun:
     """What the demo leaves behind.
 
     Attributes:
-        history: One entry an epoch: the callback's scores, with ``val_accuracy``.
+        history: One entry an epoch: the callback's scores, with ``val_acc``.
         picture: The last grid, a PNG.
         tensorboard: Folder of the event files.
         mlflow_uri: Address of the MLflow store.
@@ -82,7 +82,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
         output: Folder for event files, MLflow artifacts and the picture; made if it does not exist.
         mlflow_uri: Address of the MLflow store.
     """
-    import mlflow.store.db.utils  # mlflow sets its loggers' levels when it is imported
+    import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
 
     for noisy in ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -112,7 +112,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
     assert probe.result is not None
     picture = output / f"{name}.png"
     probe.result.figure().save(picture)
-    history = [{**scores, "val_accuracy": value} for scores, value in zip(probe.history, record.values, strict=True)]
+    history = [{**scores, "val_acc": value} for scores, value in zip(probe.history, record.values, strict=True)]
     return DemoRun(history, picture, output / "tensorboard", mlflow_uri)
 
 
@@ -132,7 +132,7 @@ class _ValidationAccuracy(Callback):
         self.values: list[float] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.values.append(trainer.callback_metrics["val_accuracy"].item())
+        self.values.append(trainer.callback_metrics["val_acc"].item())
 
 
 def _loader(dataset: TensorDataset, *, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:

@@ -37,7 +37,7 @@ def prototype_grid(result: FillInBlanksResult) -> Picture:
     Rows: the image; the image under its first mask with the mean update over it (red would be brighter, blue darker;
     full colour from three times the update's root mean square, the same for every image and epoch); the prototype.
     Below stands what the model takes the prototype for, in red where that is not the label. A class whose image has no
-    kept mask has an empty tile. More than ten classes continue in further bands.
+    kept mask has an empty tile. Columns stand in bands that make the picture about square, as dashboards show it.
 
     Args:
         result: What the probe found.
@@ -132,15 +132,13 @@ def lay_out(
     columns: Sequence[tuple[str, Sequence[Picture], str, bool]],
     *,
     row_titles: Sequence[str],
-    columns_per_band: int = 10,
     tile: int = _TILE,
 ) -> Picture:
-    """Tiles in labelled columns on white, in bands of at most ten columns.
+    """Tiles in labelled columns on white, in as many bands of columns as make the picture about square.
 
     Args:
         columns: For each: its title, its tiles from top to bottom, a caption, and whether the caption is good news.
         row_titles: One title a row.
-        columns_per_band: How many columns stand side by side.
         tile: Side of a tile in pixels. Small tiles are enlarged by whole steps, so that pixels stay sharp squares.
 
     Returns:
@@ -148,8 +146,8 @@ def lay_out(
     """
     font = ImageFont.load_default(size=14)
     margin = max((round(font.getlength(title)) for title in row_titles), default=0) + 2 * _GAP
-    per_band = min(columns_per_band, len(columns))
-    bands = math.ceil(len(columns) / per_band)
+    bands = max(1, round(math.sqrt(len(columns) / len(row_titles))))
+    per_band = math.ceil(len(columns) / bands)
     band_height = 22 + len(row_titles) * (tile + _GAP) + 22
     width = margin + per_band * (tile + _GAP) + _GAP
     canvas = Image.new("RGB", (width, bands * band_height + _GAP), _PAPER)

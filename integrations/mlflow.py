@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -12,17 +14,23 @@ if TYPE_CHECKING:
 
 __all__ = ["image_key", "write_picture"]
 
+_SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
+
 
 def image_key(name: str) -> str:
-    """A name as an MLflow image key, which holds letters, digits, ``_``, ``-``, ``.`` and space.
+    """A name as an MLflow image key, which holds letters, digits, ``_``, ``-``, ``.``, ``/`` and space.
 
-    A ``/`` is allowed by MLflow but becomes a ``~`` in the file's name, so it is replaced here.
+    What comes before a ``/`` is the section of the run page, which puts the picture beside the scores. Older versions
+    of MLflow write such keys under names that they cannot read again (mlflow issue 22165): they get a space instead.
 
     Example:
-        >>> image_key("fitb/prototypes")
-        'fitb prototypes'
+        >>> image_key('probe "1"')
+        'probe 1'
     """
-    return re.sub(r"[^A-Za-z0-9_\-. ]+", " ", name).strip()[:100]
+    import mlflow
+
+    allowed = r"[^A-Za-z0-9_\-. /]+" if Version(mlflow.__version__) >= _SLASH_WORKS_SINCE else r"[^A-Za-z0-9_\-. ]+"
+    return re.sub(r" *([/ ]) *", r"\1", re.sub(allowed, " ", name)).strip(" /")[:100]
 
 
 def write_picture(client: MlflowClient, run_id: str, name: str, picture: Picture, step: int) -> None:
