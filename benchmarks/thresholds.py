@@ -62,7 +62,10 @@ def main() -> None:
             others = [other for (kind, s), other in models.items() if kind != name and s != seed]
 
             def score(
-                prototypes: Tensor, covered: Tensor, labels: Tensor = probe_labels, judges: list = [model, *others]  # noqa: B006
+                prototypes: Tensor,
+                covered: Tensor,
+                labels: Tensor = probe_labels,
+                judges: list = [model, *others],  # noqa: B006
             ) -> tuple[float, float]:
                 with torch.no_grad():
                     right = [(logits(judge, prototypes).argmax(1) == labels) & covered for judge in judges]

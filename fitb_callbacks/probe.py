@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -164,16 +165,7 @@ class FillInBlanks:
                 update, predicted = gradient_update(classify, masked, labels)
                 return update.masked_fill(visible, 0), predicted
 
-            def fill(update: Tensor) -> Tensor:
-                return prototype(
-                    update.to(images.dtype),
-                    low=low,
-                    high=high,
-                    baseline=baseline,
-                    normalize=self.normalize,
-                    binarize=self.binarize,
-                )
-
+            fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
                 steps = None
                 moments = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
@@ -201,6 +193,54 @@ class FillInBlanks:
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
             steps=None if steps is None else steps.cpu(),
+        )
+
+    def threshold_again(
+        self, model: nn.Module, result: FillInBlanksResult, *, logits_fn: LogitsFn | None = None
+    ) -> FillInBlanksResult:
+        """What a probe of random masks would have found with this one's ``normalize`` and ``binarize``.
+
+        The updates are those of the result, so this costs one classification of the prototypes. The model must be the
+        one that was probed.
+
+        Args:
+            model: As for `probe`.
+            result: Of random masks, with settings that differ from these in ``normalize`` and ``binarize`` alone.
+            logits_fn: As for `probe`.
+
+        Raises:
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates.
+        """
+        if result.steps is not None:
+            raise ValueError('result must be of masking="random"; got one of progressive masks')
+        device = _device_of(model, default=result.images.device)
+        images = result.images.to(device)
+        low, high, baseline = self._values(images)
+        covered = result.covered.to(device)
+        with left_as_found(model):
+            filled = self._fill(result.updates.to(device), low=low, high=high, baseline=baseline)
+            prototypes = torch.where(covered[:, None, None, None], filled, baseline)
+            logits = _in_chunks(
+                classifier(model, logits_fn), prototypes, self.chunk_size or _default_chunk_size(images)
+            )
+            predictions = logits.argmax(dim=1).where(covered, -1)
+        scores = self_consistency(predictions, result.labels.to(device), covered, num_classes=logits.shape[1])
+        return replace(
+            result,
+            prototypes=prototypes.cpu(),
+            predictions=predictions.cpu(),
+            metrics={**result.metrics, **scores},
+            settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
+        )
+
+    def _fill(self, update: Tensor, *, low: Tensor, high: Tensor, baseline: Tensor) -> Tensor:
+        return prototype(
+            update.to(low.dtype),
+            low=low,
+            high=high,
+            baseline=baseline,
+            normalize=self.normalize,
+            binarize=self.binarize,
         )
 
     def resolved_patch_size(self, images: Tensor) -> int:

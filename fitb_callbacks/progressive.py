@@ -23,8 +23,8 @@ def fill_progressively(
     Each step masks one part of the current image, finds the update on it, and puts the fill there; the next step sees
     that as part of the image. All images and partitions take a step at once.
 
-    Each step's update is divided by its largest magnitude, so that the parts of the whole weigh alike, as they do in
-    the filled image, where every step is normalised by itself.
+    Each step's update is divided by the root mean square of its values, so that the parts of the whole weigh alike, as
+    they do in the filled image, where every step is normalised by itself.
 
     Only under its first mask does an image hold nothing but original pixels, so whether the model knows the label is
     judged there; afterwards it is fed its own fills.
@@ -60,7 +60,8 @@ def fill_progressively(
         seen = mask.repeat_interleave(block[1], dim=0).unsqueeze(1)
         update, predicted = find_update(torch.where(seen, current, baseline), labels, seen)
         current = torch.where(seen, current, fill(update))
-        scale = update.abs().amax(dim=(1, 2, 3), keepdim=True)
+        values = update.flatten(1)
+        scale = (values.square().sum(dim=1) / values.count_nonzero(dim=1).clamp(min=1)).sqrt()[:, None, None, None]
         total = total + update / torch.where(scale > 0, scale, 1)
         steps.append(current)
         right.append(predicted == labels)

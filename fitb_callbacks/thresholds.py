@@ -52,8 +52,9 @@ def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: fl
 
     Args:
         update: Updates of shape ``(N, C, H, W)``, any scale.
-        normalize: ``"rms"`` divides by twice the root mean square of the values that are not zero, ``"max_abs"`` by the largest magnitude (result in [-1, 1], zero stays zero), ``"min_max"``
-            stretches to [0, 1], ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
+        normalize: ``"rms"`` divides by twice the root mean square of the values that are not zero, ``"max_abs"`` by
+            the largest magnitude (result in [-1, 1]; with both, zero stays zero), ``"min_max"`` stretches to [0, 1],
+            ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
         binarize: 1 where the normalized update is greater than this value, else 0; None keeps the normalized update.
 
     Returns:

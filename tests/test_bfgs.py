@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 from torch import nn
 
@@ -61,7 +63,7 @@ def test_two_loop_recursion_is_the_textbooks_matrix():
             accepted.append(point)
     assert len(accepted) == 5
     matrix = None
-    for before, after in zip(accepted, accepted[1:], strict=False):
+    for before, after in itertools.pairwise(accepted):
         step, change = after - before, hessian[0] @ (after - before)
         if matrix is None:
             matrix = torch.eye(4, dtype=torch.float64) * (change @ change) / (change @ step)
