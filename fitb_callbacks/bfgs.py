@@ -56,7 +56,7 @@ def bfgs_update(
         predictions.append(logits.detach().argmax(dim=1))
         loss = F.cross_entropy(logits, labels, reduction="none")
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        return loss.detach(), gradient.masked_fill(visible, 0).flatten(1)
+        return loss.detach(), gradient.masked_fill(visible & gradient.isfinite(), 0).flatten(1)
 
     gradient, direction = bfgs_direction(evaluate, masked.flatten(1), num_steps=num_steps)
     length = gradient.norm(dim=1, keepdim=True) / _positive(direction.norm(dim=1, keepdim=True))

@@ -163,7 +163,7 @@ class FillInBlanks:
                 if self.update == "bfgs":
                     return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
                 update, predicted = gradient_update(classify, masked, labels)
-                return update.masked_fill(visible, 0), predicted
+                return update.masked_fill(visible & update.isfinite(), 0), predicted  # the rest is not kept
 
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
