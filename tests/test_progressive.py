@@ -1,11 +1,17 @@
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from fitb_callbacks import FillInBlanks, FillInBlanksResult
+from fitb_callbacks import FillInBlanks, FillInBlanksCallback, FillInBlanksResult
+from fitb_callbacks.figures import comparison, fill_figure, progressive_figure
 from fitb_callbacks.masks import partition_masks
 from fitb_callbacks.thresholds import prototype
 from fitb_callbacks.updates import gradient_update
+from small_module import SmallModule
 
 
 def linear(channels=1, height=8, width=8, classes=4):
@@ -136,3 +142,61 @@ def test_more_steps_than_patches_are_refused():
         FillInBlanks(masking="progressive", patch_size=2, num_steps=17).probe(
             linear(), torch.rand(1, 1, 8, 8), torch.tensor([0])
         )
+
+
+def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tmp_path):
+    tensorboard = TensorBoardLogger(tmp_path, name="tensorboard")
+    table = CSVLogger(tmp_path, name="csv")
+    mlflow = MLFlowLogger(
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
+    )
+    callback = FillInBlanksCallback(masking=("random", "progressive"), num_masks=16, on_error="raise")
+    checkpoint = ModelCheckpoint(tmp_path, monitor="fitb/progressive/coverage", mode="max")
+    module = SmallModule()
+    trainer(callbacks=[callback, checkpoint], logger=[tensorboard, mlflow, table], enable_checkpointing=True).fit(
+        module, *loaders
+    )
+
+    assert callback.result.steps is None
+    further = callback.further_results["progressive"]
+    assert further.steps.shape[1] == 4
+    alone = FillInBlanks(masking="progressive", num_masks=16).probe(module, callback.result.images, further.labels)
+    assert alone.metrics == pytest.approx(further.metrics, nan_ok=True)
+
+    events = EventAccumulator(tensorboard.log_dir, size_guidance={"images": 0}).Reload()
+    logged = {f"fitb/{name}" for name in callback.history[-1]} - {"fitb/epoch", "fitb/step"}
+    assert {"fitb/coverage", "fitb/progressive/coverage", "fitb/progressive/accuracy"} <= logged
+    assert logged <= set(events.Tags()["scalars"])
+    assert events.Scalars("fitb/progressive/coverage")[-1].value == pytest.approx(further.coverage)
+    assert {"fitb/prototypes", "fitb/progressive/prototypes"} <= set(events.Tags()["images"])
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_run(mlflow.run_id).data.metrics["fitb/progressive/coverage"] == pytest.approx(further.coverage)
+    pictures = [file.path for file in client.list_artifacts(mlflow.run_id, "images") if file.path.endswith(".png")]
+    assert len(pictures) == 2 * 2
+    assert checkpoint.best_model_score == pytest.approx(
+        max(entry["progressive/coverage"] for entry in callback.history)
+    )
+
+
+@pytest.mark.parametrize("masking", [(), ("random", "random"), ("random", "both")])
+def test_callback_refuses_other_maskings(masking):
+    with pytest.raises(ValueError, match="masking must be one"):
+        FillInBlanksCallback(masking=masking)
+
+
+def test_figures_show_every_step():
+    model, images = linear(3, 7, 11), torch.rand(4, 3, 7, 11)
+    labels = model(images).argmax(dim=1)
+    random, progressive = (
+        FillInBlanks(masking=masking, num_masks=8, num_steps=3).probe(model, images, labels)
+        for masking in ("random", "progressive")
+    )
+    wide = progressive_figure(progressive, 0)
+    assert wide.dtype.name == "uint8"
+    assert wide.shape[1] > wide.shape[0]  # four columns, three rows
+    assert (progressive_figure(progressive, 0) != progressive_figure(progressive, 1)).any()
+    assert fill_figure(random, 0).ndim == 3
+    both = {"random": random, "progressive": progressive}
+    assert comparison(both, updates=True).shape[0] > comparison(both).shape[0]
+    with pytest.raises(ValueError, match="result must be of masking="):
+        progressive_figure(random, 0)
