@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,18 @@ from fitb_callbacks.data import load_fashion_mnist, load_mnist
 
 def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """4,000 training digits and labels, 1,000 other digits and labels; the paper had 60,000 and 10,000."""
-    digits = load_mnist()
-    return *digits.train.tensors, *digits.validation.tensors
+    return *digits().train.tensors, *digits().validation.tensors
 
 
 def fashion_mnist(num_train: int = 4_000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first training images and labels, 1,000 other images and labels."""
-    clothes = load_fashion_mnist()
-    images, labels = clothes.train.tensors
-    other_images, other_labels = clothes.validation.tensors
+    images, labels = clothes().train.tensors
+    other_images, other_labels = clothes().validation.tensors
     return images[:num_train], labels[:num_train], other_images[:1_000], other_labels[:1_000]
+
+
+clothes = cache(load_fashion_mnist)
+digits = cache(load_mnist)
 
 
 def mlp(channels: int = 1, classes: int = 10, side: int = 28) -> nn.Module:
