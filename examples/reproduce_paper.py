@@ -108,11 +108,12 @@ def describe(budget: Budget, quick: bool) -> list[str]:
     warning = ["**A quick run: the numbers mean nothing.**", ""] if quick else []
     return [
         *warning,
-        f"Models trained on {budget.train_images:,} images (the paper: 60,000), probed on {10 * budget.images_per_class} "
-        f"others, {budget.images_per_class} a class, with the default settings of `FillInBlanks` but for what a heading "
-        f"names, and {budget.masks} masks an image. Mean ± standard deviation over {budget.seeds} seeds, which change "
-        "the weights and the order of the training images. Accuracy and F1 count covered images alone, as the paper "
-        "does; *its own* is the model's accuracy on 1,000 real images, and *accuracy, all* counts an image without a kept mask as wrong.",
+        f"Models trained on {budget.train_images:,} images (the paper: 60,000), probed on "
+        f"{10 * budget.images_per_class} others, {budget.images_per_class} a class, with the default settings of "
+        f"`FillInBlanks` but for what a heading names, and {budget.masks} masks an image. Mean ± standard deviation "
+        f"over {budget.seeds} seeds, which change the weights and the order of the training images. Accuracy and F1 "
+        "count covered images alone, as the paper does; *its own* is the model's accuracy on 1,000 real images, and "
+        "*accuracy, all* counts an image without a kept mask as wrong.",
     ]
 
 

@@ -63,16 +63,15 @@ class Ablation:
             index: Which of the probe images.
 
         Returns:
-            Height x width x 3, uint8. Needs Pillow.
+            Height x width x 3, uint8; blank where no mask was kept. Needs Pillow.
         """
-        from fitb_callbacks.pictures import lay_out, to_rgb
+        from fitb_callbacks.pictures import lay_out, prototype_tile
 
         cuts = list(dict.fromkeys(cell.binarize for cell in self.cells))
         columns: dict[float, list[Picture]] = {}
         rows = {}
         for cell in self.cells:
-            low, high = (torch.tensor(cell.result.settings[key])[:, None, None] for key in ("low", "high"))
-            columns.setdefault(cell.mask_ratio, []).append(to_rgb(cell.result.prototypes[index], low, high))
+            columns.setdefault(cell.mask_ratio, []).append(prototype_tile(cell.result, index))
             cut = "" if len(cuts) == 1 else ", no cut" if cell.binarize is None else f", > {cell.binarize:g}"
             rows[cell.patch_size, cell.binarize] = f"patch {cell.patch_size}{cut}"
         return lay_out(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fitb_callbacks.pictures import Picture, first_masks, lay_out, overlay, to_rgb
+from fitb_callbacks.pictures import Picture, first_masks, lay_out, overlay, prototype_tile, to_rgb
 
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
@@ -34,7 +34,7 @@ def fill_figure(result: FillInBlanksResult, index: int) -> Picture:
     masked = torch.where(visible, image, baseline)
     tiles = {
         "image": to_rgb(image, low, high),
-        "mask": _black_and_white(visible),
+        "mask": _grey_and_black(visible),
         "masked": to_rgb(masked, low, high),
         "update": overlay(masked, result.updates[index].masked_fill(visible, 0), low, high),
         "filled": to_rgb(torch.where(visible, image, result.prototypes[index]), low, high),
@@ -45,7 +45,7 @@ def fill_figure(result: FillInBlanksResult, index: int) -> Picture:
 def progressive_figure(result: FillInBlanksResult, index: int) -> Picture:
     """One image filled step by step (paper, figure 3): a column a step, the first partition's.
 
-    Rows: the step's mask, masked pixels black; the pixels predicted so far, white; the image after the step.
+    Rows: the step's mask, masked pixels black; the pixels predicted so far, light; the image after the step.
 
     Args:
         result: Of progressive masks.
@@ -63,9 +63,9 @@ def progressive_figure(result: FillInBlanksResult, index: int) -> Picture:
     visible = first_masks(result)
     hidden_so_far = (~visible).cumsum(dim=0) > 0
     nothing = torch.ones_like(visible[0])
-    columns = [("image", [_black_and_white(nothing), _black_and_white(~nothing)], result.images[index])]
+    columns = [("image", [_grey_and_black(nothing), _grey_and_black(~nothing)], result.images[index])]
     for number, (mask, predicted) in enumerate(zip(visible, hidden_so_far, strict=True)):
-        tiles = [_black_and_white(mask), _black_and_white(predicted)]
+        tiles = [_grey_and_black(mask), _grey_and_black(predicted)]
         columns.append((f"step {number + 1}", tiles, result.steps[index, number]))
     shares = [0.0, *hidden_so_far.float().mean(dim=(1, 2)).tolist()]
     return lay_out(
@@ -82,7 +82,7 @@ def comparison(results: Mapping[str, FillInBlanksResult], *, updates: bool = Fal
     """What several probes make of the same images (paper, figures 2, 5 and 6): a column a class, a row a probe.
 
     Args:
-        results: Row title to result; all of the same images.
+        results: Row title to result; all of the same images. Images without a kept mask have a blank tile.
         updates: Whether to show, above each row of prototypes, the updates they were made from.
 
     Returns:
@@ -98,7 +98,7 @@ def comparison(results: Mapping[str, FillInBlanksResult], *, updates: bool = Fal
         for result in results.values():
             if updates:
                 tiles.append(overlay(baseline.expand_as(first.images[0]), result.updates[index], low, high))
-            tiles.append(to_rgb(result.prototypes[index], low, high))
+            tiles.append(prototype_tile(result, index))
         columns.append((first.class_names[label] if first.class_names else str(label), tiles, "", True))
     rows = [row for title in results for row in ([f"{title}, update", title] if updates else [title])]
     return lay_out(columns, row_titles=("image", *rows), bands=1)
@@ -112,5 +112,6 @@ def _values(result: FillInBlanksResult) -> tuple[Tensor, Tensor, Tensor]:
     return low, high, baseline
 
 
-def _black_and_white(white: Tensor) -> Picture:
-    return to_rgb(white[None].float(), torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+def _grey_and_black(light: Tensor) -> Picture:
+    """True is light grey, which shows on white, and False black."""
+    return to_rgb(light[None].float(), torch.zeros(1, 1, 1), torch.tensor([[[1.15]]]))

@@ -17,7 +17,7 @@ from fitb_callbacks.masks import partition_masks, random_masks
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["Picture", "first_masks", "lay_out", "overlay", "prototype_grid", "to_rgb"]
+__all__ = ["Picture", "first_masks", "lay_out", "overlay", "prototype_grid", "prototype_tile", "to_rgb"]
 
 Picture = npt.NDArray[np.uint8]
 """Height x width x 3, values 0 to 255."""
@@ -66,6 +66,13 @@ def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture],
     masked = torch.where(visible, image, baseline)
     tiles = [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
     return name, tiles, f"= {names[prediction] if names else prediction}", prediction == label
+
+
+def prototype_tile(result: FillInBlanksResult, index: int) -> Picture:
+    """One image's prototype; light grey all over if none of its masks was kept."""
+    low, high = (torch.tensor(result.settings[key])[:, None, None] for key in ("low", "high"))
+    shown = to_rgb(result.prototypes[index], low, high)
+    return shown if result.covered[index] else np.full_like(shown, _BLANK)
 
 
 def first_masks(result: FillInBlanksResult) -> Tensor:
