@@ -54,9 +54,11 @@ class FillInBlanks:
         update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
             times as much more.
         bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
-        normalize: First stage of the threshold transform: "max_abs", "min_max", "z_score" or None.
+        normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
+            see `fitb_callbacks.thresholds.threshold`. docs/thresholds.md has what speaks for the default.
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
-            ``low``; None shows the normalized update itself.
+            ``low``; None shows the positive part of the normalized update itself. The paper binarises, and does not
+            say where.
         baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes ``low``:
             black, for most images, also when they are normalised by mean and standard deviation.
         low: Value of a binarised pixel that is off, one number or one a channel. None takes each channel's lowest
@@ -88,8 +90,8 @@ class FillInBlanks:
     num_steps: int = 4
     update: str = "gradient"
     bfgs_steps: int = 3
-    normalize: str | None = "max_abs"
-    binarize: float | None = 0.05
+    normalize: str | None = "rms"
+    binarize: float | None = None
     baseline: float | Sequence[float] | None = None
     low: float | Sequence[float] | None = None
     high: float | Sequence[float] | None = None

@@ -47,7 +47,7 @@ NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """The choices of ``normalize``: functions of updates ``(N, values)``, each row on its own."""
 
 
-def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: float | None = 0.05) -> Tensor:
+def threshold(update: Tensor, *, normalize: str | None = "rms", binarize: float | None = None) -> Tensor:
     """Normalize, then binarize, each update on its own (paper, equation 4); either stage can be left out.
 
     Args:
@@ -62,10 +62,10 @@ def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: fl
 
     Example:
         >>> import torch
-        >>> threshold(torch.tensor([[[[-4.0, 0.1, 2.0]]]])).flatten().tolist()
+        >>> threshold(torch.tensor([[[[-3.0, 0.0, 3.0]]]])).flatten().tolist()
+        [-0.5, 0.0, 0.5]
+        >>> threshold(torch.tensor([[[[-4.0, 0.1, 2.0]]]]), normalize="max_abs", binarize=0.05).flatten().tolist()
         [0.0, 0.0, 1.0]
-        >>> threshold(torch.tensor([[[[-4.0, 0.0, 2.0]]]]), binarize=None).flatten().tolist()
-        [-1.0, 0.0, 0.5]
     """
     flat = update.flatten(1)
     if normalize is not None:
@@ -81,8 +81,8 @@ def prototype(
     low: Tensor,
     high: Tensor,
     baseline: Tensor,
-    normalize: str | None = "max_abs",
-    binarize: float | None = 0.05,
+    normalize: str | None = "rms",
+    binarize: float | None = None,
 ) -> Tensor:
     """The image that an update over all pixels stands for, in the model's input space (paper, section 4.1).
 
@@ -104,8 +104,8 @@ def prototype(
     Example:
         >>> import torch
         >>> low, high = torch.full((1, 1, 1), -0.5), torch.full((1, 1, 1), 2.0)
-        >>> prototype(torch.tensor([[[[-4.0, 0.1, 2.0]]]]), low=low, high=high, baseline=low).flatten().tolist()
-        [-0.5, -0.5, 2.0]
+        >>> prototype(torch.tensor([[[[-3.0, 0.0, 3.0]]]]), low=low, high=high, baseline=low).flatten().tolist()
+        [-0.5, -0.5, 0.75]
     """
     filled = threshold(update, normalize=normalize, binarize=binarize)
     start = baseline if binarize is None else low
