@@ -64,9 +64,7 @@ def test_each_fill_conditions_the_next_as_a_plain_loop_does():
 def test_the_last_step_holds_no_original_pixel_and_is_the_prototype_of_a_single_partition():
     model, images = linear(), torch.rand(5, 1, 8, 8) * 0.5 + 0.25
     labels = model(images).argmax(dim=1)
-    result = FillInBlanks(masking="progressive", num_masks=4, binarize=0.1, low=0, high=1).probe(
-        model, images, labels
-    )
+    result = FillInBlanks(masking="progressive", num_masks=4, binarize=0.1, low=0, high=1).probe(model, images, labels)
     assert set(result.steps[:, -1].unique().tolist()) == {0.0, 1.0}  # no pixel of the images is either
     assert result.covered.any()
     assert torch.equal(result.prototypes[result.covered], result.steps[result.covered, -1])
