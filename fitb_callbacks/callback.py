@@ -70,7 +70,9 @@ class FillInBlanksCallback(Callback):
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
             ends training. Errors found in the check of the first batch always raise.
-        **settings: The settings of `fitb_callbacks.FillInBlanks`, by the same names.
+        masking: "random", "progressive", or both in a sequence. The first one's keys are ``prefix/name`` as ever, those
+            of a further one ``prefix/masking/name``.
+        **settings: The other settings of `fitb_callbacks.FillInBlanks`, by the same names.
 
     Raises:
         ValueError: If an argument is out of range; the error names it. When training starts: if the patch size, the
@@ -94,10 +96,16 @@ class FillInBlanksCallback(Callback):
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
+        masking: str | Sequence[str] = "random",
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.probe = FillInBlanks(**settings)
+        maskings = (masking,) if isinstance(masking, str) else tuple(masking)
+        if not maskings or len(set(maskings)) < len(maskings):
+            raise ValueError(f"masking must be one masking or several different ones; got {masking!r}")
+        probes = {masking: FillInBlanks(masking=masking, **settings) for masking in maskings}
+        self.probe = probes.pop(maskings[0])
+        self.further_probes = probes
         check_integer("images_per_class", images_per_class, at_least=1)
         check_integer("max_images", max_images, at_least=1)
         check_choice("on_error", on_error, ("warn", "raise"))
@@ -121,6 +129,8 @@ class FillInBlanksCallback(Callback):
         self.reference = reference
         self.result: FillInBlanksResult | None = None
         """What the last probe found."""
+        self.further_results: dict[str, FillInBlanksResult] = {}
+        """Further masking to what the last probe with it found."""
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
@@ -191,9 +201,10 @@ class FillInBlanksCallback(Callback):
             return
         images, labels = read_batch(batch, self.batch_adapter)
         with trainer.precision_plugin.forward_context():
-            result = dataclasses.replace(self.probe, num_masks=1).probe(
-                pl_module, images[:2], labels[:2], logits_fn=self.logits_fn, class_names=self.class_names
-            )
+            for probe in (self.probe, *self.further_probes.values()):
+                result = dataclasses.replace(probe, num_masks=1).probe(
+                    pl_module, images[:2], labels[:2], logits_fn=self.logits_fn, class_names=self.class_names
+                )
         outside = sorted({label for label in labels.tolist() if not 0 <= label < result.settings["num_classes"]})
         if outside:
             raise ValueError(
@@ -267,16 +278,23 @@ class FillInBlanksCallback(Callback):
                 raise RuntimeError("no batch has passed by yet from which to take probe images")
             started = time.perf_counter()
             with trainer.precision_plugin.forward_context():
-                self.result = self.probe.probe(
-                    pl_module,
-                    self._images,
-                    self._labels,
-                    logits_fn=self.logits_fn,
-                    class_names=self._names(trainer, pl_module),
-                    share=(trainer.global_rank, trainer.world_size),
+                self.result, *further = (
+                    probe.probe(
+                        pl_module,
+                        self._images,
+                        self._labels,
+                        logits_fn=self.logits_fn,
+                        class_names=self._names(trainer, pl_module),
+                        share=(trainer.global_rank, trainer.world_size),
+                    )
+                    for probe in (self.probe, *self.further_probes.values())
                 )
                 self.result = self._compared(pl_module, self._judged(trainer, self.result))
+                further = [self._judged(trainer, result) for result in further]
+            self.further_results = dict(zip(self.further_probes, further, strict=True))
             metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+            for masking, result in self.further_results.items():
+                metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
             self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
             self._make_monitorable(pl_module, metrics)
             if trainer.is_global_zero:
@@ -328,7 +346,7 @@ class FillInBlanksCallback(Callback):
 
     def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            monitored = METRICS[name].undefined if math.isnan(value) else value
+            monitored = METRICS[name.rpartition("/")[2]].undefined if math.isnan(value) else value
             if monitored is not None:
                 pl_module.log(f"{self.prefix}/{name}", monitored, on_epoch=True, logger=False, batch_size=1)
 
@@ -336,7 +354,8 @@ class FillInBlanksCallback(Callback):
         # EarlyStopping and ModelCheckpoint look after every validation, and raise if the key does not exist yet.
         if not self.history:
             wanted = [name for name, metric in METRICS.items() if self.judge is not None or not metric.needs_judge]
-            self._make_monitorable(pl_module, dict.fromkeys(wanted, math.nan))
+            for prefix in ("", *(f"{masking}/" for masking in self.further_probes)):
+                self._make_monitorable(pl_module, {f"{prefix}{name}": math.nan for name in wanted})
 
     def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
@@ -347,14 +366,16 @@ class FillInBlanksCallback(Callback):
         from fitb_callbacks.pictures import prototype_grid
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
+        for masking, further in self.further_results.items():
+            pictures[f"{masking}/prototypes"] = prototype_grid(further)
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         for logger in loggers:
             separator = logger.group_separator
             logger.log_metrics(
                 {key.replace("/", separator): value for key, value in scores.items() if not math.isnan(value)}, step
             )
-            # One picture after the other: a logger takes all or none
-            if not all(log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()):
+            taken = [log_picture(logger, f"{self.prefix}/{name}", grid, step) for name, grid in pictures.items()]
+            if not all(taken):
                 kind = type(logger).__name__
                 self._warn_once(
                     kind,

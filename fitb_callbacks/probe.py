@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.judged import judged
 from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
-from fitb_callbacks.masks import default_patch_size, masks_per_round, random_masks
+from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_masks, random_masks
+from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.moments import Moments
+from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
 from fitb_callbacks.shape import effective_area, split_half_reliability
@@ -25,6 +28,10 @@ from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
 __all__ = ["FillInBlanks"]
+
+
+_FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +44,26 @@ class FillInBlanks:
     left exactly as it was found.
 
     Args:
-        mask_ratio: Share of the patches that a mask hides, in (0, 1). The paper's is 0.25.
+        masking: "random" masks are independent of each other. "progressive" masks come in partitions of ``num_steps``
+            masks that together hide the image (section 4.2): each part is filled in turn, in an image in which the
+            earlier parts are already filled. A partition is kept if the image under its first mask, the only one with
+            nothing but original pixels, is predicted as the label. The paper takes a single partition
+            (``num_masks=num_steps``); the mean over several is much clearer.
+        mask_ratio: Share of the patches that a random mask hides, in (0, 1). The paper's is 0.25. Progressive masks
+            hide ``1 / num_steps``.
         patch_size: Side of a patch in pixels, at least 1. None takes about 14 patches on the shorter side: 2 for
             28 pixels as in the paper, 16 for 224.
-        num_masks: Masks an image, at least 1.
-        normalize: First stage of the threshold transform: "max_abs", "min_max", "z_score" or None.
+        num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
+        num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
+            divide the patches evenly, masks differ by one patch. Random masks have no use for it.
+        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
+            times as much more.
+        bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
+        normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
+            see `fitb_callbacks.thresholds.threshold`. docs/thresholds.md has what speaks for the default.
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
-            ``low``; None shows the normalized update itself.
+            ``low``; None shows the positive part of the normalized update itself. The paper binarises, and does not
+            say where.
         baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes ``low``:
             black, for most images, also when they are normalised by mean and standard deviation.
         low: Value of a binarised pixel that is off, one number or one a channel. None takes each channel's lowest
@@ -68,11 +88,15 @@ class FillInBlanks:
         (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'coverage'])
     """
 
+    masking: str = "random"
     mask_ratio: float = 0.25
     patch_size: int | None = None
     num_masks: int = 256
-    normalize: str | None = "max_abs"
-    binarize: float | None = 0.05
+    num_steps: int = 4
+    update: str = "gradient"
+    bfgs_steps: int = 3
+    normalize: str | None = "rms"
+    binarize: float | None = None
     baseline: float | Sequence[float] | None = None
     low: float | Sequence[float] | None = None
     high: float | Sequence[float] | None = None
@@ -81,10 +105,14 @@ class FillInBlanks:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("masking", self.masking, ("random", "progressive"))
         check_number_between("mask_ratio", self.mask_ratio, 0, 1)
         if self.patch_size is not None:
             check_integer("patch_size", self.patch_size, at_least=1)
         check_integer("num_masks", self.num_masks, at_least=1)
+        check_integer("num_steps", self.num_steps, at_least=1)
+        check_choice("update", self.update, ("gradient", "bfgs"))
+        check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
         check_choice("normalize", self.normalize, (*NORMALIZATIONS, None))
         if self.binarize is not None:
             check_number("binarize", self.binarize)
@@ -143,19 +171,24 @@ class FillInBlanks:
             if judge is not None:
                 judge.check(tuple(images.shape[1:]), logits.shape[1])
 
-            moments, other_half = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+                if self.update == "bfgs":
+                    return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
+                update, predicted = gradient_update(classify, masked, labels)
+                return update.masked_fill(visible & update.isfinite(), 0), predicted  # the rest is not kept
+
+            fill = partial(self._fill, low=low, high=high, baseline=baseline)
+            if self.masking == "random":
+                steps = None
+                moments, other_half = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+            else:
+                (moments, other_half), steps = self._progressive(
+                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share
+                )
             reliability = split_half_reliability(moments.mean, other_half.mean)
             moments.merge(other_half)
             covered = moments.count > 0
-            prototypes = prototype(
-                moments.mean.to(images.dtype),
-                low=low,
-                high=high,
-                baseline=baseline,
-                normalize=self.normalize,
-                binarize=self.binarize,
-            )
-            prototypes = torch.where(covered[:, None, None, None], prototypes, baseline)
+            prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
             predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
 
         if class_names is not None and len(class_names) != logits.shape[1]:
@@ -176,17 +209,64 @@ class FillInBlanks:
                 "area": effective_area(moments.mean[covered]).mean().item(),
                 "reliability": reliability.nanmean().item(),
             },
-            confidence={
-                "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
-                "accuracy_all": wilson_interval(metrics["accuracy_all"], len(images)),
-                "coverage": wilson_interval(metrics["coverage"], len(images)),
-            },
+            confidence=_confidence(metrics, covered),
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
+            steps=None if steps is None else steps.cpu(),
         )
         return result if judge is None else judged(result, judge)
+
+    def threshold_again(
+        self, model: nn.Module, result: FillInBlanksResult, *, logits_fn: LogitsFn | None = None
+    ) -> FillInBlanksResult:
+        """What a probe of random masks would have found with this one's ``normalize`` and ``binarize``.
+
+        The updates are those of the result, so this costs one classification of the prototypes. The model must be the
+        one that was probed. A judge's scores are left out; `fitb_callbacks.judged.judged` makes them anew.
+
+        Args:
+            model: As for `probe`.
+            result: Of random masks, with settings that differ from these in ``normalize`` and ``binarize`` alone.
+            logits_fn: As for `probe`.
+
+        Raises:
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates.
+        """
+        if result.steps is not None:
+            raise ValueError('result must be of masking="random"; got one of progressive masks')
+        device = _device_of(model, default=result.images.device)
+        images = result.images.to(device)
+        low, high, baseline = self._values(images)
+        covered = result.covered.to(device)
+        with left_as_found(model):
+            filled = self._fill(result.updates.to(device), low=low, high=high, baseline=baseline)
+            prototypes = torch.where(covered[:, None, None, None], filled, baseline)
+            logits = _in_chunks(
+                classifier(model, logits_fn), prototypes, self.chunk_size or _default_chunk_size(images)
+            )
+            predictions = logits.argmax(dim=1).where(covered, -1)
+        scores = self_consistency(predictions, result.labels.to(device), covered, num_classes=logits.shape[1])
+        return replace(
+            result,
+            prototypes=prototypes.cpu(),
+            predictions=predictions.cpu(),
+            judged=None,
+            metrics={name: value for name, value in result.metrics.items() if not METRICS[name].needs_judge} | scores,
+            confidence=_confidence(scores, covered),
+            settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
+        )
+
+    def _fill(self, update: Tensor, *, low: Tensor, high: Tensor, baseline: Tensor) -> Tensor:
+        return prototype(
+            update.to(low.dtype),
+            low=low,
+            high=high,
+            baseline=baseline,
+            normalize=self.normalize,
+            binarize=self.binarize,
+        )
 
     def resolved_patch_size(self, images: Tensor) -> int:
         """The patch size in pixels for images ``(N, C, H, W)``; raises ValueError if it is larger than they are."""
@@ -197,9 +277,15 @@ class FillInBlanks:
                 f"{height} x {width} pixels; got {self.patch_size}"
             )
         patch_size = self.patch_size or default_patch_size(height, width)
-        if -(-height // patch_size) * -(-width // patch_size) < 2:
+        num_patches = -(-height // patch_size) * -(-width // patch_size)
+        if num_patches < 2:
             raise ValueError(
                 f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; got {patch_size}"
+            )
+        if self.masking == "progressive" and self.num_steps > num_patches:
+            raise ValueError(
+                f"num_steps must be at most {num_patches}, the number of patches of {patch_size} pixels in images of "
+                f"{height} x {width}; got {self.num_steps}"
             )
         return patch_size
 
@@ -213,9 +299,9 @@ class FillInBlanks:
             )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
-    def _moments(
+    def _random(
         self,
-        classify: Classify,
+        find_update: _FindUpdate,
         images: Tensor,
         labels: Tensor,
         baseline: Tensor,
@@ -223,37 +309,98 @@ class FillInBlanks:
         chunk_size: int,
         share: tuple[int, int],
     ) -> tuple[Moments, Moments]:
-        """Moments of the kept updates of every image, in memory that does not depend on the number of masks.
-
-        One for the even rounds of masks and one for the odd ones: two halves that know nothing of each other.
-        """
+        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
         height, width = images.shape[-2:]
-        dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-        halves = tuple(Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device) for _ in range(2))
         grid = {"height": height, "width": width, "patch_size": patch_size}
 
         def add(moments: Moments, indices: Tensor, rows: slice) -> None:
             visible = random_masks(indices, **grid, mask_ratio=self.mask_ratio, seed=self.seed)[:, None, None]
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
-            update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
-            finite = update.flatten(1).isfinite().all(dim=1).view(block)
+            seen = visible.expand(*block, 1, height, width).flatten(0, 1)
+            update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
             right = predicted.view(block) == labels[rows]
-            moments.add(update.unflatten(0, block).masked_fill(visible, 0), right & finite, rows)
+            _add(moments, update.unflatten(0, block), right, rows)
 
-        indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
-        odd = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio) % 2
-        for parity, moments in enumerate(halves):
-            _in_blocks(partial(add, moments), indices[odd == parity], len(images), chunk_size)
-            if share[1] > 1:
-                moments.all_reduce()
-        return halves[0], halves[1]
+        indices = _share_of(self.num_masks, share, images)
+        rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
+        return _in_halves(add, indices, rounds, images, chunk_size, share)
+
+    def _progressive(
+        self,
+        find_update: _FindUpdate,
+        fill: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        baseline: Tensor,
+        patch_size: int,
+        chunk_size: int,
+        share: tuple[int, int],
+    ) -> tuple[tuple[Moments, Moments], Tensor]:
+        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
+        height, width = images.shape[-2:]
+        steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
+
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
+            visible = partition_masks(
+                indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
+            )
+            update, right, filled = fill_progressively(find_update, fill, images[rows], labels[rows], visible, baseline)
+            _add(moments, update, right, rows)
+            if indices[0] == 0:
+                steps[rows] = filled[0]
+
+        num_partitions = max(1, self.num_masks // self.num_steps)
+        indices = _share_of(num_partitions, share, images)
+        halves = _in_halves(add, indices, indices, images, chunk_size, share)
+        if share[1] > 1:
+            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
+        return halves, steps
 
 
-def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
+def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
+    numbers = {"accuracy": int(covered.sum()), "accuracy_all": len(covered), "coverage": len(covered)}
+    return {name: wilson_interval(metrics[name], number) for name, number in numbers.items()}
+
+
+def _no_moments(images: Tensor) -> Moments:
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    return Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+
+
+def _add(moments: Moments, update: Tensor, right: Tensor, rows: slice) -> None:
+    moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
+
+
+def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
+    """This rank's share of the masks, or of the partitions."""
+    return torch.arange(share[0], count, share[1], device=images.device)
+
+
+def _in_halves(
+    add: Callable[[Moments, Tensor, slice], None],
+    indices: Tensor,
+    rounds: Tensor,
+    images: Tensor,
+    chunk_size: int,
+    share: tuple[int, int],
+) -> tuple[Moments, Moments]:
+    """Moments of the even rounds of masks and of the odd ones: two halves that know nothing of each other."""
+    halves = _no_moments(images), _no_moments(images)
+    for parity, moments in enumerate(halves):
+        half = indices[rounds % 2 == parity]
+        if len(half):
+            chunk_size = _in_blocks(partial(add, moments), half, len(images), chunk_size)
+        if share[1] > 1:
+            moments.all_reduce()
+    return halves
+
+
+def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
     A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
+    Returns the chunk_size that worked.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
@@ -275,7 +422,9 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
         chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
         run(indices, rows)
 
-    run(indices, slice(0, num_images))
+    if len(indices):  # with fewer masks than ranks, some have none
+        run(indices, slice(0, num_images))
+    return chunk_size
 
 
 def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:

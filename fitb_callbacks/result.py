@@ -33,7 +33,7 @@ class FillInBlanksResult:
         prototypes: What the updates show as an image, shape ``(N, C, H, W)``, in the model's input space, values from
             ``settings["low"]`` to ``settings["high"]``; the baseline where no mask was kept.
         predictions: Class that the model predicts for each prototype, shape ``(N,)``; -1 where no mask was kept.
-        kept: Number of masks kept for each image, shape ``(N,)``.
+        kept: Number of masks kept for each image, or of whole partitions with progressive masks, shape ``(N,)``.
         standard_error: Standard error of each value of the updates, shape ``(N, C, H, W)``.
         reliability: How well each update would come out the same from other masks, up to 1, shape ``(N,)``; NaN where
             half of the masks kept nothing. See `fitb_callbacks.shape.split_half_reliability`.
@@ -44,6 +44,8 @@ class FillInBlanksResult:
         judged: Class that the judge sees in each prototype, shape ``(N,)``; -1 where no mask was kept or it sees
             none. None without a judge.
         class_names: Names of the classes, or None.
+        steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
+            None with random masks.
 
     Example:
         >>> import torch
@@ -67,6 +69,7 @@ class FillInBlanksResult:
     confidence: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     judged: Tensor | None = None
     class_names: Sequence[str] | None = None
+    steps: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -77,3 +79,16 @@ def test_shortcut(tmp_path):
     assert (tmp_path / "shortcut.png").exists()
     for name in values:
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
+
+
+def test_reproduce_paper(tmp_path):
+    run("reproduce_paper.py", "--quick", "--output", tmp_path / "paper")
+    page = (tmp_path / "paper" / "README.md").read_text()
+    assert page.count("| random |") == page.count("| progressive |") == 3
+    figures = {"1", "2a", "2b", "3", "4", "5", "6"}
+    assert {path.stem.removeprefix("figure-") for path in (tmp_path / "paper").glob("*.png")} == figures
+    for figure in figures:
+        assert f"(figure-{figure}.png)" in page
+        pixels = np.array(Image.open(tmp_path / "paper" / f"figure-{figure}.png"))
+        assert min(pixels.shape[:2]) > 100
+        assert len(np.unique(pixels)) > 10
