@@ -40,7 +40,9 @@ def test_mlflow(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert len(client.get_metric_history(found.info.run_id, "fitb/accuracy")) == 3
-    assert len([f for f in client.list_artifacts(found.info.run_id, "images") if f.path.endswith(".png")]) == 3
+    pictures = [file.path for file in client.list_artifacts(found.info.run_id, "images")]
+    for name in ("prototypes", "confusion"):
+        assert len([path for path in pictures if name in path and path.endswith(".png")]) == 3
 
 
 def test_lightning_cli():
