@@ -403,8 +403,8 @@ def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what it was
-    halved to is returned.
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what it
+    was halved to is returned.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
