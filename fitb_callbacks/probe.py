@@ -18,6 +18,7 @@ from fitb_callbacks.judged import judged
 from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
 from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_masks, random_masks
+from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
@@ -179,12 +180,11 @@ class FillInBlanks:
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
                 steps = None
-                halves = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+                moments, other_half = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
             else:
-                halves, steps = self._progressive(
+                (moments, other_half), steps = self._progressive(
                     find_update, fill, images, labels, baseline, patch_size, chunk_size, share
                 )
-            moments, other_half = halves
             reliability = split_half_reliability(moments.mean, other_half.mean)
             moments.merge(other_half)
             covered = moments.count > 0
@@ -224,7 +224,7 @@ class FillInBlanks:
         """What a probe of random masks would have found with this one's ``normalize`` and ``binarize``.
 
         The updates are those of the result, so this costs one classification of the prototypes. The model must be the
-        one that was probed.
+        one that was probed. A judge's scores are left out; `fitb_callbacks.judged.judged` makes them anew.
 
         Args:
             model: As for `probe`.
@@ -232,13 +232,10 @@ class FillInBlanks:
             logits_fn: As for `probe`.
 
         Raises:
-            ValueError: If the result is of progressive masks, where the transform has a part in the updates, or was
-                judged.
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates.
         """
         if result.steps is not None:
             raise ValueError('result must be of masking="random"; got one of progressive masks')
-        if result.judged is not None:
-            raise ValueError("result must be without a judge's scores, which this does not renew; got one with")
         device = _device_of(model, default=result.images.device)
         images = result.images.to(device)
         low, high, baseline = self._values(images)
@@ -255,7 +252,8 @@ class FillInBlanks:
             result,
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
-            metrics={**result.metrics, **scores},
+            judged=None,
+            metrics={name: value for name, value in result.metrics.items() if not METRICS[name].needs_judge} | scores,
             confidence=_confidence(scores, covered),
             settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
         )
@@ -311,7 +309,7 @@ class FillInBlanks:
         chunk_size: int,
         share: tuple[int, int],
     ) -> tuple[Moments, Moments]:
-        """Moments of the kept updates of every image over the even and over the odd rounds of masks."""
+        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
         height, width = images.shape[-2:]
         grid = {"height": height, "width": width, "patch_size": patch_size}
 
@@ -321,7 +319,8 @@ class FillInBlanks:
             block = masked.shape[:2]
             seen = visible.expand(*block, 1, height, width).flatten(0, 1)
             update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
-            _add(moments, update.unflatten(0, block), predicted.view(block) == labels[rows], rows)
+            right = predicted.view(block) == labels[rows]
+            _add(moments, update.unflatten(0, block), right, rows)
 
         indices = _share_of(self.num_masks, share, images)
         rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
@@ -338,7 +337,7 @@ class FillInBlanks:
         chunk_size: int,
         share: tuple[int, int],
     ) -> tuple[tuple[Moments, Moments], Tensor]:
-        """The same over the even and the odd partitions, and the steps of partition 0."""
+        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
         height, width = images.shape[-2:]
         steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
 
@@ -351,39 +350,17 @@ class FillInBlanks:
             if indices[0] == 0:
                 steps[rows] = filled[0]
 
-        indices = _share_of(max(1, self.num_masks // self.num_steps), share, images)
+        num_partitions = max(1, self.num_masks // self.num_steps)
+        indices = _share_of(num_partitions, share, images)
         halves = _in_halves(add, indices, indices, images, chunk_size, share)
         if share[1] > 1:
             torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
         return halves, steps
 
 
-def _in_halves(
-    add: Callable[[Moments, Tensor, slice], None],
-    indices: Tensor,
-    rounds: Tensor,
-    images: Tensor,
-    chunk_size: int,
-    share: tuple[int, int],
-) -> tuple[Moments, Moments]:
-    """Moments over the even and over the odd rounds: two halves that know nothing of each other.
-
-    Memory does not depend on the number of masks.
-    """
-    halves = _no_moments(images), _no_moments(images)
-    for parity, moments in enumerate(halves):
-        chunk_size = _in_blocks(partial(add, moments), indices[rounds % 2 == parity], len(images), chunk_size)
-        if share[1] > 1:
-            moments.all_reduce()
-    return halves
-
-
 def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
-    return {
-        "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
-        "accuracy_all": wilson_interval(metrics["accuracy_all"], len(covered)),
-        "coverage": wilson_interval(metrics["coverage"], len(covered)),
-    }
+    numbers = {"accuracy": int(covered.sum()), "accuracy_all": len(covered), "coverage": len(covered)}
+    return {name: wilson_interval(metrics[name], number) for name, number in numbers.items()}
 
 
 def _no_moments(images: Tensor) -> Moments:
@@ -400,11 +377,30 @@ def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
     return torch.arange(share[0], count, share[1], device=images.device)
 
 
+def _in_halves(
+    add: Callable[[Moments, Tensor, slice], None],
+    indices: Tensor,
+    rounds: Tensor,
+    images: Tensor,
+    chunk_size: int,
+    share: tuple[int, int],
+) -> tuple[Moments, Moments]:
+    """Moments of the even rounds of masks and of the odd ones: two halves that know nothing of each other."""
+    halves = _no_moments(images), _no_moments(images)
+    for parity, moments in enumerate(halves):
+        half = indices[rounds % 2 == parity]
+        if len(half):
+            chunk_size = _in_blocks(partial(add, moments), half, len(images), chunk_size)
+        if share[1] > 1:
+            moments.all_reduce()
+    return halves
+
+
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what it
-    was halved to is returned.
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
+    Returns the chunk_size that worked.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
