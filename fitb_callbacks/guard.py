@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["left_as_found"]
+__all__ = ["generators_restored", "left_as_found"]
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
     with ExitStack() as stack:
-        stack.enter_context(_generators_restored(devices))
+        stack.enter_context(generators_restored(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if (
@@ -68,7 +68,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _generators_restored(devices: set[torch.device]) -> Iterator[None]:
+def generators_restored(devices: Collection[torch.device] = ()) -> Iterator[None]:
+    """Put back the random number generators of Python, NumPy and torch (CPU and these devices) afterwards."""
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

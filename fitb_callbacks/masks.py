@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["default_patch_size", "partition_masks", "patch_of_pixel", "random_masks"]
+__all__ = ["default_patch_size", "masks_per_round", "partition_masks", "patch_of_pixel", "random_masks"]
 
 _PATCHES_PER_SIDE = 14
 _UINT32 = 0xFFFFFFFF
@@ -49,10 +49,10 @@ def random_masks(
     """
     pixel_patch = patch_of_pixel(height, width, patch_size, device=indices.device)
     num_patches = int(-(-height // patch_size) * -(-width // patch_size))
-    num_hidden = min(max(round(mask_ratio * num_patches), 1), max(num_patches - 1, 1))
-    masks_per_round = num_patches // num_hidden
-    rank = _ranks(indices // masks_per_round, num_patches, seed)
-    first_hidden = (indices % masks_per_round * num_hidden).unsqueeze(1)
+    num_hidden = _num_hidden(num_patches, mask_ratio)
+    round_length = num_patches // num_hidden
+    rank = _ranks(indices // round_length, num_patches, seed)
+    first_hidden = (indices % round_length * num_hidden).unsqueeze(1)
     hidden = (rank >= first_hidden) & (rank < first_hidden + num_hidden)
     return ~hidden[:, pixel_patch]
 
@@ -95,6 +95,17 @@ def partition_masks(
     return step_of_patch[:, pixel_patch].unsqueeze(1) != steps
 
 
+def masks_per_round(*, height: int, width: int, patch_size: int, mask_ratio: float) -> int:
+    """Number of consecutive random masks that are drawn together; rounds are independent of each other.
+
+    Example:
+        >>> masks_per_round(height=28, width=28, patch_size=2, mask_ratio=0.25)
+        4
+    """
+    num_patches = -(-height // patch_size) * -(-width // patch_size)
+    return num_patches // _num_hidden(num_patches, mask_ratio)
+
+
 def patch_of_pixel(height: int, width: int, patch_size: int, device: torch.device | None = None) -> Tensor:
     """Index of the patch that each pixel lies in, row by row.
 
@@ -124,6 +135,10 @@ def default_patch_size(height: int, width: int) -> int:
         (2, 16, 1)
     """
     return max(1, round(min(height, width) / _PATCHES_PER_SIDE))
+
+
+def _num_hidden(num_patches: int, mask_ratio: float) -> int:
+    return min(max(round(mask_ratio * num_patches), 1), max(num_patches - 1, 1))
 
 
 def _ranks(rounds: Tensor, num_patches: int, seed: int) -> Tensor:

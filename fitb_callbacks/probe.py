@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.judged import judged
+from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
-from fitb_callbacks.masks import default_patch_size, partition_masks, random_masks
+from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_masks, random_masks
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
+from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
@@ -79,8 +83,8 @@ class FillInBlanks:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
-        >>> result.updates.shape, sorted(result.metrics)
-        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted'])
+        >>> result.updates.shape, sorted(result.metrics)[:4]
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'coverage'])
     """
 
     masking: str = "random"
@@ -126,6 +130,7 @@ class FillInBlanks:
         *,
         logits_fn: LogitsFn | None = None,
         class_names: Sequence[str] | None = None,
+        judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> FillInBlanksResult:
         """Probe a model on some images.
@@ -137,6 +142,7 @@ class FillInBlanks:
             logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
                 cannot be found (see `fitb_callbacks.logits.find_logits`).
             class_names: One name a class, for the figure.
+            judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
 
@@ -145,7 +151,8 @@ class FillInBlanks:
 
         Raises:
             TypeError: If images, labels or the model's output are of the wrong type; the error says what was found.
-            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image.
+            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
+                judge for other images or classes.
         """
         images = _checked_images(images)
         patch_size = self.resolved_patch_size(images)
@@ -160,6 +167,8 @@ class FillInBlanks:
             if self.target == "predicted":
                 labels = logits.argmax(dim=1)
             labels = _checked_labels(labels, images, num_classes=logits.shape[1])
+            if judge is not None:
+                judge.check(tuple(images.shape[1:]), logits.shape[1])
 
             def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
                 if self.update == "bfgs":
@@ -170,11 +179,14 @@ class FillInBlanks:
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
                 steps = None
-                moments = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+                halves = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
             else:
-                moments, steps = self._progressive(
+                halves, steps = self._progressive(
                     find_update, fill, images, labels, baseline, patch_size, chunk_size, share
                 )
+            moments, other_half = halves
+            reliability = split_half_reliability(moments.mean, other_half.mean)
+            moments.merge(other_half)
             covered = moments.count > 0
             prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
             predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
@@ -182,20 +194,29 @@ class FillInBlanks:
         if class_names is not None and len(class_names) != logits.shape[1]:
             raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
-        return FillInBlanksResult(
+        metrics = self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
+        result = FillInBlanksResult(
             images=images.cpu(),
             labels=labels.cpu(),
             updates=moments.mean.cpu(),
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
-            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1]),
+            standard_error=moments.standard_error().cpu(),
+            reliability=reliability.cpu(),
+            metrics={
+                **metrics,
+                "area": effective_area(moments.mean[covered]).mean().item(),
+                "reliability": reliability.nanmean().item(),
+            },
+            confidence=_confidence(metrics, covered),
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
             steps=None if steps is None else steps.cpu(),
         )
+        return result if judge is None else judged(result, judge)
 
     def threshold_again(
         self, model: nn.Module, result: FillInBlanksResult, *, logits_fn: LogitsFn | None = None
@@ -211,10 +232,13 @@ class FillInBlanks:
             logits_fn: As for `probe`.
 
         Raises:
-            ValueError: If the result is of progressive masks, where the transform has a part in the updates.
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates, or was
+                judged.
         """
         if result.steps is not None:
             raise ValueError('result must be of masking="random"; got one of progressive masks')
+        if result.judged is not None:
+            raise ValueError("result must be without a judge's scores, which this does not renew; got one with")
         device = _device_of(model, default=result.images.device)
         images = result.images.to(device)
         low, high, baseline = self._values(images)
@@ -232,6 +256,7 @@ class FillInBlanks:
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             metrics={**result.metrics, **scores},
+            confidence=_confidence(scores, covered),
             settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
         )
 
@@ -285,26 +310,22 @@ class FillInBlanks:
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
-    ) -> Moments:
-        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
+    ) -> tuple[Moments, Moments]:
+        """Moments of the kept updates of every image over the even and over the odd rounds of masks."""
         height, width = images.shape[-2:]
-        moments = _no_moments(images)
+        grid = {"height": height, "width": width, "patch_size": patch_size}
 
-        def add(indices: Tensor, rows: slice) -> None:
-            visible = random_masks(
-                indices, height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio, seed=self.seed
-            )[:, None, None]
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
+            visible = random_masks(indices, **grid, mask_ratio=self.mask_ratio, seed=self.seed)[:, None, None]
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
             seen = visible.expand(*block, 1, height, width).flatten(0, 1)
             update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
-            right = predicted.view(block) == labels[rows]
-            _add(moments, update.unflatten(0, block), right, rows)
+            _add(moments, update.unflatten(0, block), predicted.view(block) == labels[rows], rows)
 
-        _in_blocks(add, _share_of(self.num_masks, share, images), len(images), chunk_size)
-        if share[1] > 1:
-            moments.all_reduce()
-        return moments
+        indices = _share_of(self.num_masks, share, images)
+        rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
+        return _in_halves(add, indices, rounds, images, chunk_size, share)
 
     def _progressive(
         self,
@@ -316,13 +337,12 @@ class FillInBlanks:
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
-    ) -> tuple[Moments, Tensor]:
-        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
+    ) -> tuple[tuple[Moments, Moments], Tensor]:
+        """The same over the even and the odd partitions, and the steps of partition 0."""
         height, width = images.shape[-2:]
-        moments = _no_moments(images)
         steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
 
-        def add(indices: Tensor, rows: slice) -> None:
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
             visible = partition_masks(
                 indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
             )
@@ -331,12 +351,39 @@ class FillInBlanks:
             if indices[0] == 0:
                 steps[rows] = filled[0]
 
-        num_partitions = max(1, self.num_masks // self.num_steps)
-        _in_blocks(add, _share_of(num_partitions, share, images), len(images), chunk_size)
+        indices = _share_of(max(1, self.num_masks // self.num_steps), share, images)
+        halves = _in_halves(add, indices, indices, images, chunk_size, share)
+        if share[1] > 1:
+            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
+        return halves, steps
+
+
+def _in_halves(
+    add: Callable[[Moments, Tensor, slice], None],
+    indices: Tensor,
+    rounds: Tensor,
+    images: Tensor,
+    chunk_size: int,
+    share: tuple[int, int],
+) -> tuple[Moments, Moments]:
+    """Moments over the even and over the odd rounds: two halves that know nothing of each other.
+
+    Memory does not depend on the number of masks.
+    """
+    halves = _no_moments(images), _no_moments(images)
+    for parity, moments in enumerate(halves):
+        chunk_size = _in_blocks(partial(add, moments), indices[rounds % 2 == parity], len(images), chunk_size)
         if share[1] > 1:
             moments.all_reduce()
-            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
-        return moments, steps
+    return halves
+
+
+def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
+    return {
+        "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
+        "accuracy_all": wilson_interval(metrics["accuracy_all"], len(covered)),
+        "coverage": wilson_interval(metrics["coverage"], len(covered)),
+    }
 
 
 def _no_moments(images: Tensor) -> Moments:
@@ -353,10 +400,11 @@ def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
     return torch.arange(share[0], count, share[1], device=images.device)
 
 
-def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
+def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what it
+    was halved to is returned.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
@@ -380,6 +428,7 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
 
     if len(indices):  # with fewer masks than ranks, some have none
         run(indices, slice(0, num_images))
+    return chunk_size
 
 
 def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:

@@ -73,3 +73,22 @@ def test_reproduce_paper(tmp_path):
         pixels = np.array(Image.open(tmp_path / "paper" / f"figure-{figure}.png"))
         assert min(pixels.shape[:2]) > 100
         assert len(np.unique(pixels)) > 10
+
+
+def test_shortcut(tmp_path):
+    lines = run("shortcut.py", "--output", tmp_path).splitlines()
+    values = {}
+    for line in lines:
+        if line in ("digits", "digits with a mark"):
+            scores = values.setdefault(line, {})
+        elif line.startswith("  "):
+            name, value = line.strip().rsplit(": ", 1)
+            scores[name] = float(value)
+    healthy, marked = values["digits"], values["digits with a mark"]
+    assert marked["validation accuracy"] == 1 > healthy["validation accuracy"]
+    assert marked["judge that shares the training data"] > 0.8  # which is the point: it is taken in
+    assert marked["judge that has seen trusted images only"] < 0.5 * healthy["judge that has seen trusted images only"]
+    assert marked["structure"] < 0.2 * healthy["structure"]
+    assert (tmp_path / "shortcut.png").exists()
+    for name in values:
+        assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")

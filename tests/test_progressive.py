@@ -161,7 +161,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     further = callback.further_results["progressive"]
     assert further.steps.shape[1] == 4
     alone = FillInBlanks(masking="progressive", num_masks=16).probe(module, callback.result.images, further.labels)
-    assert alone.metrics == pytest.approx(further.metrics, nan_ok=True)
+    assert alone.metrics == pytest.approx({key: further.metrics[key] for key in alone.metrics}, nan_ok=True)
 
     events = EventAccumulator(tensorboard.log_dir, size_guidance={"images": 0}).Reload()
     logged = {f"fitb/{name}" for name in callback.history[-1]} - {"fitb/epoch", "fitb/step"}
@@ -172,7 +172,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_run(mlflow.run_id).data.metrics["fitb/progressive/coverage"] == pytest.approx(further.coverage)
     pictures = [file.path for file in client.list_artifacts(mlflow.run_id, "images") if file.path.endswith(".png")]
-    assert len(pictures) == 2 * 2
+    assert len([path for path in pictures if "prototypes" in path]) == 2 * 2
     assert checkpoint.best_model_score == pytest.approx(
         max(entry["progressive/coverage"] for entry in callback.history)
     )
