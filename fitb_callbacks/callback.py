@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
-from fitb_callbacks.judged import judged
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS, class_key
@@ -141,7 +140,8 @@ class FillInBlanksCallback(Callback):
         self._gathered: CentroidJudge | None = None  # the same of all ranks, as of the last probe
         self._streamed_epoch: int | None = None
         self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
-        self._last_probe: dict[str, Tensor] | None = None
+        self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
         self._warned: set[str] = set()
@@ -218,6 +218,7 @@ class FillInBlanksCallback(Callback):
             )
         if self._fixed_judge is not None:
             self._fixed_judge.check(image_shape, num_classes)
+        self._num_classes = num_classes
         self._checked = True
 
     def _take(self, batch: Any) -> None:
@@ -239,7 +240,7 @@ class FillInBlanksCallback(Callback):
                 raise
             self._warn_once("stream", "a training batch was left out of the class means", trace=True)
 
-    def _present_judge(self, trainer: Trainer, num_classes: int) -> Judge | None:
+    def _present_judge(self, trainer: Trainer) -> Judge | None:
         """The judge as it is now, the same on every rank."""
         if self._streamed is None:
             return self._fixed_judge
@@ -248,7 +249,7 @@ class FillInBlanksCallback(Callback):
         if judge.image_shape is None:
             self._warn_once("judge", "no training batch has given class means, so there is no judge")
             return None
-        if absent := judge.absent_classes(num_classes):
+        if absent := judge.absent_classes(self._num_classes):
             named = ", ".join(map(str, absent[:20])) + (" and more" if len(absent) > 20 else "")
             self._warn_once("absent", f"the training batches hold no image of class {named}: the judge never sees it")
         self._gathered = judge
@@ -278,19 +279,19 @@ class FillInBlanksCallback(Callback):
                 raise RuntimeError("no batch has passed by yet from which to take probe images")
             started = time.perf_counter()
             with trainer.precision_plugin.forward_context():
-                self.result, *further = (
+                results = [
                     probe.probe(
                         pl_module,
                         self._images,
                         self._labels,
                         logits_fn=self.logits_fn,
                         class_names=self._names(trainer, pl_module),
+                        judge=self._present_judge(trainer),
                         share=(trainer.global_rank, trainer.world_size),
                     )
                     for probe in (self.probe, *self.further_probes.values())
-                )
-                self.result = self._compared(pl_module, self._judged(trainer, self.result))
-                further = [self._judged(trainer, result) for result in further]
+                ]
+                self.result, *further = (self._compared(pl_module, result) for result in results)
             self.further_results = dict(zip(self.further_probes, further, strict=True))
             metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
             for masking, result in self.further_results.items():
@@ -305,15 +306,12 @@ class FillInBlanksCallback(Callback):
             self._make_monitorable_if_nothing_was_probed(pl_module)
             self._warn_once("probe", f"the probe of epoch {trainer.current_epoch} failed; training goes on", trace=True)
 
-    def _judged(self, trainer: Trainer, result: FillInBlanksResult) -> FillInBlanksResult:
-        judge = self._present_judge(trainer, int(result.settings["num_classes"]))
-        return result if judge is None else judged(result, judge)
-
     def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
         """The result with what has changed since the last probe, undefined in the first."""
         labels, covered = result.labels, result.covered
         means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
-        changes, last = {"carryover_accuracy": math.nan, "drift": math.nan}, self._last_probe
+        masking = result.settings["masking"]
+        changes, last = {"carryover_accuracy": math.nan, "drift": math.nan}, self._last_probes.get(masking)
         if last is not None:
             changes = {
                 "carryover_accuracy": carryover_accuracy(
@@ -321,7 +319,7 @@ class FillInBlanksCallback(Callback):
                 ),
                 "drift": drift(last["class_means"], means),
             }
-        self._last_probe = {
+        self._last_probes[masking] = {
             "prototypes": result.prototypes,
             "labels": labels,
             "covered": covered,
@@ -374,8 +372,8 @@ class FillInBlanksCallback(Callback):
             logger.log_metrics(
                 {key.replace("/", separator): value for key, value in scores.items() if not math.isnan(value)}, step
             )
-            taken = [log_picture(logger, f"{self.prefix}/{name}", grid, step) for name, grid in pictures.items()]
-            if not all(taken):
+            # One picture after the other: a logger takes all or none
+            if not all(log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()):
                 kind = type(logger).__name__
                 self._warn_once(
                     kind,
@@ -415,7 +413,7 @@ class FillInBlanksCallback(Callback):
             "labels": self._labels,
             "history": self.history,
             "probed_epoch": self._probed_epoch,
-            "last_probe": self._last_probe,
+            "last_probes": self._last_probes,
             "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
             "streamed_epoch": self._streamed_epoch,
         }
@@ -425,7 +423,7 @@ class FillInBlanksCallback(Callback):
         self._images, self._labels = state_dict["images"], state_dict["labels"]
         self.history = list(state_dict["history"])
         self._probed_epoch = state_dict["probed_epoch"]
-        self._last_probe = state_dict["last_probe"]
+        self._last_probes = state_dict["last_probes"]
         if self._streamed is not None and state_dict["streamed"] is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]

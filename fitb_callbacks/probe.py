@@ -56,8 +56,8 @@ class FillInBlanks:
         num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
-        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
-            times as much more.
+        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
+            ``bfgs_steps`` gradients a mask.
         bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
         normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
             see `fitb_callbacks.thresholds.threshold`. docs/thresholds.md has what speaks for the default.
