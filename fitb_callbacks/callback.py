@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from fitb_callbacks.audit import audited
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.probe import FillInBlanks
+from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
 
 __all__ = ["FillInBlanksCallback"]
@@ -55,6 +58,9 @@ class FillInBlanksCallback(Callback):
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
             ends training. Errors found in the check of the first batch always raise.
+        audit: Compare everything that training depends on (weights, gradients, buffers, modes, hooks, optimizers,
+            schedulers, other callbacks, random numbers) before and after each probe, and report what changed, as an
+            error (see ``on_error``). Costs reading all of it twice an epoch.
         **settings: The settings of `fitb_callbacks.FillInBlanks`, by the same names.
 
     Raises:
@@ -77,6 +83,7 @@ class FillInBlanksCallback(Callback):
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
+        audit: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -84,6 +91,7 @@ class FillInBlanksCallback(Callback):
         check_integer("images_per_class", images_per_class, at_least=1)
         check_integer("max_images", max_images, at_least=1)
         check_choice("on_error", on_error, ("warn", "raise"))
+        check_choice("audit", audit, (True, False))
         for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
@@ -96,6 +104,7 @@ class FillInBlanksCallback(Callback):
         self.class_names = class_names
         self.prefix = prefix
         self.on_error = on_error
+        self.audit = audit
         self.result: FillInBlanksResult | None = None
         """What the last probe found."""
         self.history: list[dict[str, float]] = []
@@ -111,6 +120,13 @@ class FillInBlanksCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse set-ups that cannot work, before anything runs."""
+        if not isinstance(trainer, Trainer):
+            package = type(trainer).__module__.split(".")[0]
+            raise TypeError(
+                f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}."
+                " Import Trainer, LightningModule and loggers from lightning.pytorch instead: it is the same "
+                "code under its present name"
+            )
         if stage != TrainerFn.FITTING:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -125,6 +141,16 @@ class FillInBlanksCallback(Callback):
                 f"prefix must differ between the FillInBlanksCallbacks of a Trainer; got {self.prefix!r} twice"
             )
         self._checked = False
+        self._report_averaging(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give loggers that send in the background a few seconds to finish."""
+        if stage == TrainerFn.FITTING:
+            self._settle(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As `teardown`, which Lightning leaves out after an error."""
+        self._settle(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -146,7 +172,8 @@ class FillInBlanksCallback(Callback):
         """Probe, if this is the epoch's last validation."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if _is_last_validation_of_epoch(trainer):
+        # Ranks with loaders of different lengths may see this differently; where one is not sure, all wait.
+        if trainer.strategy.reduce_boolean_decision(_is_last_validation_of_epoch(trainer), all=True):
             self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
         else:
             self._make_monitorable_if_nothing_was_probed(pl_module)
@@ -176,14 +203,21 @@ class FillInBlanksCallback(Callback):
         self._checked = True
 
     def _take(self, batch: Any) -> None:
-        if self._images is None:
+        if self._images is not None:
+            return
+        try:
             self._candidates.offer(*read_batch(batch, self.batch_adapter))
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._warn_once("batch", "a batch gave no probe images; the others will do", trace=True)
 
     def _fix_images(self, trainer: Trainer) -> None:
         """Settle on the probe images, the same ones on every rank."""
         candidates = self._candidates
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
+            confirm()
             torch.distributed.all_gather_object(parts, candidates)
             candidates = candidates.merged(parts)
         if len(candidates):
@@ -197,30 +231,40 @@ class FillInBlanksCallback(Callback):
             return
         self._probed_epoch = trainer.current_epoch
         try:
-            if self._images is None:
-                self._fix_images(trainer)
-            if self._images is None:
-                raise RuntimeError("no batch has passed by yet from which to take probe images")
-            started = time.perf_counter()
-            with trainer.precision_plugin.forward_context():
-                self.result = self.probe.probe(
-                    pl_module,
-                    self._images,
-                    self._labels,
-                    logits_fn=self.logits_fn,
-                    class_names=self._names(trainer, pl_module),
-                    share=(trainer.global_rank, trainer.world_size),
-                )
-            metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
-            self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
-            self._make_monitorable(pl_module, metrics)
-            if trainer.is_global_zero:
-                self._write(trainer, self.result, metrics, step)
-        except Exception:
+            with audited(trainer, pl_module) if self.audit else nullcontext():
+                started = time.perf_counter()
+                with all_or_none(trainer.world_size):
+                    self.result = self._run(trainer, pl_module)
+                metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+                self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
+                self._make_monitorable(pl_module, metrics)
+                if trainer.is_global_zero:
+                    self._write(trainer, self.result, metrics, step)
+        except Exception as error:
             if self.on_error == "raise":
                 raise
             self._make_monitorable_if_nothing_was_probed(pl_module)
-            self._warn_once("probe", f"the probe of epoch {trainer.current_epoch} failed; training goes on", trace=True)
+            reason = f": {error}" if isinstance(error, OtherRankError) else ""
+            self._warn_once(
+                f"probe {type(error).__name__}",
+                f"the probe of epoch {trainer.current_epoch} failed; training goes on{reason}",
+                trace=True,
+            )
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule) -> FillInBlanksResult:
+        if self._images is None:
+            self._fix_images(trainer)
+        if self._images is None:
+            raise RuntimeError("no batch has passed by yet from which to take probe images")
+        with trainer.precision_plugin.forward_context():
+            return self.probe.probe(
+                pl_module,
+                self._images,
+                self._labels,
+                logits_fn=self.logits_fn,
+                class_names=self._names(trainer, pl_module),
+                share=(trainer.global_rank, trainer.world_size),
+            )
 
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:
@@ -253,20 +297,50 @@ class FillInBlanksCallback(Callback):
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
         if not loggers:
             return
-        from fitb_callbacks.loggers import log_picture
+        from fitb_callbacks.loggers import log_picture, log_scores
         from fitb_callbacks.pictures import prototype_grid
 
         grid = prototype_grid(result)
+        defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
         for logger in loggers:
-            separator = logger.group_separator
-            defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
-            logger.log_metrics({f"{self.prefix}{separator}{name}": value for name, value in defined.items()}, step)
-            if not log_picture(logger, f"{self.prefix}/prototypes", grid, step):
-                kind = type(logger).__name__
+            kind = type(logger).__name__
+            try:
+                separator = logger.group_separator
+                log_scores(logger, {f"{self.prefix}{separator}{name}": value for name, value in defined.items()}, step)
+                if not log_picture(logger, f"{self.prefix}/prototypes", grid, step):
+                    self._warn_once(
+                        kind,
+                        f"{kind} gets the scores but no pictures: register a function for it with "
+                        "fitb_callbacks.loggers.log_picture.register",
+                    )
+            except Exception:  # one logger's trouble is not another's
+                if self.on_error == "raise":
+                    raise
                 self._warn_once(
-                    kind,
-                    f"{kind} gets the scores but no pictures: register a function for it with "
-                    "fitb_callbacks.loggers.log_picture.register",
+                    f"{kind} failed",
+                    f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
+                    trace=True,
+                )
+
+    def _settle(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.history:
+            from fitb_callbacks.loggers import settle
+
+            for logger in trainer.loggers:
+                settle(logger)
+
+    def _report_averaging(self, trainer: Trainer) -> None:
+        """Say which weights are probed where a callback swaps averaged ones in for validation."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if any(base.__name__ == "WeightAveraging" for base in type(callback).__mro__):  # Lightning 2.6 and later
+                first = callbacks.index(self) < callbacks.index(callback)
+                kind = type(callback).__name__
+                rank_zero_info(
+                    f"FillInBlanksCallback: where an epoch ends with validation, the "
+                    f"{'averaged' if first else 'current, not averaged,'} weights are probed, because this callback "
+                    f"stands {'before' if first else 'after'} {kind} in the Trainer's callbacks. Without validation "
+                    "it is always the current weights"
                 )
 
     def _warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
@@ -285,10 +359,15 @@ class FillInBlanksCallback(Callback):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """Probe images and history: tensors and primitives, loadable with ``weights_only=True``."""
+        """Probe images and history: tensors and primitives, loadable with ``weights_only=True``.
+
+        A checkpoint from the middle of the first epoch holds the images found so far (with several processes, those
+        of the first process).
+        """
         return {
             "images": self._images,
             "labels": self._labels,
+            "candidates": self._candidates.state_dict(),
             "history": self.history,
             "probed_epoch": self._probed_epoch,
         }
@@ -296,8 +375,17 @@ class FillInBlanksCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same probe images and history."""
         self._images, self._labels = state_dict["images"], state_dict["labels"]
-        self.history = list(state_dict["history"])
+        self._candidates.load_state_dict(state_dict["candidates"])
+        self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Warn if the checkpoint was written without this callback."""
+        if trainer.state.fn == TrainerFn.FITTING and self.state_key not in checkpoint.get("callbacks", {}):
+            rank_zero_warn(
+                f"FillInBlanksCallback: the checkpoint holds no state for prefix {self.prefix!r}; "
+                "probe images are chosen anew, and the history begins with this run"
+            )
 
 
 def _validates_in_this_epoch(trainer: Trainer) -> bool:

@@ -90,3 +90,25 @@ def demo(
         f"  tensorboard --logdir {run.tensorboard} --samples_per_plugin images=200", highlight=False, soft_wrap=True
     )
     console.print(f"  mlflow ui --backend-store-uri {run.mlflow_uri}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def resend(
+    folder: Annotated[
+        Path,
+        typer.Argument(envvar="FITB_OUTBOX", help="Where they wait.", exists=False, file_okay=False),
+    ] = Path("fitb-outbox"),
+) -> None:
+    """Send scores and pictures that a tracking server was not there to take."""
+    console = Console()
+    if not folder.is_dir():
+        console.print(f"Nothing waits: there is no folder {folder}", highlight=False, soft_wrap=True, markup=False)
+        return
+    from fitb_callbacks.integrations.mlflow import resend
+
+    sent, failures = resend(folder)
+    console.print(f"{sent} parcels sent")
+    for run, error in failures.items():
+        console.print(f"Not sent: {run}: {error}", highlight=False, soft_wrap=True, markup=False)
+    if failures:
+        raise typer.Exit(1)

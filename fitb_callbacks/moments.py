@@ -77,9 +77,15 @@ class Moments:
         """Merge over all processes of the default process group; afterwards every rank holds the same moments.
 
         Every rank must call this, with moments of the same images.
+
+        Raises:
+            fitb_callbacks.ranks.OtherRankError: If another rank failed before it got here.
         """
         import torch.distributed as dist
 
+        from fitb_callbacks.ranks import confirm
+
+        confirm()
         count, weighted_mean = self.count.clone(), self.mean * self.count[:, None, None, None]
         dist.all_reduce(count)
         dist.all_reduce(weighted_mean)
