@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
 from small_module import SmallModule
@@ -71,20 +71,25 @@ if __name__ == "__main__":
         validation = TensorDataset(images[order], labels[order])
     else:
         validation = TensorDataset(images[1500:1661], labels[1500:1661])  # odd, so that the processes' shares differ
-    size = 32 // DEVICES
     probe = FillInBlanksCallback(
         num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
     )
-    logger = CSVLogger(FOLDER)
     trainer = Trainer(
         accelerator="cpu",
         devices=DEVICES,
         strategy="ddp" if DEVICES > 1 else "auto",
         max_epochs=3,
-        logger=logger,
+        logger=CSVLogger(FOLDER),
+        use_distributed_sampler=False,
         callbacks=[probe, Write()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Module(), DataLoader(train, batch_size=size), DataLoader(validation, batch_size=size))
+
+    def loader(data):
+        """In order: the samplers that Lightning puts in would shuffle, so that one process saw other batches than two."""
+        sampler = DistributedSampler(data, num_replicas=DEVICES, rank=RANK, shuffle=False)
+        return DataLoader(data, batch_size=32 // DEVICES, sampler=sampler)
+
+    trainer.fit(Module(), loader(train), loader(validation))
