@@ -43,9 +43,9 @@ class FillInBlanksCallback(Callback):
     ModelCheckpoint and EarlyStopping see the scores of the same epoch; otherwise when the training epoch ends. It
     never runs in the sanity check. Scores and pictures are written at the step of Lightning's own epoch metrics.
 
-    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). An
-    undefined rate (no image is covered, or nothing has been probed yet) is not written to the loggers, and is 0 for
-    monitors, so that it never ends a training.
+    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). A score that
+    is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers; monitors see 0
+    where higher is better, so that it never ends a training.
 
     Args:
         images_per_class: Probe images of each class, at least 1.
@@ -65,7 +65,7 @@ class FillInBlanksCallback(Callback):
 
     Raises:
         ValueError: If an argument is out of range; the error names it. When training starts: if the patch size or the
-            labels do not fit the first batch, or two callbacks share a prefix.
+            labels do not fit the first batch.
         TypeError: If an argument has the wrong type. When training starts: if images, labels or logits are not found.
 
     Example:
@@ -134,11 +134,6 @@ class FillInBlanksCallback(Callback):
                 f"FillInBlanksCallback does not work with {type(trainer.strategy).__name__}, which splits the model's "
                 "parameters over processes. Train with it without the callback, then probe a consolidated checkpoint "
                 "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
-            )
-        others = [c for c in trainer.callbacks if isinstance(c, FillInBlanksCallback) and c is not self]  # type: ignore[attr-defined]
-        if any(other.prefix == self.prefix for other in others):
-            raise ValueError(
-                f"prefix must differ between the FillInBlanksCallbacks of a Trainer; got {self.prefix!r} twice"
             )
         self._checked = False
         self._report_averaging(trainer)
@@ -283,15 +278,15 @@ class FillInBlanksCallback(Callback):
 
     def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            undefined = math.isnan(value) and METRICS[name].rate
-            pl_module.log(
-                f"{self.prefix}/{name}", 0.0 if undefined else value, on_epoch=True, logger=False, batch_size=1
-            )
+            if math.isnan(value) and METRICS[name].better != "higher":
+                continue
+            monitored = 0.0 if math.isnan(value) else value
+            pl_module.log(f"{self.prefix}/{name}", monitored, on_epoch=True, logger=False, batch_size=1)
 
     def _make_monitorable_if_nothing_was_probed(self, pl_module: LightningModule) -> None:
         # EarlyStopping and ModelCheckpoint look after every validation, and raise if the key does not exist yet.
         if not self.history:
-            self._make_monitorable(pl_module, {name: math.nan for name, metric in METRICS.items() if metric.rate})
+            self._make_monitorable(pl_module, dict.fromkeys(METRICS, math.nan))
 
     def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]

@@ -26,12 +26,16 @@ def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
         Whether the logger took it. This function, for loggers that nobody registered, returns False.
 
     Example:
-        >>> from lightning.pytorch.loggers import CSVLogger
-        >>> @log_picture.register
-        ... def _(logger: CSVLogger, name, picture, step):
-        ...     return True
         >>> import numpy as np
-        >>> log_picture(CSVLogger("."), "fitb/prototypes", np.zeros((1, 1, 3), np.uint8), step=0)
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> class FolderLogger(CSVLogger):
+        ...     pass
+        >>> @log_picture.register
+        ... def _(logger: FolderLogger, name, picture, step):
+        ...     print(f"{name} at step {step}: {picture.shape}")
+        ...     return True
+        >>> log_picture(FolderLogger("."), "fitb/prototypes", np.zeros((2, 3, 3), np.uint8), step=7)
+        fitb/prototypes at step 7: (2, 3, 3)
         True
     """
     return False

@@ -18,7 +18,6 @@ class Metric:
         chance: What a model that learned nothing gets.
         when_low: How to read a low value (or a high one, where lower is better).
         source: Where the definition comes from.
-        rate: Whether it is a share in [0, 1] of something that may be empty, which makes it undefined (NaN).
     """
 
     meaning: str
@@ -27,7 +26,6 @@ class Metric:
     chance: str
     when_low: str
     source: str
-    rate: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -40,7 +38,6 @@ METRICS: dict[str, Metric] = {
         when_low="The filled-in structure is not what the model reads as the class: early training, or a threshold "
         "that does not suit the data",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "f1_macro": Metric(
         meaning="F1 of the same classification, averaged over the classes that have a covered image",
@@ -49,7 +46,6 @@ METRICS: dict[str, Metric] = {
         chance="none, as for accuracy",
         when_low="Some classes have no recognisable prototype, although others do",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "f1_weighted": Metric(
         meaning="F1 of the same classification, averaged over classes by their number of covered images",
@@ -58,7 +54,6 @@ METRICS: dict[str, Metric] = {
         chance="none, as for accuracy",
         when_low="As for accuracy",
         source="paper, section 4.3 and table 1",
-        rate=True,
     ),
     "coverage": Metric(
         meaning="Share of the probe images for which the model predicted the label under at least one mask; only "

@@ -210,9 +210,9 @@ class FillInBlanks:
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
             update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
-            update = update.unflatten(0, block).masked_fill(visible, 0)
+            finite = update.flatten(1).isfinite().all(dim=1).view(block)
             right = predicted.view(block) == labels[rows]
-            moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
+            moments.add(update.unflatten(0, block).masked_fill(visible, 0), right & finite, rows)
 
         indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
         _in_blocks(add, indices, len(images), chunk_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 __all__ = ["self_consistency"]
 
@@ -30,6 +29,9 @@ def self_consistency(predictions: Tensor, labels: Tensor, covered: Tensor, *, nu
         >>> self_consistency(torch.tensor([0, 1, -1]), torch.tensor([0, 0, 2]), covered, num_classes=3)["accuracy"]
         0.5
     """
+    # Imported here because it takes longer than all the rest of the package together.
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
     coverage = covered.float().mean().item()
     if not covered.any():
         return {"accuracy": float("nan"), "f1_macro": float("nan"), "f1_weighted": float("nan"), "coverage": coverage}

@@ -1,0 +1,94 @@
+"""Fixtures: small real models and data, and no trace left by any test."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no test talks to another machine
+torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(tmp_path, monkeypatch):
+    """Each test runs in a folder of its own, and leaves environment variables and threads as they were."""
+    monkeypatch.chdir(tmp_path)
+    environment, threads = dict(os.environ), set(threading.enumerate())
+    yield
+    changed = {key for key in set(environment) | set(os.environ) if environment.get(key) != os.environ.get(key)}
+    # but for pytest's own, and what Lightning and MLflow set by themselves for their subprocesses
+    changed = {key for key in changed if not key.startswith(("PYTEST_", "PL_", "MLFLOW_", "_MLFLOW_"))}
+    assert not changed, f"environment variables changed: {sorted(changed)}"
+    ours = [thread for thread in set(threading.enumerate()) - threads if "fitb" in thread.name]
+    assert not ours, f"threads still running: {ours}"
+
+
+@pytest.fixture(scope="session")
+def digits() -> TensorDataset:
+    """scikit-learn's 1,797 digits, 8 x 8, values in [0, 1]."""
+    data = load_digits()
+    return TensorDataset(torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(data.target))
+
+
+@pytest.fixture
+def loaders(digits):
+    """Shuffled training batches and validation batches."""
+    train = TensorDataset(*(tensor[:400] for tensor in digits.tensors))
+    validation = TensorDataset(*(tensor[1500:1700] for tensor in digits.tensors))
+    return DataLoader(train, batch_size=50, shuffle=True), DataLoader(validation, batch_size=50)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A function that makes a quiet CPU Trainer."""
+
+    def make(**options):
+        return Trainer(
+            **{
+                "max_epochs": 2,
+                "accelerator": "cpu",
+                "devices": 1,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "default_root_dir": tmp_path,
+            }
+            | options
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(digits) -> nn.Module:
+    """A classifier of the digits, trained for a few seconds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(16 * 64, 10)),
+    )
+    images, labels = (tensor[:1400] for tensor in digits.tensors)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(6):
+        for batch in torch.randperm(len(images)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model
+
+
+@pytest.fixture
+def probe_images(digits):
+    """Three validation images of each digit, and their labels."""
+    images, labels = (tensor[1400:] for tensor in digits.tensors)
+    chosen = torch.cat([(labels == digit).nonzero()[:3, 0] for digit in range(10)])
+    return images[chosen], labels[chosen]

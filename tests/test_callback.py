@@ -1,0 +1,272 @@
+"""The callback in real Lightning runs: when it probes, on what, and what it makes monitorable."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from fitb_callbacks import FillInBlanksCallback
+from small_module import SmallModule
+
+
+def callback(**options):
+    return FillInBlanksCallback(**{"num_masks": 8, "images_per_class": 2, "on_error": "raise"} | options)
+
+
+def epochs(probe):
+    return [int(entry["epoch"]) for entry in probe.history]
+
+
+class Seen(Callback):
+    """Notes which epoch's scores are visible when checkpoints are written."""
+
+    def __init__(self, probe):
+        self.probe, self.after_validation, self.after_epoch = probe, [], []
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.after_validation.append((trainer.current_epoch, len(self.probe.history)))
+            assert "fitb/accuracy" in trainer.callback_metrics
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.after_epoch.append((trainer.current_epoch, len(self.probe.history)))
+
+
+@pytest.mark.parametrize(
+    ("options", "validations"),
+    [
+        ({}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        ({"check_val_every_n_epoch": 2}, [(1, 2), (3, 4)]),
+        ({"val_check_interval": 0.5}, [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]),
+        ({"val_check_interval": 3}, [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]),
+        ({"limit_val_batches": 0}, []),
+        ({"num_sanity_val_steps": 0}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        ({"num_sanity_val_steps": -1}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ],
+)
+def test_probes_once_an_epoch_before_checkpoints_look(trainer, loaders, options, validations):
+    probe = callback()
+    seen = Seen(probe)
+    trainer(callbacks=[seen, probe], max_epochs=4, **options).fit(SmallModule(), *loaders)
+    assert epochs(probe) == [0, 1, 2, 3]
+    assert seen.after_validation == validations
+
+
+def test_without_validation_it_takes_training_images(trainer, loaders, digits):
+    probe = callback()
+    trainer(callbacks=[probe]).fit(SmallModule(), loaders[0])
+    assert epochs(probe) == [0, 1]
+    training_images = {image.numpy().tobytes() for image in digits.tensors[0][:400]}
+    assert all(image.numpy().tobytes() in training_images for image in probe.result.images)
+
+
+def test_probe_images_are_the_first_of_each_class_and_stay_the_same(trainer, loaders, digits):
+    images, labels = (tensor[1500:1700] for tensor in digits.tensors)
+    first = torch.cat([images[labels == digit][:2] for digit in range(10)])
+    seen = []
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append(probe.result.images)
+
+    probe = callback()
+    trainer(callbacks=[probe, Watch()], max_epochs=3).fit(SmallModule(), *loaders)
+    assert len(seen) == 3
+    assert all(torch.equal(images, first) for images in seen)
+    assert probe.result.labels.tolist() == [digit for digit in range(10) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"val_check_interval": 0.5}, {"check_val_every_n_epoch": 2}, {"limit_val_batches": 0}]
+)
+def test_checkpoints_and_early_stopping_can_monitor(trainer, loaders, tmp_path, options):
+    """Whatever the order of the callbacks, and with EarlyStopping as strict as it is by default."""
+    probe = callback()
+    saved = ModelCheckpoint(
+        dirpath=tmp_path,
+        monitor="fitb/accuracy",
+        mode="max",
+        filename="{epoch}-{fitb/accuracy:.3f}",
+        auto_insert_metric_name=False,
+    )
+    stopped = EarlyStopping(monitor="fitb/coverage", mode="max", patience=50)
+    trainer(callbacks=[stopped, saved, probe], max_epochs=4, enable_checkpointing=True, **options).fit(
+        SmallModule(), *loaders
+    )
+    best = max(
+        entry["accuracy"]
+        for entry in probe.history
+        if options.get("check_val_every_n_epoch", 1) == 1 or entry["epoch"] % 2
+    )
+    assert saved.best_model_score.item() == pytest.approx(best)
+
+
+def test_early_stopping_stops_on_a_score(trainer, loaders):
+    probe = callback()
+    never_better = EarlyStopping(monitor="fitb/coverage", mode="max", min_delta=5, patience=1)
+    trainer(callbacks=[probe, never_better], max_epochs=10).fit(SmallModule(), *loaders)
+    assert epochs(probe) == [0, 1]
+
+
+def test_an_undefined_score_does_not_end_training(trainer, loaders):
+    class Diverged(SmallModule):
+        def forward(self, images):
+            return super().forward(images) * (1 if self.training or self.trainer.sanity_checking else torch.nan)
+
+    probe = callback()
+    stopping = EarlyStopping(monitor="fitb/accuracy", mode="max", patience=50)
+    trainer(callbacks=[probe, stopping], max_epochs=3, logger=CSVLogger(".")).fit(Diverged(), *loaders)
+    assert epochs(probe) == [0, 1, 2]
+    assert probe.result.coverage == 0
+
+
+def test_metrics_are_equal_to_those_of_the_probe_alone(trainer, loaders):
+    probe = callback()
+    run = trainer(callbacks=[probe])
+    model = SmallModule()
+    run.fit(model, *loaders)
+    alone = probe.probe.probe(model, probe.result.images, probe.result.labels)
+    assert alone.metrics == {key: value for key, value in probe.result.metrics.items() if key in alone.metrics}
+    for key, value in alone.metrics.items():
+        assert run.callback_metrics[f"fitb/{key}"].item() == pytest.approx(value)
+
+
+def test_two_probes_under_two_prefixes(trainer, loaders):
+    probes = [callback(), callback(prefix="coarse", patch_size=4)]
+    run = trainer(callbacks=probes)
+    run.fit(SmallModule(), *loaders)
+    assert {"fitb/accuracy", "coarse/accuracy"} <= set(run.callback_metrics)
+    with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own check
+        trainer(callbacks=[callback(), callback()])
+
+
+def test_class_names_come_from_the_data_set(trainer, loaders):
+    loaders[1].dataset.classes = [f"digit {i}" for i in range(10)]
+    probe = callback()
+    trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
+    assert probe.result.class_names == tuple(loaders[1].dataset.classes)
+
+
+def test_state_is_loadable_without_pickle_and_resumes(trainer, loaders, tmp_path):
+    whole = callback()
+    torch.manual_seed(0)
+    trainer(callbacks=[whole], max_epochs=4).fit(SmallModule(), *loaders)
+
+    torch.manual_seed(0)
+    first = callback()
+    run = trainer(callbacks=[first], max_epochs=2)
+    run.fit(SmallModule(), *loaders)
+    run.save_checkpoint(tmp_path / "half.ckpt")
+    state = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]
+    assert any("FillInBlanksCallback" in key for key in state)
+
+    second = callback()
+    trainer(callbacks=[second], max_epochs=4).fit(SmallModule(), *loaders, ckpt_path=tmp_path / "half.ckpt")
+    assert epochs(second) == [0, 1, 2, 3]
+    assert [entry["step"] for entry in second.history] == [entry["step"] for entry in whole.history]
+    assert torch.equal(second.result.images, whole.result.images)
+
+
+class NoForward(SmallModule):
+    forward = torch.nn.Module.forward
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class OtherBatches(SmallModule):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch["inner"][0], batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+
+def as_loader(dataset, wrap):
+    return DataLoader(dataset, batch_size=50, collate_fn=lambda items: wrap(torch.utils.data.default_collate(items)))
+
+
+def test_logits_fn_and_batch_adapter(trainer, digits):
+    dataset = TensorDataset(*(tensor[:200] for tensor in digits.tensors))
+
+    class Unusual(OtherBatches):
+        forward = torch.nn.Module.forward
+
+        def training_step(self, batch, batch_idx):
+            images, labels = batch["inner"][0]
+            return torch.nn.functional.cross_entropy(self.net(images), labels)
+
+    loader = as_loader(dataset, lambda batch: {"inner": [batch]})
+    probe = callback(batch_adapter=lambda batch: batch["inner"][0], logits_fn=lambda module, images: module.net(images))
+    trainer(callbacks=[probe]).fit(Unusual(), loader, loader)
+    assert epochs(probe) == [0, 1]
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "says", "model", "options", "labels", "wrap"),
+    [
+        (TypeError, "forward.*logits_fn", NoForward, {}, None, None),
+        (TypeError, "images.*'inner'.*batch_adapter", OtherBatches, {}, None, lambda batch: {"inner": [batch]}),
+        (ValueError, "patch_size must be at most 8", SmallModule, {"patch_size": 9}, None, None),
+        (ValueError, r"labels must be from 0 to 4.*5 classes", lambda: SmallModule(num_classes=5), {}, None, None),
+        (ValueError, "class_names must hold 10 names", SmallModule, {"class_names": ["a", "b"]}, None, None),
+    ],
+)
+def test_what_cannot_work_fails_before_training(trainer, digits, sanity, error, says, model, options, labels, wrap):
+    dataset = TensorDataset(*(tensor[:200] for tensor in digits.tensors))
+    loader = as_loader(dataset, wrap or (lambda batch: batch))
+    module = model()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    probe = FillInBlanksCallback(**options)  # also with on_error="warn", which is for later
+    with pytest.raises(error, match=f"(?s){says}"):
+        trainer(callbacks=[probe], num_sanity_val_steps=sanity).fit(module, loader, loader)
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "options"),
+    [
+        (ValueError, "mask_ratio", {"mask_ratio": 2}),
+        (TypeError, "patchsize", {"patchsize": 2}),
+        (ValueError, "images_per_class .* >= 1; got 0", {"images_per_class": 0}),
+        (ValueError, "max_images .* >= 1; got -3", {"max_images": -3}),
+        (TypeError, "batch_adapter must be callable", {"batch_adapter": 3}),
+        (TypeError, "logits_fn must be callable", {"logits_fn": "logits"}),
+        (ValueError, "prefix", {"prefix": ""}),
+        (ValueError, "on_error must be one of 'warn', 'raise'; got 'ignore'", {"on_error": "ignore"}),
+        (TypeError, "class_names", {"class_names": "cat"}),
+    ],
+)
+def test_wrong_arguments_fail_at_once(error, says, options):
+    with pytest.raises(error, match=says):
+        FillInBlanksCallback(**options)
+
+
+class FailsLater(SmallModule):
+    """Fails in the second epoch, but only when it is probed."""
+
+    def forward(self, images):
+        if self.trainer.current_epoch == 1 and images.shape[0] not in (50,):
+            raise RuntimeError("cosmic ray")
+        return super().forward(images)
+
+
+def test_an_error_in_a_probe_is_logged_once_and_training_goes_on(trainer, loaders, caplog):
+    probe = callback(on_error="warn")
+    run = trainer(callbacks=[probe], max_epochs=3)
+    with pytest.warns(UserWarning, match="probe of epoch 1 failed"):
+        run.fit(FailsLater(), *loaders)
+    assert run.current_epoch == 3
+    assert epochs(probe) == [0, 2]
+    assert caplog.text.count("RuntimeError: cosmic ray") == 1
+
+
+def test_an_error_in_a_probe_can_end_training(trainer, loaders):
+    with pytest.raises(RuntimeError, match="cosmic ray"):
+        trainer(callbacks=[callback()], max_epochs=3).fit(FailsLater(), *loaders)

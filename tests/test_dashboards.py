@@ -1,0 +1,116 @@
+"""The run page of MLflow and TensorBoard, served by the real servers and seen in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+
+from fitb_callbacks import FillInBlanksCallback
+from small_module import SmallModule
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ["<b>zero</b>", "one & only", '"two"', "three/3", *map(str, range(4, 10))]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and "FITB_CI" not in os.environ, reason="needs chromium: apt-get install chromium"
+)
+
+
+@pytest.fixture
+def page():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1600, "height": 1300})
+        browser.close()
+
+
+@pytest.fixture
+def serve():
+    """Start ``python -m arguments --port PORT`` and wait until it answers; ended after the test."""
+    processes = []
+
+    def start(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(address, timeout=2).close()
+                return address
+            except OSError:
+                time.sleep(0.5)
+        raise TimeoutError(f"{command} does not answer")
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def train(trainer, loaders, logger):
+    probe = FillInBlanksCallback(num_masks=32, class_names=NAMES, on_error="raise")
+    trainer(callbacks=[probe], logger=logger, max_epochs=3).fit(SmallModule(), *loaders)
+
+
+def test_mlflow_shows_the_grid_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    logger = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
+    train(trainer, loaders, logger)
+    address = serve("mlflow", "server", "--backend-store-uri", store, "--workers", "1")
+
+    page.goto(f"{address}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}/model-metrics")
+    page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
+    for score in ("accuracy", "coverage", "f1_macro"):
+        assert page.get_by_text(score, exact=True).first.is_visible()
+    slider = page.get_by_role("slider").first
+    shown = []
+    for step in (7, 15, 23):
+        slider.press("ArrowRight")
+        picture = page.locator("img[src*='blob:'], img[src*='get-artifact']").first
+        picture.wait_for(timeout=60_000)
+        assert slider.get_attribute("aria-valuenow") == str(step)
+        page.wait_for_function("image => image.complete && image.naturalWidth > 200", arg=picture.element_handle())
+        shown.append(picture.screenshot())
+    assert len(set(shown)) == 3  # the pictures of three epochs
+    page.screenshot(path=os.environ.get("FITB_SCREENSHOTS", str(tmp_path)) + "/mlflow.png")
+
+
+def test_tensorboard_shows_the_grid_and_the_scores(trainer, loaders, page, serve, tmp_path):
+    train(trainer, loaders, TensorBoardLogger(tmp_path / "runs", name="digits"))
+    address = serve("tensorboard.main", "--logdir", str(tmp_path / "runs"), "--samples_per_plugin", "images=200")
+
+    page.goto(f"{address}/?tagFilter=fitb#timeseries")
+    page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
+    assert page.get_by_text("fitb/accuracy").first.is_visible()
+    picture = page.locator("image-card img").first
+    picture.wait_for(timeout=60_000)
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=picture.element_handle())
+    last = picture.get_attribute("src")
+    slider = page.locator("image-card input[type=range], image-card [role=slider]").first
+    slider.press("ArrowLeft")
+    page.wait_for_function(
+        "([image, last]) => image.getAttribute('src') !== last", arg=[picture.element_handle(), last]
+    )
+    page.screenshot(path=os.environ.get("FITB_SCREENSHOTS", str(tmp_path)) + "/tensorboard.png")

@@ -1,0 +1,60 @@
+"""Every example, run as a user would run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(script, *arguments, **options):
+    """Run a script in the current folder with one thread; its output, or a failure that shows it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=250, check=False, **options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def event_file(folder):
+    return EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+
+
+def test_tensorboard():
+    assert "fitb/accuracy" in run("tensorboard_run.py")
+    events = event_file("fitb-runs/digits/version_0")
+    assert len(events.Images("fitb/prototypes")) == len(events.Scalars("fitb/coverage")) == 3
+
+
+def test_mlflow(tmp_path):
+    assert "best fitb/accuracy" in run("mlflow_run.py")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert len(client.get_metric_history(found.info.run_id, "fitb/accuracy")) == 3
+    assert len([f for f in client.list_artifacts(found.info.run_id, "images") if f.path.endswith(".png")]) == 3
+
+
+def test_lightning_cli():
+    run("lightning_cli.py", "fit", "--config", EXAMPLES / "lightning_cli.yaml")
+    events = event_file("fitb-runs/digits-cli/version_0")
+    assert len(events.Images("fitb/prototypes")) == 2
+
+
+def test_lightning_cli_knows_every_setting():
+    shown = run("lightning_cli.py", "fit", "--trainer.callbacks.help", "fitb_callbacks.FillInBlanksCallback")
+    for setting in ("--images_per_class", "--mask_ratio", "--normalize", "--baseline", "--seed"):
+        assert setting in shown.replace("trainer.callbacks.", "")
+
+
+def test_lightning_cli_refuses_a_wrong_setting(tmp_path):
+    config = (EXAMPLES / "lightning_cli.yaml").read_text().replace("mask_ratio: 0.25", "mask_ratio: 1.25")
+    (tmp_path / "wrong.yaml").write_text(config)
+    with pytest.raises(AssertionError, match=r"mask_ratio must be a number greater than 0 and less than 1; got 1.25"):
+        run("lightning_cli.py", "fit", "--config", tmp_path / "wrong.yaml")

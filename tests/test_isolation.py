@@ -1,0 +1,79 @@
+"""The probe runs without Lightning and the platforms, and importing the package is cheap."""
+
+import subprocess
+import sys
+
+BLOCKED = (
+    "lightning",
+    "pytorch_lightning",
+    "mlflow",
+    "tensorboard",
+    "matplotlib",
+    "PIL",
+    "typer",
+    "rich",
+    "mlxtend",
+    "transformers",
+)
+
+SCRIPT = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+
+sys.meta_path.insert(0, Block())
+import importlib.metadata
+real = importlib.metadata.distribution
+
+def distribution(name):  # torchmetrics looks here to see whether matplotlib is installed
+    if name in {blocked}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+
+importlib.metadata.distribution = distribution
+import torch
+import fitb_callbacks
+from fitb_callbacks import FillInBlanks, FillInBlanksResult
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+result = FillInBlanks(num_masks=4).probe(model, torch.rand(3, 1, 4, 4), torch.arange(3))
+result.save("probe.npz")
+FillInBlanksResult.load("probe.npz")
+{more}
+print("done")
+"""
+
+
+def run(more=""):
+    script = SCRIPT.format(blocked=set(BLOCKED), more=more)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_probe_needs_neither_lightning_nor_any_platform():
+    done = run()
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_the_callback_says_that_it_needs_lightning():
+    done = run("fitb_callbacks.FillInBlanksCallback")
+    assert "lightning" in done.stderr.splitlines()[-1]
+
+
+def test_the_command_says_what_it_needs():
+    done = run("from fitb_callbacks.__main__ import main; main()")
+    assert done.returncode == 1
+    assert "fitb needs" in done.stderr
+    assert "pip install" in done.stderr
+
+
+def test_nothing_heavy_is_imported_with_the_package():
+    script = "import sys, fitb_callbacks; print([m for m in sys.modules if m.split('.')[0] in %r])" % (set(BLOCKED),)  # noqa: UP031
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_package_called_integrations_is_installed():
+    done = subprocess.run([sys.executable, "-c", "import integrations"], capture_output=True, cwd="/", check=False)
+    assert b"No module named 'integrations'" in done.stderr
