@@ -233,6 +233,12 @@ class FillInBlanksCallback(Callback):
                 metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
                 self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
                 self._make_monitorable(pl_module, metrics)
+                if metrics["nonfinite"] > 0:
+                    self._warn_once(
+                        "nonfinite",
+                        f"{metrics['nonfinite']:.1%} of the masked images in epoch {trainer.current_epoch} gave updates "
+                        f"that are not finite; they are left out. {self.prefix}/nonfinite says how many in each epoch",
+                    )
                 if trainer.is_global_zero:
                     self._write(trainer, self.result, metrics, step)
         except Exception as error:

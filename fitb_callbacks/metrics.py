@@ -64,6 +64,14 @@ METRICS: dict[str, Metric] = {
         when_low="The model is wrong on many probe images: the other scores speak of the rest only",
         source="paper, section 4.1 (the selection of masks)",
     ),
+    "nonfinite": Metric(
+        meaning="Share of the masked images whose update held NaN or infinity, and was left out",
+        better="lower",
+        bounds="0 to 1",
+        chance="0",
+        when_low="A high value: the model diverges, or its precision does not hold its gradients",
+        source="this package",
+    ),
     "seconds": Metric(
         meaning="Wall-clock time of the probe",
         better="lower",

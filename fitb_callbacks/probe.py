@@ -60,7 +60,7 @@ class FillInBlanks:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
         >>> result.updates.shape, sorted(result.metrics)
-        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted'])
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted', 'nonfinite'])
     """
 
     mask_ratio: float = 0.25
@@ -156,7 +156,8 @@ class FillInBlanks:
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
-            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1]),
+            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
+            | {"nonfinite": moments.nonfinite.sum().item() / (self.num_masks * len(images))},
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
@@ -210,9 +211,8 @@ class FillInBlanks:
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
             update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
-            finite = update.flatten(1).isfinite().all(dim=1).view(block)
-            right = predicted.view(block) == labels[rows]
-            moments.add(update.unflatten(0, block).masked_fill(visible, 0), right & finite, rows)
+            update = update.unflatten(0, block) * ~visible  # NaN stays NaN, also on visible pixels, and is left out
+            moments.add(update, predicted.view(block) == labels[rows], rows)
 
         indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
         _in_blocks(add, indices, len(images), chunk_size)
@@ -238,10 +238,11 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
                     run(some, part)
             return
         try:
-            work(indices, rows)
+            if size:
+                work(indices, rows)
             return
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not _is_out_of_memory(error):
                 raise
         chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
         run(indices, rows)
@@ -249,10 +250,18 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
     run(indices, slice(0, num_images))
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has a type of its own for accelerators only; the CPU's allocator raises a RuntimeError with these words.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:
     """Logits of images without gradients, on the images' device."""
+    parts: list[Tensor] = []
     with torch.no_grad():
-        return torch.cat([classify(chunk).float() for chunk in images.split(chunk_size)])
+        once = torch.zeros(1, dtype=torch.long)
+        _in_blocks(lambda _, rows: parts.append(classify(images[rows]).float()), once, len(images), chunk_size)
+        return torch.cat(parts)
 
 
 def _default_chunk_size(images: Tensor) -> int:

@@ -37,7 +37,9 @@ def failing(model, images):
     if RANK == 1 and model.trainer.current_epoch == 1 and not model.trainer.sanity_checking:
         before, after = images.requires_grad, not images.requires_grad
         failing.seen_gradients = getattr(failing, "seen_gradients", False) or before
-        if (CASE == "fails in the masks" and before) or (CASE == "fails in the end" and after and failing.seen_gradients):
+        if (CASE == "fails in the masks" and before) or (
+            CASE == "fails in the end" and after and failing.seen_gradients
+        ):
             raise RuntimeError("only here")
     return model(images)
 

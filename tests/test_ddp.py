@@ -33,7 +33,7 @@ def run(folder, *, devices=2, case="plain"):
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("case", ["plain", "other classes on each rank"])
+@pytest.mark.parametrize("case", ["other classes on each rank", pytest.param("plain", marks=pytest.mark.slow)])
 def test_two_processes_get_the_numbers_of_one(tmp_path, case):
     (alone,), _ = run(tmp_path / "one", devices=1, case=case)
     ranks, log = run(tmp_path / "two", case=case)
@@ -56,7 +56,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path, case):
     assert [float(row["fitb/coverage"]) for row in rows] == pytest.approx([e["coverage"] for e in alone["history"]])
 
 
-@pytest.mark.parametrize("case", ["fails in the masks", "fails in the end"])
+@pytest.mark.parametrize("case", ["fails in the masks", pytest.param("fails in the end", marks=pytest.mark.slow)])
 def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
     ranks, log = run(tmp_path / "two", case=case)
     for rank in ranks:

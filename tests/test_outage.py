@@ -115,6 +115,19 @@ class At(Callback):
         self.actions.get(trainer.current_epoch, lambda: None)()
 
 
+def once_sent(action):
+    """Wait for what was sent so far: these epochs take a fraction of a second, less than a message on its way."""
+
+    def act():
+        deadline = time.monotonic() + 60
+        while Path("fitb-outbox").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path("fitb-outbox").exists()
+        action()
+
+    return act
+
+
 def train(trainer, loaders, uri, actions, *, epochs=5):
     """A run with nothing but the callback's own traffic."""
     logger = LeavesTheRunOpen(experiment_name="outage", tracking_uri=uri)
@@ -159,13 +172,13 @@ def test_with_a_healthy_server_nothing_waits(server, trainer, loaders):
 
 
 def test_stopped_for_some_epochs(server, trainer, loaders):
-    probe, run_id = train(trainer, loaders, server.uri, {1: server.stop, 4: server.start})
+    probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(server.stop), 4: server.start})
     assert_complete(server.uri, run_id, probe)
     assert not Path("fitb-outbox").exists()
 
 
 def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog):
-    probe, run_id = train(trainer, loaders, server.uri, {2: server.stop})
+    probe, run_id = train(trainer, loaders, server.uri, {2: once_sent(server.stop)})
     assert "Send them with: fitb resend" in caplog.text
     waiting = list(Path("fitb-outbox", run_id).iterdir())
     assert len(waiting) == 6  # scores and picture of three epochs
@@ -182,7 +195,7 @@ def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog)
 
 def test_frozen(server, trainer, loaders):
     """It accepts connections and never answers."""
-    probe, run_id = train(trainer, loaders, server.uri, {1: lambda: server.signal(signal.SIGSTOP)}, epochs=4)
+    probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(lambda: server.signal(signal.SIGSTOP))}, epochs=4)
     assert len(list(Path("fitb-outbox", run_id).iterdir())) == 6
     server.signal(signal.SIGCONT)
     assert resend().exit_code == 0
@@ -208,7 +221,7 @@ def test_refusing(server, trainer, loaders):
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
 
     proxy = None
-    probe, run_id = train(trainer, loaders, server.uri, {1: replace}, epochs=3)
+    probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(replace)}, epochs=3)
     assert len(list(Path("fitb-outbox", run_id).iterdir())) == 4
     proxy.shutdown()
     proxy.server_close()
@@ -219,7 +232,7 @@ def test_refusing(server, trainer, loaders):
 
 def test_what_was_sent_by_half_is_not_doubled(server, trainer, loaders):
     """A process that dies between sending and forgetting sends again."""
-    probe, run_id = train(trainer, loaders, server.uri, {1: server.stop}, epochs=3)
+    probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(server.stop)}, epochs=3)
     from fitb_callbacks.integrations.mlflow import deliver
 
     server.start()
