@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -97,6 +98,11 @@ class FillInBlanksCallback(Callback):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
         if not isinstance(prefix, str) or not prefix.strip("/ "):
             raise ValueError(f"prefix must be a string that is not empty; got {prefix!r}")
+        if not re.fullmatch(r"[\w\-. /]{1,100}", prefix, re.ASCII) or {"", ".", ".."} & set(prefix.split("/")):
+            raise ValueError(
+                "prefix must be at most 100 letters, digits, '_', '-', '.', ' ' and '/', as it is a part of keys and "
+                f"file names, with no part between slashes that is empty, '.' or '..'; got {prefix!r}"
+            )
         if isinstance(class_names, str):
             raise TypeError(f"class_names must be a sequence of names, one a class; got {class_names!r}")
         self.batch_adapter = batch_adapter
@@ -110,6 +116,7 @@ class FillInBlanksCallback(Callback):
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
+        self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
         self._probed_epoch = -1
@@ -195,6 +202,7 @@ class FillInBlanksCallback(Callback):
                 f"labels must be from 0 to {result.settings['num_classes'] - 1}, as the model has "
                 f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
             )
+        self._spare.offer(images, labels)  # for a first epoch that ends, by max_steps, before its validation
         self._checked = True
 
     def _take(self, batch: Any) -> None:
@@ -209,15 +217,17 @@ class FillInBlanksCallback(Callback):
 
     def _fix_images(self, trainer: Trainer) -> None:
         """Settle on the probe images, the same ones on every rank."""
-        candidates = self._candidates
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            confirm()
-            torch.distributed.all_gather_object(parts, candidates)
-            candidates = candidates.merged(parts)
-        if len(candidates):
-            self._images, self._labels = candidates.images, candidates.labels
-            self._candidates = ProbeImages(per_class=candidates.per_class, max_images=candidates.max_images)
+        for candidates in (self._candidates, self._spare):
+            if trainer.world_size > 1:
+                parts: list[Any] = [None] * trainer.world_size
+                confirm()
+                torch.distributed.all_gather_object(parts, candidates)
+                candidates = candidates.merged(parts)
+            if len(candidates):
+                self._images, self._labels = candidates.images, candidates.labels
+                break
+        per_class, max_images = self._candidates.per_class, self._candidates.max_images
+        self._candidates = self._spare = ProbeImages(per_class=per_class, max_images=max_images)
 
     # --- probe and log -----------------------------------------------------------------------------------------
 
@@ -270,7 +280,8 @@ class FillInBlanksCallback(Callback):
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:
             return self.class_names
-        loaders = trainer.val_dataloaders or trainer.train_dataloader
+        # not "or": a loader of an IterableDataset has no truth value
+        loaders = trainer.train_dataloader if trainer.val_dataloaders is None else trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
         dataset = getattr(loader, "dataset", None)
         while (inner := getattr(dataset, "dataset", None)) is not None:  # Subset and the like

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import singledispatch
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from fitb_callbacks.pictures import Picture
 
@@ -78,6 +78,12 @@ def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> bool:
     from fitb_callbacks.integrations.mlflow import outbox, picture_parcel
 
     outbox(*_mlflow_run(logger)).put(picture_parcel(*_mlflow_run(logger), name, picture, step))
+    return True
+
+
+@log_picture.register
+def _(logger: WandbLogger, name: str, picture: Picture, step: int) -> bool:
+    logger.log_image(name, [picture], step=step)
     return True
 
 

@@ -96,8 +96,7 @@ class SometimesInfinite(nn.Module):
         self.linear = nn.Linear(64, 3)
 
     def forward(self, images):
-        logits = self.linear(images.flatten(1))
-        return logits + (images[:, 0, 0, :1] * 0).sqrt() * (images[:, 0, 0, :1] == 0)
+        return self.linear(images.flatten(1)) + images[:, 0, 0, :1].sqrt()
 
 
 def test_updates_that_are_not_finite_are_counted_and_left_out():

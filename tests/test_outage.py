@@ -60,6 +60,12 @@ class Server:
             self.signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
+            while self.answers():  # its workers die a moment later
+                time.sleep(0.05)
+
+    def answers(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture(scope="module")
