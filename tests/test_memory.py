@@ -40,7 +40,7 @@ def test_fifty_epochs(trainer, loaders, tmp_path):
     run.fit(SmallModule(), *loaders)
     assert len(probe.history) == 50
     assert watch.tensors[-1] <= watch.tensors[5]
-    assert watch.memory[-1] - watch.memory[10] < 12, watch.memory  # MiB; one epoch's tensors kept would be 40
+    assert watch.memory[-1] - watch.memory[10] < 12, watch.memory  # MiB
 
 
 PEAK = """
@@ -60,7 +60,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.parametrize("masks", [512])
 def test_the_peak_does_not_depend_on_the_number_of_masks(masks):
-    """512 masks after 16 take no more: held at once, their images alone would be 60 MiB and their maps 550."""
+    """512 masks after 16 take no more: held at once, their images alone would be 60 MiB and their feature maps 560."""
     script = PEAK.replace("{masks}", str(masks))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

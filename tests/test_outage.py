@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,9 @@ import mlflow
 import pytest
 import requests
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanksCallback
@@ -269,3 +271,34 @@ def test_file_names_are_those_that_mlflow_writes(tmp_path):
 
     assert sorted(map(without_uuid, theirs)) == sorted(without_uuid(name) for name in ours if name != "entry.json")
     assert mlflow.__version__ >= "3"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_disk_full_for_event_files(trainer, loaders, small_disk):
+    """When it fills up, pictures stop and are reported; training and Lightning's own scalars go on."""
+
+    def fill():
+        free = shutil.disk_usage(small_disk).free
+        (small_disk / "other").write_bytes(b"x" * (free - 8192))
+
+    logger = TensorBoardLogger(small_disk)
+    probe = FillInBlanksCallback(num_masks=4)
+    run = trainer(callbacks=[At({2: fill}), probe], logger=logger, max_epochs=5)
+    with pytest.warns(UserWarning, match="TensorBoardLogger did not take what was probed in epoch 2; training goes on"):
+        run.fit(SmallModule(), *loaders)
+    assert [entry["epoch"] for entry in probe.history] == [0, 1, 2, 3, 4]
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
+    assert [event.step for event in events.Images("fitb/prototypes")] == [7, 15]
+    for key in ("val_loss", "fitb/coverage"):
+        assert [event.step for event in events.Scalars(key)] == [7, 15, 23, 31, 39]
