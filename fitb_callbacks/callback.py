@@ -127,12 +127,11 @@ class FillInBlanksCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse set-ups that cannot work, before anything runs."""
-        if not isinstance(trainer, Trainer):
-            package = type(trainer).__module__.split(".")[0]
+        package = type(trainer).__module__.split(".")[0]
+        if package == "pytorch_lightning":
             raise TypeError(
-                f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}."
-                " Import Trainer, LightningModule and loggers from lightning.pytorch instead: it is the same "
-                "code under its present name"
+                f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}. "
+                "Import Trainer, LightningModule and loggers from lightning.pytorch: it is the same code"
             )
         if stage != TrainerFn.FITTING:
             return

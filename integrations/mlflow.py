@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitb_callbacks.integrations.outbox import Outbox, Parcel
 from packaging.version import Version
+
+from fitb_callbacks.integrations.outbox import Outbox, Parcel
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture

@@ -249,25 +249,25 @@ def test_evaluation_alone_is_untouched(function, inference_mode, trainer, digits
 @pytest.mark.skipif(EMAWeightAveraging is None, reason="needs Lightning 2.6")
 def test_the_log_says_which_weights_are_probed_and_they_are(trainer, digits, caplog):
     """By the callback's order: averaged ones in front of WeightAveraging, current ones behind it."""
+
+    class Weights(Callback):
+        def on_validation_epoch_start(self, trainer, model):
+            self.averaged = copy.deepcopy(model)
+
+        def on_validation_end(self, trainer, model):
+            self.current = copy.deepcopy(model)
+
     for place, word in ((0, "the averaged weights"), (1, "the current, not averaged, weights")):
         caplog.clear()
-        probe, seen = callback(), {}
-
-        class Weights(Callback):
-            def on_validation_epoch_start(self, trainer, model):
-                seen["averaged"] = copy.deepcopy(model)
-
-            def on_validation_end(self, trainer, model):
-                seen["current"] = copy.deepcopy(model)
-
+        probe, seen = callback(), Weights()
         average = EMAWeightAveraging(decay=0.5)
-        run = trainer(callbacks=[*([probe, average] if place == 0 else [average, probe]), Weights()])
+        run = trainer(callbacks=[*([probe, average] if place == 0 else [average, probe]), seen])
         train = DataLoader(TensorDataset(*(tensor[:100] for tensor in digits.tensors)), batch_size=25)
         run.fit(SmallModule(), train, train)
         assert word in caplog.text
         alone = {
             name: probe.probe.probe(model, probe.result.images, probe.result.labels).updates
-            for name, model in seen.items()
+            for name, model in (("averaged", seen.averaged), ("current", seen.current))
         }
         assert not torch.equal(alone["averaged"], alone["current"])
         assert torch.equal(probe.result.updates, alone["averaged" if place == 0 else "current"])

@@ -22,8 +22,7 @@ SCRIPT = Path(__file__).with_name("resume_run.py")
 def run(folder, kill="never", *options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parent)}
     command = [sys.executable, str(SCRIPT), str(folder), kill, *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
-    return done
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
 
 
 def series(folder):

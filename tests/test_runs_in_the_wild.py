@@ -303,7 +303,7 @@ def test_the_old_namespace_is_refused_clearly():
 
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     run = pl.Trainer(callbacks=[callback()], max_epochs=1, enable_model_summary=False, **quiet)
-    with pytest.raises(TypeError, match="needs a lightning.pytorch.Trainer; got that of pytorch_lightning"):
+    with pytest.raises(TypeError, match=r"needs a lightning\.pytorch\.Trainer; got that of pytorch_lightning"):
         run.fit(Old(), DataLoader(data(), batch_size=10))
 
 
