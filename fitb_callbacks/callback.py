@@ -17,13 +17,15 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from fitb_callbacks.audit import audited
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
+from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
-from fitb_callbacks.metrics import METRICS
+from fitb_callbacks.metrics import METRICS, class_key
+from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
 from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
@@ -31,6 +33,8 @@ from fitb_callbacks.result import FillInBlanksResult
 __all__ = ["FillInBlanksCallback"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_CLASSES = 20
 
 
 class FillInBlanksCallback(Callback):
@@ -44,9 +48,14 @@ class FillInBlanksCallback(Callback):
     ModelCheckpoint and EarlyStopping see the scores of the same epoch; otherwise when the training epoch ends. It
     never runs in the sanity check. Scores and pictures are written at the step of Lightning's own epoch metrics.
 
-    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). A score that
-    is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers; monitors see 0
-    where higher is better, so that it never ends a training.
+    A judge classifies the prototypes in the model's place, since a model recognises its own gradient. The default one
+    needs nothing: its class means are streamed from the training batches of the first epoch. **It shares the training
+    data, and so its shortcuts**; give ``reference=`` a small trusted set, and it can tell.
+
+    Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.metrics.METRICS`). A
+    score that is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers;
+    monitors see 0, or 2 for drift, so that it never ends a training. The first 20 classes have scores of their own in
+    the loggers, under ``prefix_by_class/name class``; `result.per_class` has those of all.
 
     Args:
         images_per_class: Probe images of each class, at least 1.
@@ -55,6 +64,11 @@ class FillInBlanksCallback(Callback):
             batches in which `fitb_callbacks.batches.read_batch` does not find them.
         logits_fn: ``logits_fn(lightning_module, images)`` returns logits ``(B, classes)``, for modules from whose
             ``forward`` `fitb_callbacks.logits.find_logits` does not find them.
+        judge: "centroid" for class means, a trained ``nn.Module`` such as the model in production, or None. A module is
+            never trained or moved; put it on the device where it shall run. One that shares the training data shares
+            its shortcuts.
+        reference: Trusted images and labels for the class means, in place of the training batches: a pair of tensors,
+            a data set or a data loader, prepared as for the model. Read once, before training.
         class_names: One name a class. None takes the ``classes`` of the data set, data module or model, if any.
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
@@ -62,11 +76,13 @@ class FillInBlanksCallback(Callback):
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, hooks, optimizers,
             schedulers, other callbacks, random numbers) before and after each probe, and report what changed, as an
             error (see ``on_error``). Costs reading all of it twice an epoch.
-        **settings: The settings of `fitb_callbacks.FillInBlanks`, by the same names.
+        masking: "random", "progressive", or both in a sequence. The first one's keys are ``prefix/name`` as ever, those
+            of a further one ``prefix/masking/name``.
+        **settings: The other settings of `fitb_callbacks.FillInBlanks`, by the same names.
 
     Raises:
-        ValueError: If an argument is out of range; the error names it. When training starts: if the patch size or the
-            labels do not fit the first batch.
+        ValueError: If an argument is out of range; the error names it. When training starts: if the patch size, the
+            labels, the judge or the reference do not fit the first batch and the model's classes.
         TypeError: If an argument has the wrong type. When training starts: if images, labels or logits are not found.
 
     Example:
@@ -81,14 +97,22 @@ class FillInBlanksCallback(Callback):
         max_images: int = 64,
         batch_adapter: BatchAdapter | None = None,
         logits_fn: LogitsFn | None = None,
+        judge: str | nn.Module | None = "centroid",
+        reference: Reference | None = None,
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
         audit: bool = False,
+        masking: str | Sequence[str] = "random",
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.probe = FillInBlanks(**settings)
+        maskings = (masking,) if isinstance(masking, str) else tuple(masking)
+        if not maskings or len(set(maskings)) < len(maskings):
+            raise ValueError(f"masking must be one masking or several different ones; got {masking!r}")
+        probes = {masking: FillInBlanks(masking=masking, **settings) for masking in maskings}
+        self.probe = probes.pop(maskings[0])
+        self.further_probes = probes
         check_integer("images_per_class", images_per_class, at_least=1)
         check_integer("max_images", max_images, at_least=1)
         check_choice("on_error", on_error, ("warn", "raise"))
@@ -96,6 +120,10 @@ class FillInBlanksCallback(Callback):
         for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
+        if not (judge is None or judge == "centroid" or isinstance(judge, nn.Module)):
+            raise ValueError(f"judge must be 'centroid', a torch.nn.Module or None; got {judge!r}")
+        if reference is not None and judge != "centroid":
+            raise ValueError(f"reference needs judge='centroid', whose class means it gives; got judge={judge!r}")
         if not isinstance(prefix, str) or not prefix.strip("/ "):
             raise ValueError(f"prefix must be a string that is not empty; got {prefix!r}")
         if not re.fullmatch(r"[\w\-. /]{1,100}", prefix, re.ASCII) or {"", ".", ".."} & set(prefix.split("/")):
@@ -111,14 +139,25 @@ class FillInBlanksCallback(Callback):
         self.prefix = prefix
         self.on_error = on_error
         self.audit = audit
+        self.judge = judge
+        self.reference = reference
         self.result: FillInBlanksResult | None = None
         """What the last probe found."""
+        self.further_results: dict[str, FillInBlanksResult] = {}
+        """Further masking to what the last probe with it found."""
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
+        # Class means that the training batches give, in the epoch in which they do
+        self._streamed = CentroidJudge() if judge == "centroid" and reference is None else None
+        self._gathered: CentroidJudge | None = None  # the same of all ranks, as of the last probe
+        self._streamed_epoch: int | None = None
+        self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
+        self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
         self._warned: set[str] = set()
@@ -164,10 +203,11 @@ class FillInBlanksCallback(Callback):
             self._take(batch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Check the first batch of all, and take probe images if the first epoch has no validation."""
+        """Check the first batch of all, and take from it what is wanted: class means, probe images."""
         self._check(trainer, pl_module, batch)
         if not _validates_in_this_epoch(trainer):
             self._take(batch)
+        self._stream(trainer, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, if this is the epoch's last validation."""
@@ -181,6 +221,8 @@ class FillInBlanksCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, if no validation did in this epoch."""
+        if self._streamed is not None and self._streamed_epoch == trainer.current_epoch:
+            self._streamed = self._streamed.gathered()
         # The batch counter has already moved on here; Lightning steps back by one, too, to log the epoch's metrics.
         self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
 
@@ -192,9 +234,10 @@ class FillInBlanksCallback(Callback):
             return
         images, labels = read_batch(batch, self.batch_adapter)
         with trainer.precision_plugin.forward_context():
-            result = dataclasses.replace(self.probe, num_masks=1).probe(
-                pl_module, images[:2], labels[:2], logits_fn=self.logits_fn, class_names=self.class_names
-            )
+            for probe in (self.probe, *self.further_probes.values()):
+                result = dataclasses.replace(probe, num_masks=1).probe(
+                    pl_module, images[:2], labels[:2], logits_fn=self.logits_fn, class_names=self.class_names
+                )
         outside = sorted({label for label in labels.tolist() if not 0 <= label < result.settings["num_classes"]})
         if outside:
             raise ValueError(
@@ -202,6 +245,14 @@ class FillInBlanksCallback(Callback):
                 f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
             )
         self._spare.offer(images, labels)  # for a first epoch that ends, by max_steps, before its validation
+        image_shape, num_classes = tuple(images.shape[1:]), int(result.settings["num_classes"])
+        if self.reference is not None and self._fixed_judge is None:
+            self._fixed_judge = CentroidJudge.from_reference(
+                self.reference, image_shape=image_shape, num_classes=num_classes, batch_adapter=self.batch_adapter
+            )
+        if self._fixed_judge is not None:
+            self._fixed_judge.check(image_shape, num_classes)
+        self._num_classes = num_classes
         self._checked = True
 
     def _take(self, batch: Any) -> None:
@@ -213,6 +264,36 @@ class FillInBlanksCallback(Callback):
             if self.on_error == "raise":
                 raise
             self._warn_once("batch", "a batch gave no probe images; the others will do", trace=True)
+
+    def _stream(self, trainer: Trainer, batch: Any) -> None:
+        """Let the training batches of one epoch go into the class means."""
+        if self._streamed is None:
+            return
+        if self._streamed_epoch is None:
+            self._streamed_epoch = trainer.current_epoch
+        if self._streamed_epoch != trainer.current_epoch:
+            return
+        try:
+            self._streamed.update(*read_batch(batch, self.batch_adapter))
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._warn_once("stream", "a training batch was left out of the class means", trace=True)
+
+    def _present_judge(self, trainer: Trainer) -> Judge | None:
+        """The judge as it is now, the same on every rank."""
+        if self._streamed is None:
+            return self._fixed_judge
+        complete = self._streamed_epoch is not None and self._streamed_epoch < trainer.current_epoch
+        judge = self._streamed if complete else self._streamed.gathered()
+        if judge.image_shape is None:
+            self._warn_once("judge", "no training batch has given class means, so there is no judge")
+            return None
+        if absent := judge.absent_classes(self._num_classes):
+            named = ", ".join(map(str, absent[:20])) + (" and more" if len(absent) > 20 else "")
+            self._warn_once("absent", f"the training batches hold no image of class {named}: the judge never sees it")
+        self._gathered = judge
+        return judge
 
     def _fix_images(self, trainer: Trainer) -> None:
         """Settle on the probe images, the same ones on every rank."""
@@ -238,16 +319,14 @@ class FillInBlanksCallback(Callback):
             with audited(trainer, pl_module) if self.audit else nullcontext():
                 started = time.perf_counter()
                 with all_or_none(trainer.world_size):
-                    self.result = self._run(trainer, pl_module)
+                    self.result, *further = self._run(trainer, pl_module)
+                self.further_results = dict(zip(self.further_probes, further, strict=True))
                 metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+                for masking, result in self.further_results.items():
+                    metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
                 self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
                 self._make_monitorable(pl_module, metrics)
-                if metrics["nonfinite"] > 0:
-                    self._warn_once(
-                        "nonfinite",
-                        f"{metrics['nonfinite']:.1%} of the masked images in epoch {trainer.current_epoch} gave updates "
-                        f"that are not finite; they are left out. {self.prefix}/nonfinite says how many in each epoch",
-                    )
+                self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
                     self._write(trainer, self.result, metrics, step)
         except Exception as error:
@@ -261,20 +340,55 @@ class FillInBlanksCallback(Callback):
                 trace=True,
             )
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule) -> FillInBlanksResult:
+    def _run(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult]:
+        """What every probe finds, the same on every rank."""
         if self._images is None:
             self._fix_images(trainer)
         if self._images is None:
             raise RuntimeError("no batch has passed by yet from which to take probe images")
         with trainer.precision_plugin.forward_context():
-            return self.probe.probe(
-                pl_module,
-                self._images,
-                self._labels,
-                logits_fn=self.logits_fn,
-                class_names=self._names(trainer, pl_module),
-                share=(trainer.global_rank, trainer.world_size),
+            results = [
+                probe.probe(
+                    pl_module,
+                    self._images,
+                    self._labels,
+                    logits_fn=self.logits_fn,
+                    class_names=self._names(trainer, pl_module),
+                    judge=self._present_judge(trainer),
+                    share=(trainer.global_rank, trainer.world_size),
+                )
+                for probe in (self.probe, *self.further_probes.values())
+            ]
+            return [self._compared(pl_module, result) for result in results]
+
+    def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if (share := max(value for name, value in metrics.items() if name.endswith("nonfinite"))) > 0:
+            self._warn_once(
+                "nonfinite",
+                f"{share:.1%} of the masked images in epoch {trainer.current_epoch} gave updates that are not finite; "
+                f"they are left out. {self.prefix}/nonfinite says how many in each epoch",
             )
+
+    def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
+        """The result with what has changed since the last probe, undefined in the first."""
+        labels, covered = result.labels, result.covered
+        means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
+        masking = result.settings["masking"]
+        changes, last = {"carryover_accuracy": math.nan, "drift": math.nan}, self._last_probes.get(masking)
+        if last is not None:
+            changes = {
+                "carryover_accuracy": carryover_accuracy(
+                    pl_module, last["prototypes"], last["labels"], last["covered"], self.logits_fn
+                ),
+                "drift": drift(last["class_means"], means),
+            }
+        self._last_probes[masking] = {
+            "prototypes": result.prototypes,
+            "labels": labels,
+            "covered": covered,
+            "class_means": means,
+        }
+        return dataclasses.replace(result, metrics={**result.metrics, **changes})
 
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:
@@ -294,31 +408,40 @@ class FillInBlanksCallback(Callback):
 
     def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            if math.isnan(value) and METRICS[name].better != "higher":
-                continue
-            monitored = 0.0 if math.isnan(value) else value
-            pl_module.log(f"{self.prefix}/{name}", monitored, on_epoch=True, logger=False, batch_size=1)
+            monitored = METRICS[name.rpartition("/")[2]].undefined if math.isnan(value) else value
+            if monitored is not None:
+                pl_module.log(f"{self.prefix}/{name}", monitored, on_epoch=True, logger=False, batch_size=1)
 
     def _make_monitorable_if_nothing_was_probed(self, pl_module: LightningModule) -> None:
         # EarlyStopping and ModelCheckpoint look after every validation, and raise if the key does not exist yet.
         if not self.history:
-            self._make_monitorable(pl_module, dict.fromkeys(METRICS, math.nan))
+            wanted = [name for name, metric in METRICS.items() if self.judge is not None or not metric.needs_judge]
+            for prefix in ("", *(f"{masking}/" for masking in self.further_probes)):
+                self._make_monitorable(pl_module, {f"{prefix}{name}": math.nan for name in wanted})
 
     def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
         if not loggers:
             return
+        from fitb_callbacks.confusion import confusion_picture
         from fitb_callbacks.loggers import log_picture, log_scores
         from fitb_callbacks.pictures import prototype_grid
 
-        grid = prototype_grid(result)
-        defined = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
+        for masking, further in self.further_results.items():
+            pictures[f"{masking}/prototypes"] = prototype_grid(further)
+        scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
+        defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
             kind = type(logger).__name__
             try:
                 separator = logger.group_separator
-                log_scores(logger, {f"{self.prefix}{separator}{name}": value for name, value in defined.items()}, step)
-                if not log_picture(logger, f"{self.prefix}/prototypes", grid, step):
+                log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
+                # One picture after the other: a logger takes all or none
+                taken = all(
+                    log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
+                )
+                if not taken:
                     self._warn_once(
                         kind,
                         f"{kind} gets the scores but no pictures: register a function for it with "
@@ -354,6 +477,16 @@ class FillInBlanksCallback(Callback):
                     "it is always the current weights"
                 )
 
+    def _of_classes(self, result: FillInBlanksResult) -> dict[str, float]:
+        """Scores of the first classes among the probe images, by key."""
+        classes = result.labels.unique().tolist()[:_MOST_CLASSES]
+        names = result.class_names or [str(label) for label in range(int(result.settings["num_classes"]))]
+        return {
+            class_key(self.prefix, score, names[label]): values[label]
+            for score, values in result.per_class.items()
+            for label in classes
+        }
+
     def _warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
         if topic in self._warned:
             return
@@ -370,7 +503,7 @@ class FillInBlanksCallback(Callback):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """Probe images and history: tensors and primitives, loadable with ``weights_only=True``.
+        """Probe images, history and what is compared: tensors and primitives, loadable with ``weights_only=True``.
 
         A checkpoint from the middle of the first epoch holds the images found so far (with several processes, those
         of the first process).
@@ -381,14 +514,21 @@ class FillInBlanksCallback(Callback):
             "candidates": self._candidates.state_dict(),
             "history": self.history,
             "probed_epoch": self._probed_epoch,
+            "last_probes": self._last_probes,
+            "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
+            "streamed_epoch": self._streamed_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the same probe images and history."""
+        """Go on with the same probe images, history, class means and last probe."""
         self._images, self._labels = state_dict["images"], state_dict["labels"]
         self._candidates.load_state_dict(state_dict["candidates"])
         self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
+        self._last_probes = state_dict["last_probes"]
+        if self._streamed is not None and state_dict["streamed"] is not None:
+            self._streamed.load_state_dict(state_dict["streamed"])
+            self._streamed_epoch = state_dict["streamed_epoch"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Warn if the checkpoint was written without this callback."""

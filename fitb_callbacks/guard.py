@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["left_as_found"]
+__all__ = ["generators_restored", "left_as_found"]
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     owned = [(module, dict(module._buffers)) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
     with ExitStack() as stack:
-        stack.enter_context(_generators_restored(devices))
+        stack.enter_context(generators_restored(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         # Nothing can be compiled before dynamo is imported, and importing it is slow. Stances came with torch 2.6.
@@ -72,7 +72,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _generators_restored(devices: set[torch.device]) -> Iterator[None]:
+def generators_restored(devices: Collection[torch.device] = ()) -> Iterator[None]:
+    """Put back the random number generators of Python, NumPy and torch (CPU and these devices) afterwards."""
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["default_patch_size", "patch_of_pixel", "random_masks"]
+__all__ = ["default_patch_size", "masks_per_round", "partition_masks", "patch_of_pixel", "random_masks"]
 
 _PATCHES_PER_SIDE = 14
 _UINT32 = 0xFFFFFFFF
@@ -49,12 +49,61 @@ def random_masks(
     """
     pixel_patch = patch_of_pixel(height, width, patch_size, device=indices.device)
     num_patches = int(-(-height // patch_size) * -(-width // patch_size))
-    num_hidden = min(max(round(mask_ratio * num_patches), 1), max(num_patches - 1, 1))
-    masks_per_round = num_patches // num_hidden
-    rank = _ranks(indices // masks_per_round, num_patches, seed)
-    first_hidden = (indices % masks_per_round * num_hidden).unsqueeze(1)
+    num_hidden = _num_hidden(num_patches, mask_ratio)
+    round_length = num_patches // num_hidden
+    rank = _ranks(indices // round_length, num_patches, seed)
+    first_hidden = (indices % round_length * num_hidden).unsqueeze(1)
     hidden = (rank >= first_hidden) & (rank < first_hidden + num_hidden)
     return ~hidden[:, pixel_patch]
+
+
+def partition_masks(
+    indices: Tensor,
+    *,
+    height: int,
+    width: int,
+    patch_size: int,
+    num_steps: int,
+    seed: int,
+) -> Tensor:
+    """Visible pixels of random partitions: disjoint masks that together hide the whole image (paper, section 4.2).
+
+    Every mask of a partition hides the share ``1 / num_steps`` of the patches; where that is not a whole number, the
+    masks differ by one patch.
+
+    Args:
+        indices: Which partitions, integers >= 0, shape ``(K,)``. The masks are made on this tensor's device.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        patch_size: Side of a patch in pixels.
+        num_steps: Masks in a partition, from 1 to the number of patches.
+        seed: Integer in [0, 2**32).
+
+    Returns:
+        Boolean tensor of shape ``(K, num_steps, height, width)``; True is visible, False is masked.
+
+    Example:
+        >>> import torch
+        >>> visible = partition_masks(torch.arange(1), height=3, width=3, patch_size=1, num_steps=4, seed=0)
+        >>> (~visible).sum((0, 2, 3)).tolist(), (~visible).sum((0, 1)).unique().tolist()
+        ([3, 2, 2, 2], [1])
+    """
+    pixel_patch = patch_of_pixel(height, width, patch_size, device=indices.device)
+    num_patches = int(-(-height // patch_size) * -(-width // patch_size))
+    step_of_patch = _ranks(indices, num_patches, seed) * num_steps // num_patches
+    steps = torch.arange(num_steps, device=indices.device)[:, None, None]
+    return step_of_patch[:, pixel_patch].unsqueeze(1) != steps
+
+
+def masks_per_round(*, height: int, width: int, patch_size: int, mask_ratio: float) -> int:
+    """Number of consecutive random masks that are drawn together; rounds are independent of each other.
+
+    Example:
+        >>> masks_per_round(height=28, width=28, patch_size=2, mask_ratio=0.25)
+        4
+    """
+    num_patches = -(-height // patch_size) * -(-width // patch_size)
+    return num_patches // _num_hidden(num_patches, mask_ratio)
 
 
 def patch_of_pixel(height: int, width: int, patch_size: int, device: torch.device | None = None) -> Tensor:
@@ -86,6 +135,10 @@ def default_patch_size(height: int, width: int) -> int:
         (2, 16, 1)
     """
     return max(1, round(min(height, width) / _PATCHES_PER_SIDE))
+
+
+def _num_hidden(num_patches: int, mask_ratio: float) -> int:
+    return min(max(round(mask_ratio * num_patches), 1), max(num_patches - 1, 1))
 
 
 def _ranks(rounds: Tensor, num_patches: int, seed: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["METRICS", "Metric", "metrics_table"]
+__all__ = ["METRICS", "Metric", "class_key", "metrics_table"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Metric:
         chance: What a model that learned nothing gets.
         when_low: How to read a low value (or a high one, where lower is better).
         source: Where the definition comes from.
+        undefined: What monitors see where the value is not defined (NaN); None: nothing.
+        needs_judge: Whether it is there only if there is a judge.
     """
 
     meaning: str
@@ -26,6 +29,8 @@ class Metric:
     chance: str
     when_low: str
     source: str
+    undefined: float | None = 0.0
+    needs_judge: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -72,6 +77,127 @@ METRICS: dict[str, Metric] = {
         when_low="A high value: the model diverges, or its precision does not hold its gradients",
         source="this package",
     ),
+    "accuracy_all": Metric(
+        meaning="Self-consistency over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="The model is wrong on many probe images, or does not recognise its prototypes. A high value is no "
+        "proof: a planted mark can give 1",
+        source="this package, after the paper, section 4.3",
+    ),
+    "f1_macro_all": Metric(
+        meaning="Macro F1 over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="As for accuracy_all; some classes have no recognisable prototype",
+        source="this package, after the paper, section 4.3",
+    ),
+    "f1_weighted_all": Metric(
+        meaning="Weighted F1 over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="As for accuracy_all",
+        source="this package, after the paper, section 4.3",
+    ),
+    "structure": Metric(
+        meaning="The headline: does the filled-in structure show the class to a judge, broadly? The judge's excess "
+        "over chance, reduced where the update covers less than half the area that noise would",
+        better="higher",
+        bounds="0 to 1",
+        chance="0",
+        when_low="The model classifies by something other than the look of its classes: it is not trained, has "
+        "memorised, or follows a mark. Look at the pictures. With a judge that shares the training data a high value "
+        "does not exclude a shortcut",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "judge_accuracy": Metric(
+        meaning="Share of all probe images whose prototype the judge classifies as their label, an uncovered one "
+        "counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="null_accuracy",
+        when_low="What the model fills in does not look like the class to anyone else. Compare judge_ceiling: a judge "
+        "that cannot classify the images themselves says nothing",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "judge_f1_macro": Metric(
+        meaning="Macro F1 of the same judgement",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="Some classes are never recognised by the judge",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "judge_ceiling": Metric(
+        meaning="Share of the probe images themselves, unmasked, that the judge classifies as their label",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="The judge cannot tell these classes apart: take another (a trusted second model), and do not read "
+        "judge_accuracy and structure",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "null_accuracy": Metric(
+        meaning="The judge's accuracy on structureless updates, the better of patch-permuted and equal-norm noise",
+        better="neither",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="It is the chance level of judge_accuracy; a high value means that one class dominates the probe "
+        "images",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "judge_excess": Metric(
+        meaning="Judge accuracy above the null: (judge - null) / (1 - null)",
+        better="higher",
+        bounds="-1 / (classes - 1) or so, to 1",
+        chance="0",
+        when_low="As for judge_accuracy",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+    ),
+    "area": Metric(
+        meaning="Effective area of the update: participation ratio of its positive part, the mean over covered images",
+        better="higher",
+        bounds="0 to 1",
+        chance="0.32 (1 / pi) for noise",
+        when_low="The model looks at a small spot: a planted mark, or a small object",
+        source="this package, docs/scores.md",
+    ),
+    "reliability": Metric(
+        meaning="Split-half reliability of the mean update: correlation of the means of two halves of the masks, "
+        "stepped up to all masks, the mean over images",
+        better="higher",
+        bounds="0 to 1",
+        chance="0",
+        when_low="The prototypes would look different with other masks: take more of them",
+        source="Spearman and Brown, 1910",
+    ),
+    "carryover_accuracy": Metric(
+        meaning="Share of the last probe's prototypes, over all its images, that the model as it is now classifies as "
+        "their label",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="What counts as the class is still changing from epoch to epoch",
+        source="this package",
+    ),
+    "drift": Metric(
+        meaning="1 - cosine between the class-mean updates of this probe and of the last, the mean over classes",
+        better="lower",
+        bounds="0 to 2",
+        chance="1 for unrelated updates",
+        when_low="A high value: the learned structure is still moving, or moves again",
+        source="this package",
+        undefined=2.0,
+    ),
     "seconds": Metric(
         meaning="Wall-clock time of the probe",
         better="lower",
@@ -79,9 +205,21 @@ METRICS: dict[str, Metric] = {
         chance="none",
         when_low="A high value: take fewer masks or probe images",
         source="this package",
+        undefined=None,
     ),
 }
 """Score name, without the prefix, to what it means."""
+
+
+def class_key(prefix: str, score: str, class_name: str) -> str:
+    """The key of one class's score, in letters that every logger takes.
+
+    Example:
+        >>> class_key("fitb", "coverage", "T-shirt/top")
+        'fitb_by_class/coverage T-shirt_top'
+    """
+    name = re.sub(r"[^\w\-. ]+", "_", class_name)
+    return f"{prefix}_by_class/{score} {name}"
 
 
 def metrics_table(prefix: str = "fitb") -> str:

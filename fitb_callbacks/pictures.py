@@ -12,12 +12,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fitb_callbacks.masks import random_masks
+from fitb_callbacks.masks import partition_masks, random_masks
 
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["Picture", "lay_out", "overlay", "prototype_grid", "to_rgb"]
+__all__ = ["Picture", "first_masks", "lay_out", "overlay", "prototype_grid", "prototype_tile", "to_rgb"]
 
 Picture = npt.NDArray[np.uint8]
 """Height x width x 3, values 0 to 255."""
@@ -62,17 +62,31 @@ def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture],
     if prediction < 0:
         blank = np.full_like(shown, _BLANK)
         return name, [shown, blank, blank], "no mask kept", False
-    visible = random_masks(
-        torch.zeros(1, dtype=torch.long),
-        height=image.shape[1],
-        width=image.shape[2],
-        patch_size=result.settings["patch_size"],
-        mask_ratio=result.settings["mask_ratio"],
-        seed=result.settings["seed"],
-    )
+    visible = first_masks(result)[0]
     masked = torch.where(visible, image, baseline)
     tiles = [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
     return name, tiles, f"= {names[prediction] if names else prediction}", prediction == label
+
+
+def prototype_tile(result: FillInBlanksResult, index: int) -> Picture:
+    """One image's prototype; light grey all over if none of its masks was kept."""
+    low, high = (torch.tensor(result.settings[key])[:, None, None] for key in ("low", "high"))
+    shown = to_rgb(result.prototypes[index], low, high)
+    return shown if result.covered[index] else np.full_like(shown, _BLANK)
+
+
+def first_masks(result: FillInBlanksResult) -> Tensor:
+    """Visible pixels of the probe's first random mask, or of its first partition's masks, boolean ``(S, H, W)``."""
+    settings, (height, width) = result.settings, result.images.shape[-2:]
+    first = torch.zeros(1, dtype=torch.long)
+    patch_size, seed = settings["patch_size"], settings["seed"]
+    if result.steps is not None:
+        num_steps = settings["num_steps"]
+        return partition_masks(
+            first, height=height, width=width, patch_size=patch_size, num_steps=num_steps, seed=seed
+        )[0]
+    mask_ratio = settings["mask_ratio"]
+    return random_masks(first, height=height, width=width, patch_size=patch_size, mask_ratio=mask_ratio, seed=seed)
 
 
 def to_rgb(image: Tensor, low: Tensor, high: Tensor) -> Picture:
@@ -133,20 +147,22 @@ def lay_out(
     *,
     row_titles: Sequence[str],
     tile: int = _TILE,
+    bands: int | None = None,
 ) -> Picture:
-    """Tiles in labelled columns on white, in as many bands of columns as make the picture about square.
+    """Tiles in labelled columns on white, in bands of columns one below the other.
 
     Args:
         columns: For each: its title, its tiles from top to bottom, a caption, and whether the caption is good news.
         row_titles: One title a row.
         tile: Side of a tile in pixels. Small tiles are enlarged by whole steps, so that pixels stay sharp squares.
+        bands: How many; None takes as many as make the picture about square.
 
     Returns:
         Height x width x 3, uint8.
     """
     font = ImageFont.load_default(size=14)
     margin = max((round(font.getlength(title)) for title in row_titles), default=0) + 2 * _GAP
-    bands = max(1, round(math.sqrt(len(columns) / len(row_titles))))
+    bands = bands or max(1, round(math.sqrt(len(columns) / len(row_titles))))
     per_band = math.ceil(len(columns) / bands)
     band_height = 22 + len(row_titles) * (tile + _GAP) + 22
     width = margin + per_band * (tile + _GAP) + _GAP

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.judged import judged
+from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
-from fitb_callbacks.masks import default_patch_size, random_masks
+from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_masks, random_masks
 from fitb_callbacks.moments import Moments
+from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
+from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
 __all__ = ["FillInBlanks"]
+
+
+_FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +43,26 @@ class FillInBlanks:
     left exactly as it was found.
 
     Args:
-        mask_ratio: Share of the patches that a mask hides, in (0, 1). The paper's is 0.25.
+        masking: "random" masks are independent of each other. "progressive" masks come in partitions of ``num_steps``
+            masks that together hide the image (section 4.2): each part is filled in turn, in an image in which the
+            earlier parts are already filled. A partition is kept if the image under its first mask, the only one with
+            nothing but original pixels, is predicted as the label. The paper takes a single partition
+            (``num_masks=num_steps``); the mean over several is much clearer.
+        mask_ratio: Share of the patches that a random mask hides, in (0, 1). The paper's is 0.25. Progressive masks
+            hide ``1 / num_steps``.
         patch_size: Side of a patch in pixels, at least 1. None takes about 14 patches on the shorter side: 2 for
             28 pixels as in the paper, 16 for 224.
-        num_masks: Masks an image, at least 1.
-        normalize: First stage of the threshold transform: "max_abs", "min_max", "z_score" or None.
+        num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
+        num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
+            divide the patches evenly, masks differ by one patch. Random masks have no use for it.
+        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
+            times as much more.
+        bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
+        normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
+            see `fitb_callbacks.thresholds.threshold`. docs/thresholds.md has what speaks for the default.
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
-            ``low``; None shows the normalized update itself.
+            ``low``; None shows the positive part of the normalized update itself. The paper binarises, and does not
+            say where.
         baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes ``low``:
             black, for most images, also when they are normalised by mean and standard deviation.
         low: Value of a binarised pixel that is off, one number or one a channel. None takes each channel's lowest
@@ -59,15 +83,19 @@ class FillInBlanks:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
-        >>> result.updates.shape, sorted(result.metrics)
-        (torch.Size([4, 3, 8, 8]), ['accuracy', 'coverage', 'f1_macro', 'f1_weighted', 'nonfinite'])
+        >>> result.updates.shape, sorted(result.metrics)[:4]
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'coverage'])
     """
 
+    masking: str = "random"
     mask_ratio: float = 0.25
     patch_size: int | None = None
     num_masks: int = 256
-    normalize: str | None = "max_abs"
-    binarize: float | None = 0.05
+    num_steps: int = 4
+    update: str = "gradient"
+    bfgs_steps: int = 3
+    normalize: str | None = "rms"
+    binarize: float | None = None
     baseline: float | Sequence[float] | None = None
     low: float | Sequence[float] | None = None
     high: float | Sequence[float] | None = None
@@ -76,10 +104,14 @@ class FillInBlanks:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_choice("masking", self.masking, ("random", "progressive"))
         check_number_between("mask_ratio", self.mask_ratio, 0, 1)
         if self.patch_size is not None:
             check_integer("patch_size", self.patch_size, at_least=1)
         check_integer("num_masks", self.num_masks, at_least=1)
+        check_integer("num_steps", self.num_steps, at_least=1)
+        check_choice("update", self.update, ("gradient", "bfgs"))
+        check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
         check_choice("normalize", self.normalize, (*NORMALIZATIONS, None))
         if self.binarize is not None:
             check_number("binarize", self.binarize)
@@ -98,6 +130,7 @@ class FillInBlanks:
         *,
         logits_fn: LogitsFn | None = None,
         class_names: Sequence[str] | None = None,
+        judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> FillInBlanksResult:
         """Probe a model on some images.
@@ -109,6 +142,7 @@ class FillInBlanks:
             logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
                 cannot be found (see `fitb_callbacks.logits.find_logits`).
             class_names: One name a class, for the figure.
+            judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
 
@@ -117,7 +151,8 @@ class FillInBlanks:
 
         Raises:
             TypeError: If images, labels or the model's output are of the wrong type; the error says what was found.
-            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image.
+            ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
+                judge for other images or classes.
         """
         images = _checked_images(images)
         patch_size = self.resolved_patch_size(images)
@@ -132,36 +167,108 @@ class FillInBlanks:
             if self.target == "predicted":
                 labels = logits.argmax(dim=1)
             labels = _checked_labels(labels, images, num_classes=logits.shape[1])
+            if judge is not None:
+                judge.check(tuple(images.shape[1:]), logits.shape[1])
 
-            moments = self._moments(classify, images, labels, baseline, patch_size, chunk_size, share)
+            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+                if self.update == "bfgs":
+                    return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
+                update, predicted = gradient_update(classify, masked, labels)
+                return update.masked_fill(visible & update.isfinite(), 0), predicted  # the rest is not kept
+
+            fill = partial(self._fill, low=low, high=high, baseline=baseline)
+            if self.masking == "random":
+                steps = None
+                halves = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+            else:
+                halves, steps = self._progressive(
+                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share
+                )
+            moments, other_half = halves
+            reliability = split_half_reliability(moments.mean, other_half.mean)
+            moments.merge(other_half)
             covered = moments.count > 0
-            prototypes = prototype(
-                moments.mean.to(images.dtype),
-                low=low,
-                high=high,
-                baseline=baseline,
-                normalize=self.normalize,
-                binarize=self.binarize,
-            )
-            prototypes = torch.where(covered[:, None, None, None], prototypes, baseline)
+            prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
             predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
 
         if class_names is not None and len(class_names) != logits.shape[1]:
             raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
-        return FillInBlanksResult(
+        metrics = self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
+        result = FillInBlanksResult(
             images=images.cpu(),
             labels=labels.cpu(),
             updates=moments.mean.cpu(),
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
-            metrics=self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
-            | {"nonfinite": moments.nonfinite.sum().item() / (self.num_masks * len(images))},
+            standard_error=moments.standard_error().cpu(),
+            reliability=reliability.cpu(),
+            metrics={
+                **metrics,
+                "area": effective_area(moments.mean[covered]).mean().item(),
+                "reliability": reliability.nanmean().item(),
+                "nonfinite": moments.nonfinite.sum().item() / (self._num_updates() * len(images)),
+            },
+            confidence=_confidence(metrics, covered),
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
             class_names=None if class_names is None else tuple(map(str, class_names)),
+            steps=None if steps is None else steps.cpu(),
+        )
+        return result if judge is None else judged(result, judge)
+
+    def threshold_again(
+        self, model: nn.Module, result: FillInBlanksResult, *, logits_fn: LogitsFn | None = None
+    ) -> FillInBlanksResult:
+        """What a probe of random masks would have found with this one's ``normalize`` and ``binarize``.
+
+        The updates are those of the result, so this costs one classification of the prototypes. The model must be the
+        one that was probed.
+
+        Args:
+            model: As for `probe`.
+            result: Of random masks, with settings that differ from these in ``normalize`` and ``binarize`` alone.
+            logits_fn: As for `probe`.
+
+        Raises:
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates, or was
+                judged.
+        """
+        if result.steps is not None:
+            raise ValueError('result must be of masking="random"; got one of progressive masks')
+        if result.judged is not None:
+            raise ValueError("result must be without a judge's scores, which this does not renew; got one with")
+        device = _device_of(model, default=result.images.device)
+        images = result.images.to(device)
+        low, high, baseline = self._values(images)
+        covered = result.covered.to(device)
+        with left_as_found(model):
+            filled = self._fill(result.updates.to(device), low=low, high=high, baseline=baseline)
+            prototypes = torch.where(covered[:, None, None, None], filled, baseline)
+            logits = _in_chunks(
+                classifier(model, logits_fn), prototypes, self.chunk_size or _default_chunk_size(images)
+            )
+            predictions = logits.argmax(dim=1).where(covered, -1)
+        scores = self_consistency(predictions, result.labels.to(device), covered, num_classes=logits.shape[1])
+        return replace(
+            result,
+            prototypes=prototypes.cpu(),
+            predictions=predictions.cpu(),
+            metrics={**result.metrics, **scores},
+            confidence=_confidence(scores, covered),
+            settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
+        )
+
+    def _fill(self, update: Tensor, *, low: Tensor, high: Tensor, baseline: Tensor) -> Tensor:
+        return prototype(
+            update.to(low.dtype),
+            low=low,
+            high=high,
+            baseline=baseline,
+            normalize=self.normalize,
+            binarize=self.binarize,
         )
 
     def resolved_patch_size(self, images: Tensor) -> int:
@@ -173,11 +280,21 @@ class FillInBlanks:
                 f"{height} x {width} pixels; got {self.patch_size}"
             )
         patch_size = self.patch_size or default_patch_size(height, width)
-        if -(-height // patch_size) * -(-width // patch_size) < 2:
+        num_patches = -(-height // patch_size) * -(-width // patch_size)
+        if num_patches < 2:
             raise ValueError(
                 f"patch_size must leave at least 2 patches in images of {height} x {width} pixels; got {patch_size}"
             )
+        if self.masking == "progressive" and self.num_steps > num_patches:
+            raise ValueError(
+                f"num_steps must be at most {num_patches}, the number of patches of {patch_size} pixels in images of "
+                f"{height} x {width}; got {self.num_steps}"
+            )
         return patch_size
+
+    def _num_updates(self) -> int:
+        """Updates of an image, kept or not: one a random mask, or one a partition."""
+        return self.num_masks if self.masking == "random" else max(1, self.num_masks // self.num_steps)
 
     def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low, high and baseline as tensors (C, 1, 1)."""
@@ -189,42 +306,106 @@ class FillInBlanks:
             )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
-    def _moments(
+    def _random(
         self,
-        classify: Classify,
+        find_update: _FindUpdate,
         images: Tensor,
         labels: Tensor,
         baseline: Tensor,
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
-    ) -> Moments:
-        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
+    ) -> tuple[Moments, Moments]:
+        """Moments of the kept updates of every image over the even and over the odd rounds of masks."""
         height, width = images.shape[-2:]
-        dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-        moments = Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+        grid = {"height": height, "width": width, "patch_size": patch_size}
 
-        def add(indices: Tensor, rows: slice) -> None:
-            visible = random_masks(
-                indices, height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio, seed=self.seed
-            )[:, None, None]
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
+            visible = random_masks(indices, **grid, mask_ratio=self.mask_ratio, seed=self.seed)[:, None, None]
             masked = torch.where(visible, images[rows], baseline)
             block = masked.shape[:2]
-            update, predicted = gradient_update(classify, masked.flatten(0, 1), labels[rows].repeat(block[0]))
-            update = update.unflatten(0, block) * ~visible  # NaN stays NaN, also on visible pixels, and is left out
-            moments.add(update, predicted.view(block) == labels[rows], rows)
+            seen = visible.expand(*block, 1, height, width).flatten(0, 1)
+            update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
+            moments.add(update.unflatten(0, block), predicted.view(block) == labels[rows], rows)
 
-        indices = torch.arange(share[0], self.num_masks, share[1], device=images.device)
-        _in_blocks(add, indices, len(images), chunk_size)
+        indices = _share_of(self._num_updates(), share, images)
+        rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
+        return _in_halves(add, indices, rounds, images, chunk_size, share)
+
+    def _progressive(
+        self,
+        find_update: _FindUpdate,
+        fill: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        baseline: Tensor,
+        patch_size: int,
+        chunk_size: int,
+        share: tuple[int, int],
+    ) -> tuple[tuple[Moments, Moments], Tensor]:
+        """The same over the even and the odd partitions, and the steps of partition 0."""
+        height, width = images.shape[-2:]
+        steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
+
+        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
+            visible = partition_masks(
+                indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
+            )
+            update, right, filled = fill_progressively(find_update, fill, images[rows], labels[rows], visible, baseline)
+            moments.add(update, right, rows)
+            if indices[0] == 0:
+                steps[rows] = filled[0]
+
+        indices = _share_of(self._num_updates(), share, images)
+        halves = _in_halves(add, indices, indices, images, chunk_size, share)
+        if share[1] > 1:
+            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
+        return halves, steps
+
+
+def _in_halves(
+    add: Callable[[Moments, Tensor, slice], None],
+    indices: Tensor,
+    rounds: Tensor,
+    images: Tensor,
+    chunk_size: int,
+    share: tuple[int, int],
+) -> tuple[Moments, Moments]:
+    """Moments over the even and over the odd rounds: two halves that know nothing of each other.
+
+    Memory does not depend on the number of masks.
+    """
+    halves = _no_moments(images), _no_moments(images)
+    for parity, moments in enumerate(halves):
+        chunk_size = _in_blocks(partial(add, moments), indices[rounds % 2 == parity], len(images), chunk_size)
         if share[1] > 1:
             moments.all_reduce()
-        return moments
+    return halves
 
 
-def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> None:
+def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
+    return {
+        "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
+        "accuracy_all": wilson_interval(metrics["accuracy_all"], len(covered)),
+        "coverage": wilson_interval(metrics["coverage"], len(covered)),
+    }
+
+
+def _no_moments(images: Tensor) -> Moments:
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    return Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+
+
+def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
+    """This rank's share of the masks, or of the partitions."""
+    return torch.arange(share[0], count, share[1], device=images.device)
+
+
+def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what
+    it was halved to is returned.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
@@ -247,7 +428,9 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
         chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
         run(indices, rows)
 
-    run(indices, slice(0, num_images))
+    if len(indices):  # with fewer masks than ranks, some have none
+        run(indices, slice(0, num_images))
+    return chunk_size
 
 
 def _is_out_of_memory(error: Exception) -> bool:

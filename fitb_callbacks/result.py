@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fitb_callbacks.scores import by_class, confusion_matrix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,11 +33,19 @@ class FillInBlanksResult:
         prototypes: What the updates show as an image, shape ``(N, C, H, W)``, in the model's input space, values from
             ``settings["low"]`` to ``settings["high"]``; the baseline where no mask was kept.
         predictions: Class that the model predicts for each prototype, shape ``(N,)``; -1 where no mask was kept.
-        kept: Number of masks kept for each image, shape ``(N,)``.
+        kept: Number of masks kept for each image, or of whole partitions with progressive masks, shape ``(N,)``.
+        standard_error: Standard error of each value of the updates, shape ``(N, C, H, W)``.
+        reliability: How well each update would come out the same from other masks, up to 1, shape ``(N,)``; NaN where
+            half of the masks kept nothing. See `fitb_callbacks.shape.split_half_reliability`.
         metrics: Score name, without prefix, to value; see `fitb_callbacks.metrics.METRICS`.
         settings: Everything the numbers depend on beside model and images, as JSON types: the probe's settings with
             its defaults resolved (patch size, low, high, baseline).
+        confidence: Name of each score that is a rate to the ends of its 95% interval.
+        judged: Class that the judge sees in each prototype, shape ``(N,)``; -1 where no mask was kept or it sees
+            none. None without a judge.
         class_names: Names of the classes, or None.
+        steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
+            None with random masks.
 
     Example:
         >>> import torch
@@ -52,9 +62,14 @@ class FillInBlanksResult:
     prototypes: Tensor
     predictions: Tensor
     kept: Tensor
+    standard_error: Tensor
+    reliability: Tensor
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
+    confidence: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    judged: Tensor | None = None
     class_names: Sequence[str] | None = None
+    steps: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:
@@ -65,6 +80,26 @@ class FillInBlanksResult:
     def coverage(self) -> float:
         """Share of the images with at least one kept mask, in [0, 1]."""
         return self.covered.float().mean().item()
+
+    @property
+    def per_class(self) -> dict[str, list[float]]:
+        """``accuracy`` and ``coverage`` over all images of each class, and ``judge_accuracy`` if there is a judge.
+
+        An uncovered image counts as wrong; NaN stands for a class without an image.
+        """
+        right = {"accuracy": self.covered & (self.predictions == self.labels), "coverage": self.covered}
+        if self.judged is not None:
+            right["judge_accuracy"] = self.judged == self.labels
+        return {name: by_class(of, self.labels, num_classes=self._num_classes) for name, of in right.items()}
+
+    @property
+    def confusion(self) -> Tensor:
+        """Which label's prototypes the model takes for which class, covered images only: `(label, prediction)`."""
+        return confusion_matrix(self.predictions, self.labels, num_classes=self._num_classes)
+
+    @property
+    def _num_classes(self) -> int:
+        return int(self.settings["num_classes"])
 
     def figure(self) -> Image:
         """The grid that the callback logs, a column a class, as a Pillow image. Needs Pillow."""
@@ -98,17 +133,22 @@ class FillInBlanksResult:
             >>> torch.equal(result.prototypes, again.prototypes)
             True
         """
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        described = {"format": _FORMAT} | {name: arrays.pop(name) for name in ("metrics", "settings", "class_names")}
-        described["metrics"], described["settings"] = dict(self.metrics), dict(self.settings)
+        described: dict[str, Any] = {
+            "format": _FORMAT,
+            "metrics": dict(self.metrics),
+            "settings": dict(self.settings),
+        }
+        described["confidence"] = {name: list(ends) for name, ends in self.confidence.items()}
         described["class_names"] = None if self.class_names is None else list(self.class_names)
-        half = {name: str(array.dtype) for name, array in arrays.items() if array.dtype == torch.bfloat16}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        # NumPy has no bfloat16
+        arrays: dict[str, Any] = {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in tensors.items()
+        }
         with open(path, "wb") as file:  # noqa: PTH123 - given a name, savez would append .npz to it
-            np.savez_compressed(
-                file,
-                description=np.array(json.dumps(described)),
-                **{name: (array.float() if name in half else array).numpy() for name, array in arrays.items()},
-            )
+            np.savez_compressed(file, description=np.array(json.dumps(described)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FillInBlanksResult:
@@ -124,6 +164,7 @@ class FillInBlanksResult:
             described = json.loads(str(arrays.pop("description")))
             if described.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
+            described["confidence"] = {name: tuple(ends) for name, ends in described["confidence"].items()}
             values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
             return cls(**values, **described)
         except FileNotFoundError:

@@ -10,8 +10,17 @@ from torch import Tensor
 __all__ = ["NORMALIZATIONS", "prototype", "threshold"]
 
 
+_FULL_AT = 2.0  # root mean squares; measured, see docs/thresholds.md
+
+
 def _max_abs(update: Tensor) -> Tensor:
     return _divide(update, update.abs().amax(dim=1, keepdim=True))
+
+
+def _rms(update: Tensor) -> Tensor:
+    # Over the pixels that have an update: in a progressive step, only the masked ones do.
+    mean_square = update.square().sum(dim=1, keepdim=True) / update.count_nonzero(dim=1).clamp(min=1).unsqueeze(1)
+    return _divide(update, _FULL_AT * mean_square.sqrt())
 
 
 def _min_max(update: Tensor) -> Tensor:
@@ -29,17 +38,23 @@ def _divide(values: Tensor, scale: Tensor) -> Tensor:
     return values / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"max_abs": _max_abs, "min_max": _min_max, "z_score": _z_score}
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rms": _rms,
+    "max_abs": _max_abs,
+    "min_max": _min_max,
+    "z_score": _z_score,
+}
 """The choices of ``normalize``: functions of updates ``(N, values)``, each row on its own."""
 
 
-def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: float | None = 0.05) -> Tensor:
+def threshold(update: Tensor, *, normalize: str | None = "rms", binarize: float | None = None) -> Tensor:
     """Normalize, then binarize, each update on its own (paper, equation 4); either stage can be left out.
 
     Args:
         update: Updates of shape ``(N, C, H, W)``, any scale.
-        normalize: ``"max_abs"`` divides by the largest magnitude (result in [-1, 1], zero stays zero), ``"min_max"``
-            stretches to [0, 1], ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
+        normalize: ``"rms"`` divides by twice the root mean square of the values that are not zero, ``"max_abs"`` by
+            the largest magnitude (result in [-1, 1]; with both, zero stays zero), ``"min_max"`` stretches to [0, 1],
+            ``"z_score"`` centres and divides by the standard deviation, None leaves the scale.
         binarize: 1 where the normalized update is greater than this value, else 0; None keeps the normalized update.
 
     Returns:
@@ -47,10 +62,10 @@ def threshold(update: Tensor, *, normalize: str | None = "max_abs", binarize: fl
 
     Example:
         >>> import torch
-        >>> threshold(torch.tensor([[[[-4.0, 0.1, 2.0]]]])).flatten().tolist()
+        >>> threshold(torch.tensor([[[[-3.0, 0.0, 3.0]]]])).flatten().tolist()
+        [-0.5, 0.0, 0.5]
+        >>> threshold(torch.tensor([[[[-4.0, 0.1, 2.0]]]]), normalize="max_abs", binarize=0.05).flatten().tolist()
         [0.0, 0.0, 1.0]
-        >>> threshold(torch.tensor([[[[-4.0, 0.0, 2.0]]]]), binarize=None).flatten().tolist()
-        [-1.0, 0.0, 0.5]
     """
     flat = update.flatten(1)
     if normalize is not None:
@@ -66,8 +81,8 @@ def prototype(
     low: Tensor,
     high: Tensor,
     baseline: Tensor,
-    normalize: str | None = "max_abs",
-    binarize: float | None = 0.05,
+    normalize: str | None = "rms",
+    binarize: float | None = None,
 ) -> Tensor:
     """The image that an update over all pixels stands for, in the model's input space (paper, section 4.1).
 
@@ -89,8 +104,8 @@ def prototype(
     Example:
         >>> import torch
         >>> low, high = torch.full((1, 1, 1), -0.5), torch.full((1, 1, 1), 2.0)
-        >>> prototype(torch.tensor([[[[-4.0, 0.1, 2.0]]]]), low=low, high=high, baseline=low).flatten().tolist()
-        [-0.5, -0.5, 2.0]
+        >>> prototype(torch.tensor([[[[-3.0, 0.0, 3.0]]]]), low=low, high=high, baseline=low).flatten().tolist()
+        [-0.5, -0.5, 0.75]
     """
     filled = threshold(update, normalize=normalize, binarize=binarize)
     start = baseline if binarize is None else low

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Classify", "gradient_update"]
+__all__ = ["Classify", "classified", "gradient_update"]
 
 Classify = Callable[[Tensor], Tensor]
 """Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
@@ -42,12 +42,21 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
         ([-0.5, 0.5], [0])
     """
     leaf = masked.detach().requires_grad_()
+    logits = classified(classify, leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)
+    return -gradient, logits.detach().argmax(dim=1)
+
+
+def classified(classify: Classify, leaf: Tensor) -> Tensor:
+    """Logits ``(B, classes)`` of images that require a gradient, in float32 at least.
+
+    Raises:
+        RuntimeError: If the logits do not depend on the images by differentiable operations.
+    """
     logits = classify(leaf)
     if not logits.requires_grad:
         raise RuntimeError(
             "the model's logits carry no gradient back to its input images. Fill-in-the-blanks needs input gradients: "
             "look for torch.no_grad(), .detach(), .argmax() or numpy code inside forward()"
         )
-    loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return -gradient, logits.detach().argmax(dim=1)
+    return logits if logits.dtype == torch.float64 else logits.float()

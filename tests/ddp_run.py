@@ -90,7 +90,7 @@ if __name__ == "__main__":
     )
 
     def loader(data):
-        """In order: the samplers that Lightning puts in would shuffle, so that one process saw other batches than two."""
+        """In order: Lightning's own samplers shuffle, so that one process would see other batches than two."""
         sampler = DistributedSampler(data, num_replicas=DEVICES, rank=RANK, shuffle=False)
         return DataLoader(data, batch_size=32 // DEVICES, sampler=sampler)
 

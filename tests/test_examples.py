@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -58,3 +60,35 @@ def test_lightning_cli_refuses_a_wrong_setting(tmp_path):
     (tmp_path / "wrong.yaml").write_text(config)
     with pytest.raises(AssertionError, match=r"mask_ratio must be a number greater than 0 and less than 1; got 1.25"):
         run("lightning_cli.py", "fit", "--config", tmp_path / "wrong.yaml")
+
+
+def test_reproduce_paper(tmp_path):
+    run("reproduce_paper.py", "--quick", "--output", tmp_path / "paper")
+    page = (tmp_path / "paper" / "README.md").read_text()
+    assert page.count("| random |") == page.count("| progressive |") == 3
+    figures = {"1", "2a", "2b", "3", "4", "5", "6"}
+    assert {path.stem.removeprefix("figure-") for path in (tmp_path / "paper").glob("*.png")} == figures
+    for figure in figures:
+        assert f"(figure-{figure}.png)" in page
+        pixels = np.array(Image.open(tmp_path / "paper" / f"figure-{figure}.png"))
+        assert min(pixels.shape[:2]) > 100
+        assert len(np.unique(pixels)) > 10
+
+
+def test_shortcut(tmp_path):
+    lines = run("shortcut.py", "--output", tmp_path).splitlines()
+    values = {}
+    for line in lines:
+        if line in ("digits", "digits with a mark"):
+            scores = values.setdefault(line, {})
+        elif line.startswith("  "):
+            name, value = line.strip().rsplit(": ", 1)
+            scores[name] = float(value)
+    healthy, marked = values["digits"], values["digits with a mark"]
+    assert marked["validation accuracy"] == 1 > healthy["validation accuracy"]
+    assert marked["judge that shares the training data"] > 0.8  # which is the point: it is taken in
+    assert marked["judge that has seen trusted images only"] < 0.5 * healthy["judge that has seen trusted images only"]
+    assert marked["structure"] < 0.2 * healthy["structure"]
+    assert (tmp_path / "shortcut.png").exists()
+    for name in values:
+        assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")

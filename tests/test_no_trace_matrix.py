@@ -1,4 +1,4 @@
-"""Training with the callback is bit for bit training without it, in every kind of run; `audit=True` proves it in place."""
+"""Training with the callback is bit for bit training without it, in every kind of run; `audit=True` proves it."""
 
 import copy
 import random
@@ -187,7 +187,7 @@ def test_every_state_is_bit_for_bit_the_same(case, trainer, digits):
     options = dict(CASES[case])
     probe = callback(**options.pop("probe", {}))
     without, _ = fit(trainer, digits, None, **options)
-    with_probe, run = fit(trainer, digits, probe, **options)
+    with_probe, _ = fit(trainer, digits, probe, **options)
     assert len(without.states) > 20
     assert_identical(without.states, with_probe.states, "state")
     expected = {0, 1, 2} - ({1} if "fails" in case else set())

@@ -1,0 +1,31 @@
+"""How sure a rate is."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["wilson_interval"]
+
+_Z = 1.959963984540054  # 95 %
+
+
+def wilson_interval(rate: float, number: int) -> tuple[float, float]:
+    """The 95% interval of a share of independent cases (Wilson, 1927): within [0, 1], and honest for few cases.
+
+    Args:
+        rate: Observed share, in [0, 1].
+        number: How many cases it is a share of.
+
+    Returns:
+        Lower and upper end; NaN for both if there is no case.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(1.0, 10)]
+        [0.722, 1.0]
+    """
+    if number == 0 or math.isnan(rate):
+        return math.nan, math.nan
+    shrunk = _Z**2 / number
+    centre = (rate + shrunk / 2) / (1 + shrunk)
+    half = math.sqrt(rate * (1 - rate) * shrunk + shrunk**2 / 4) / (1 + shrunk)
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))  # rounding must not leave it out
