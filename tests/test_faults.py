@@ -42,7 +42,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + {room} * 2**20, resource.RLIM_INF
 big, sizes = probe(384)
 assert torch.equal(small.kept, big.kept)
 torch.testing.assert_close(small.updates, big.updates)
-print(max(sizes), min(sizes[:-1]), sizes.count(384))
+print(*sorted(set(sizes) - {6}))  # 6 are the images themselves and their prototypes
 """
 
 
@@ -52,13 +52,13 @@ def with_little_memory(room):
 
 
 def test_out_of_memory_halves_the_chunk_and_goes_on():
-    """A real limit on the process's memory: 384 images at 2 MiB, forward and backward, do not fit into 400 MiB."""
-    done = with_little_memory(400)
+    """A real limit on the process's memory: 192 images (half the masks) at 2 MiB and more do not fit into 250 MiB."""
+    done = with_little_memory(250)
     assert done.returncode == 0, done.stderr
-    largest, smallest, attempts = map(int, done.stdout.split())
-    assert largest == 384
-    assert smallest < 384
-    assert attempts >= 1
+    *halved, largest = map(int, done.stdout.split())
+    assert largest == 192
+    assert halved
+    assert halved[-1] == 96
 
 
 def test_out_of_memory_with_a_single_image_is_an_error():
