@@ -108,7 +108,7 @@ class Outbox:
         left = len(self.waiting())
         if left:
             _log.warning(
-                "%d parcels could not be delivered; they wait in %s. Send them with: fitb resend %s",
+                "%d parcels are not delivered yet; they wait in %s; what stays there, send with: fitb resend %s",
                 left,
                 self.folder,
                 self.folder.parent,

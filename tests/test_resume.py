@@ -90,7 +90,7 @@ def test_the_state_loads_with_weights_only(trainer, loaders, tmp_path):
     assert torch.equal(state["images"], probe.result.images)
     again = FillInBlanksCallback(num_masks=4)
     again.load_state_dict(state)
-    assert again.history == probe.history
+    assert repr(again.history) == repr(probe.history)  # NaN is not equal to itself
     again_state = again.state_dict()
     assert again_state["probed_epoch"] == 0
     assert torch.equal(again_state["labels"], probe.result.labels)
