@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 __all__ = ["METRICS", "Metric", "class_key", "metrics_table"]
@@ -211,6 +212,9 @@ METRICS: dict[str, Metric] = {
 """Score name, without the prefix, to what it means."""
 
 
+_LONGEST_NAME = 80
+
+
 def class_key(prefix: str, score: str, class_name: str) -> str:
     """The key of one class's score, in letters that every logger takes.
 
@@ -219,6 +223,8 @@ def class_key(prefix: str, score: str, class_name: str) -> str:
         'fitb_by_class/coverage T-shirt_top'
     """
     name = re.sub(r"[^\w\-. ]+", "_", class_name)
+    if len(name) > _LONGEST_NAME or not name.strip("_ "):  # MLflow takes keys of 250 characters; keep names apart
+        name = f"{name[:_LONGEST_NAME]}_{zlib.crc32(class_name.encode(errors='replace')):08x}"
     return f"{prefix}_by_class/{score} {name}"
 
 

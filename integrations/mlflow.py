@@ -81,7 +81,8 @@ def deliver(parcel: Path) -> None:
         parcel: Folder with ``entry.json`` and the picture's files, if any.
 
     Raises:
-        Exception: If the server cannot be reached or refuses.
+        ConnectionError: If the server cannot be reached.
+        Exception: If it refuses this parcel.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -145,18 +146,17 @@ def _is_remote(tracking_uri: str) -> bool:
 
 def _check_health(tracking_uri: str) -> None:
     """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
+    from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
     if not tracking_uri.startswith("databricks"):
-        reply = http_request(
-            get_default_host_creds(tracking_uri),
-            "/health",
-            "GET",
-            max_retries=0,
-            timeout=_HEALTH_TIMEOUT,
-            raise_on_status=False,
-        )
+        credentials = get_default_host_creds(tracking_uri)
+        options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
+        try:
+            reply = http_request(credentials, "/health", "GET", **options)
+        except MlflowException as error:
+            raise ConnectionError(str(error)) from error
         if reply.status_code >= 500:
             raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
 

@@ -30,8 +30,8 @@ class Outbox:
 
     Args:
         folder: Where parcels wait; made when needed, removed when empty, with its parent.
-        deliver: Called with a parcel's folder. It must tolerate a parcel that was already delivered, and raises where
-            it cannot deliver.
+        deliver: Called with a parcel's folder. It must tolerate a parcel that was already delivered. It raises
+            ConnectionError where nothing can be delivered now, any other error where this parcel is refused.
         background: False delivers within `put`, which then raises what ``deliver`` raises.
 
     Example:
@@ -85,16 +85,26 @@ class Outbox:
         """Deliver what waits, in this thread.
 
         Raises:
-            Exception: What ``deliver`` raises; that parcel and those after it go on waiting.
+            ConnectionError: If ``deliver`` raises it: that parcel and those after it go on waiting.
+            Exception: The first other error that ``deliver`` raised; what it refused goes on waiting, the rest is sent.
         """
+        refusals: list[Exception] = []
         for parcel in self.waiting():
-            self._deliver(parcel)
+            try:
+                self._deliver(parcel)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised below
+                refusals.append(error)
+                continue
             shutil.rmtree(parcel, ignore_errors=True)  # another process may have delivered it, too
         for folder in (self.folder, self.folder.parent):
             try:
                 folder.rmdir()
             except OSError:  # not empty, or not there
                 break
+        if refusals:
+            raise refusals[0]
 
     def settle(self, seconds: float = 5.0) -> int:
         """Wait until everything is delivered or the time is up; then the thread makes at most one more attempt.
