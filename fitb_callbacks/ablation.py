@@ -190,9 +190,10 @@ def _claim(folder: Path, fingerprint: str) -> None:
 
 def _fingerprint(model: nn.Module, images: Tensor, labels: Tensor | None, probe: FillInBlanks) -> str:
     """A hash of all that the cells depend on beside their own three settings."""
-    digest = hashlib.sha256(repr(dataclasses.replace(probe, chunk_size=None)).encode())
-    tensors = {**model.state_dict(), "images": images, **({} if labels is None else {"labels": labels})}
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    shared = dataclasses.replace(probe, mask_ratio=0.5, patch_size=None, binarize=None, num_steps=1, chunk_size=None)
+    digest = hashlib.sha256(repr(shared).encode())
+    for name, value in {**model.state_dict(), "images": images, "labels": labels}.items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated
 
 import typer
@@ -160,7 +161,7 @@ def ablate(
                 output=output,
                 on_cell=lambda done, total: progress.update(bar, completed=done, total=total),
             )
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, RuntimeError, UnpicklingError, ValueError) as error:
         console.print(f"[red]fitb ablate:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     console.print(f"The scores of {run.cells} settings: {run.table}", highlight=False, soft_wrap=True)

@@ -57,6 +57,17 @@ def random_masks(
     return ~hidden[:, pixel_patch]
 
 
+def masks_per_round(*, height: int, width: int, patch_size: int, mask_ratio: float) -> int:
+    """Number of consecutive random masks that are drawn together; rounds are independent of each other.
+
+    Example:
+        >>> masks_per_round(height=28, width=28, patch_size=2, mask_ratio=0.25)
+        4
+    """
+    num_patches = -(-height // patch_size) * -(-width // patch_size)
+    return num_patches // _num_hidden(num_patches, mask_ratio)
+
+
 def partition_masks(
     indices: Tensor,
     *,
@@ -93,17 +104,6 @@ def partition_masks(
     step_of_patch = _ranks(indices, num_patches, seed) * num_steps // num_patches
     steps = torch.arange(num_steps, device=indices.device)[:, None, None]
     return step_of_patch[:, pixel_patch].unsqueeze(1) != steps
-
-
-def masks_per_round(*, height: int, width: int, patch_size: int, mask_ratio: float) -> int:
-    """Number of consecutive random masks that are drawn together; rounds are independent of each other.
-
-    Example:
-        >>> masks_per_round(height=28, width=28, patch_size=2, mask_ratio=0.25)
-        4
-    """
-    num_patches = -(-height // patch_size) * -(-width // patch_size)
-    return num_patches // _num_hidden(num_patches, mask_ratio)
 
 
 def patch_of_pixel(height: int, width: int, patch_size: int, device: torch.device | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from fitb_callbacks.judged import judged
 from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
 from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_masks, random_masks
+from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.progressive import fill_progressively
 from fitb_callbacks.result import FillInBlanksResult
@@ -55,8 +56,8 @@ class FillInBlanks:
         num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
-        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which costs about ``bfgs_steps``
-            times as much more.
+        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
+            ``bfgs_steps`` gradients a mask.
         bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
         normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
             see `fitb_callbacks.thresholds.threshold`. docs/thresholds.md has what speaks for the default.
@@ -179,12 +180,11 @@ class FillInBlanks:
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
                 steps = None
-                halves = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+                moments, other_half = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
             else:
-                halves, steps = self._progressive(
+                (moments, other_half), steps = self._progressive(
                     find_update, fill, images, labels, baseline, patch_size, chunk_size, share
                 )
-            moments, other_half = halves
             reliability = split_half_reliability(moments.mean, other_half.mean)
             moments.merge(other_half)
             covered = moments.count > 0
@@ -225,7 +225,7 @@ class FillInBlanks:
         """What a probe of random masks would have found with this one's ``normalize`` and ``binarize``.
 
         The updates are those of the result, so this costs one classification of the prototypes. The model must be the
-        one that was probed.
+        one that was probed. A judge's scores are left out; `fitb_callbacks.judged.judged` makes them anew.
 
         Args:
             model: As for `probe`.
@@ -233,13 +233,10 @@ class FillInBlanks:
             logits_fn: As for `probe`.
 
         Raises:
-            ValueError: If the result is of progressive masks, where the transform has a part in the updates, or was
-                judged.
+            ValueError: If the result is of progressive masks, where the transform has a part in the updates.
         """
         if result.steps is not None:
             raise ValueError('result must be of masking="random"; got one of progressive masks')
-        if result.judged is not None:
-            raise ValueError("result must be without a judge's scores, which this does not renew; got one with")
         device = _device_of(model, default=result.images.device)
         images = result.images.to(device)
         low, high, baseline = self._values(images)
@@ -256,7 +253,8 @@ class FillInBlanks:
             result,
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
-            metrics={**result.metrics, **scores},
+            judged=None,
+            metrics={name: value for name, value in result.metrics.items() if not METRICS[name].needs_judge} | scores,
             confidence=_confidence(scores, covered),
             settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
         )
@@ -316,7 +314,7 @@ class FillInBlanks:
         chunk_size: int,
         share: tuple[int, int],
     ) -> tuple[Moments, Moments]:
-        """Moments of the kept updates of every image over the even and over the odd rounds of masks."""
+        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
         height, width = images.shape[-2:]
         grid = {"height": height, "width": width, "patch_size": patch_size}
 
@@ -343,7 +341,7 @@ class FillInBlanks:
         chunk_size: int,
         share: tuple[int, int],
     ) -> tuple[tuple[Moments, Moments], Tensor]:
-        """The same over the even and the odd partitions, and the steps of partition 0."""
+        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
         height, width = images.shape[-2:]
         steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
 
@@ -363,32 +361,9 @@ class FillInBlanks:
         return halves, steps
 
 
-def _in_halves(
-    add: Callable[[Moments, Tensor, slice], None],
-    indices: Tensor,
-    rounds: Tensor,
-    images: Tensor,
-    chunk_size: int,
-    share: tuple[int, int],
-) -> tuple[Moments, Moments]:
-    """Moments over the even and over the odd rounds: two halves that know nothing of each other.
-
-    Memory does not depend on the number of masks.
-    """
-    halves = _no_moments(images), _no_moments(images)
-    for parity, moments in enumerate(halves):
-        chunk_size = _in_blocks(partial(add, moments), indices[rounds % 2 == parity], len(images), chunk_size)
-        if share[1] > 1:
-            moments.all_reduce()
-    return halves
-
-
 def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
-    return {
-        "accuracy": wilson_interval(metrics["accuracy"], int(covered.sum())),
-        "accuracy_all": wilson_interval(metrics["accuracy_all"], len(covered)),
-        "coverage": wilson_interval(metrics["coverage"], len(covered)),
-    }
+    numbers = {"accuracy": int(covered.sum()), "accuracy_all": len(covered), "coverage": len(covered)}
+    return {name: wilson_interval(metrics[name], number) for name, number in numbers.items()}
 
 
 def _no_moments(images: Tensor) -> Moments:
@@ -399,6 +374,25 @@ def _no_moments(images: Tensor) -> Moments:
 def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
     """This rank's share of the masks, or of the partitions."""
     return torch.arange(share[0], count, share[1], device=images.device)
+
+
+def _in_halves(
+    add: Callable[[Moments, Tensor, slice], None],
+    indices: Tensor,
+    rounds: Tensor,
+    images: Tensor,
+    chunk_size: int,
+    share: tuple[int, int],
+) -> tuple[Moments, Moments]:
+    """Moments of the even rounds of masks and of the odd ones: two halves that know nothing of each other."""
+    halves = _no_moments(images), _no_moments(images)
+    for parity, moments in enumerate(halves):
+        half = indices[rounds % 2 == parity]
+        if len(half):
+            chunk_size = _in_blocks(partial(add, moments), half, len(images), chunk_size)
+        if share[1] > 1:
+            moments.all_reduce()
+    return halves
 
 
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
@@ -419,8 +413,7 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
                     run(some, part)
             return
         try:
-            if size:
-                work(indices, rows)
+            work(indices, rows)
             return
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not _is_out_of_memory(error):

@@ -146,7 +146,27 @@ def test_command_writes_a_table_and_a_picture_a_class_and_resumes(tmp_path):
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == set("0123456789")
 
 
-def test_command_says_in_a_line_what_is_wrong(tmp_path):
-    ran = CliRunner().invoke(app, ["ablate", "--threshold", "high", "--output", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--threshold", "high"], "--threshold must be a number or none; got 'high'"),
+        (["--checkpoint", "none.ckpt"], "none.ckpt"),
+        (["--checkpoint", "junk.ckpt"], "fitb ablate:"),
+        (["--checkpoint", "junk.ckpt", "--class", "SmallCNN"], "--class must be package.module:Class; got 'SmallCNN'"),
+        (["--checkpoint", "junk.ckpt", "--class", "json:dumps"], "--class must name a LightningModule"),
+    ],
+)
+def test_command_says_in_a_line_what_is_wrong(tmp_path, arguments, says):
+    (tmp_path / "junk.ckpt").write_bytes(b"no checkpoint")
+    ran = CliRunner().invoke(app, ["ablate", *arguments, "--output", str(tmp_path / "output")])
     assert ran.exit_code == 2
-    assert "--threshold must be a number or none; got 'high'" in ran.output
+    assert says in ran.output
+    assert "Traceback" not in ran.output
+
+
+def test_an_ablation_can_be_extended_in_its_folder(images, tmp_path):
+    first, second = Counting(), Counting()
+    ablate(first, images, LABELS, probe=PROBE, mask_ratios=[0.5], patch_sizes=[1], thresholds=[None], folder=tmp_path)
+    both = [None, 0.1]
+    ablate(second, images, LABELS, probe=PROBE, mask_ratios=[0.5], patch_sizes=[1], thresholds=both, folder=tmp_path)
+    assert second.seen == len(images)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -90,14 +93,13 @@ def test_odd_sized_rgb_images_and_steps_that_do_not_divide_the_patches():
     assert result.prototypes.isfinite().all()
 
 
-def test_a_model_that_predicts_one_class_covers_one_class():
+@pytest.mark.parametrize("masking", ["random", "progressive"])
+def test_a_model_that_predicts_one_class_covers_one_class(masking):
     class Constant(nn.Module):
         def forward(self, images):
             return images.flatten(1)[:, :1] * 1e-6 + torch.tensor([0.0, 0.0, 9.0, 0.0])
 
-    result = FillInBlanks(masking="progressive", num_masks=8).probe(
-        Constant(), torch.rand(8, 1, 8, 8), torch.arange(8) % 4
-    )
+    result = FillInBlanks(masking=masking, num_masks=8).probe(Constant(), torch.rand(8, 1, 8, 8), torch.arange(8) % 4)
     assert result.coverage == 0.25
     assert result.predictions[result.labels != 2].tolist() == [-1] * 6
     assert result.metrics["coverage"] == 0.25
@@ -170,7 +172,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_run(mlflow.run_id).data.metrics["fitb/progressive/coverage"] == pytest.approx(further.coverage)
     pictures = [file.path for file in client.list_artifacts(mlflow.run_id, "images") if file.path.endswith(".png")]
-    assert len(pictures) == 2 * 2
+    assert len([path for path in pictures if "prototypes" in path]) == 2 * 2
     assert checkpoint.best_model_score == pytest.approx(
         max(entry["progressive/coverage"] for entry in callback.history)
     )
@@ -198,3 +200,38 @@ def test_figures_show_every_step():
     assert comparison(both, updates=True).shape[0] > comparison(both).shape[0]
     with pytest.raises(ValueError, match="result must be of masking="):
         progressive_figure(random, 0)
+
+
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from fitb_callbacks import FillInBlanks
+
+rank, world, rendezvous, output = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+images, labels = torch.rand(5, 1, 8, 8), torch.arange(5) % 3
+FillInBlanks(masking="progressive", num_masks=8).probe(model, images, labels, share=(rank, world)).save(output)
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def test_ranks_share_the_partitions_and_agree(tmp_path):
+    """Two partitions over three processes, so that one has none; and all of it in a single process."""
+
+    def start(rank, world):
+        arguments = [rank, world, tmp_path / "rendezvous", tmp_path / f"{world}-{rank}.npz"]
+        return subprocess.Popen([sys.executable, "-c", RANK, *map(str, arguments)])
+
+    processes = [start(0, 1), *(start(rank, 3) for rank in range(3))]
+    assert [process.wait(timeout=200) for process in processes] == [0] * 4
+    alone = FillInBlanksResult.load(tmp_path / "1-0.npz")
+    for rank in range(3):
+        ranks = FillInBlanksResult.load(tmp_path / f"3-{rank}.npz")
+        assert torch.equal(ranks.steps, alone.steps)
+        assert torch.equal(ranks.kept, alone.kept)
+        torch.testing.assert_close(ranks.updates, alone.updates)
