@@ -72,7 +72,7 @@ class Linear(nn.Module):
 )
 @example(shape=(1, 1, 1, 1), classes=2, kind=torch.float32, offset=0, options={})
 @example(shape=(1, 1, 1, 2), classes=2, kind=torch.uint8, offset=0, options={"mask_ratio": 0.99, "num_masks": 1})
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, offset, options):
     generator = torch.Generator().manual_seed(1)
     images = (torch.rand(shape, generator=generator) * 4).to(kind)
@@ -100,7 +100,7 @@ def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, 
 
 
 @given(name=st.sampled_from(PROBE_ARGUMENTS), value=anything)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
     model, images = Linear(64, 3, torch.float32), torch.rand(3, 1, 8, 8)
     try:
@@ -113,7 +113,7 @@ def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
 
 
 @given(name=st.sampled_from(CALLBACK_ARGUMENTS + PROBE_ARGUMENTS), value=anything)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_argument_of_the_callback_is_taken_or_refused_by_name(name, value):
     try:
         FillInBlanksCallback(**{name: value})
@@ -122,7 +122,7 @@ def test_any_argument_of_the_callback_is_taken_or_refused_by_name(name, value):
 
 
 @given(images=anything, labels=anything)
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_anything_in_place_of_images_and_labels(images, labels):
     model = Linear(64, 3, torch.float32)
     for given_images, given_labels in ((images, torch.arange(3)), (torch.rand(3, 1, 8, 8), labels)):

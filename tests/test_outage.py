@@ -222,6 +222,7 @@ def test_frozen(server, trainer, loaders):
     assert_complete(server.uri, run_id, probe)
 
 
+@pytest.mark.slow
 def test_refusing(server, trainer, loaders):
     """Everything is answered with 500, as by a proxy whose server is broken."""
 
@@ -250,6 +251,7 @@ def test_refusing(server, trainer, loaders):
     assert_complete(server.uri, run_id, probe)
 
 
+@pytest.mark.slow
 def test_what_was_sent_by_half_is_not_doubled(server, trainer, loaders):
     """A process that dies between sending and forgetting sends again."""
     probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(server.stop)}, epochs=3)
