@@ -140,6 +140,20 @@ class ProbeImages:
             merged.offer(held.image.unsqueeze(0), torch.tensor([held.label]))
         return merged
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything held and counted, as tensors and numbers."""
+        return {
+            "held": [(held.place, held.label, held.arrival, held.image) for held in self._held],
+            "seen": dict(self._seen),
+            "offered": self._offered,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._held = [_Held(*held) for held in state_dict["held"]]
+        self._seen = Counter(state_dict["seen"])
+        self._offered = state_dict["offered"]
+
     @property
     def images(self) -> Tensor:
         """All images, class by class, shape ``(N, C, H, W)``, on the CPU."""

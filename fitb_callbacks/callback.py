@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,9 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from fitb_callbacks.audit import audited
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
@@ -24,6 +27,7 @@ from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS, class_key
 from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
 from fitb_callbacks.probe import FillInBlanks
+from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
 
 __all__ = ["FillInBlanksCallback"]
@@ -69,6 +73,9 @@ class FillInBlanksCallback(Callback):
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
             ends training. Errors found in the check of the first batch always raise.
+        audit: Compare everything that training depends on (weights, gradients, buffers, modes, hooks, optimizers,
+            schedulers, other callbacks, random numbers) before and after each probe, and report what changed, as an
+            error (see ``on_error``). Costs reading all of it twice an epoch.
         masking: "random", "progressive", or both in a sequence. The first one's keys are ``prefix/name`` as ever, those
             of a further one ``prefix/masking/name``.
         **settings: The other settings of `fitb_callbacks.FillInBlanks`, by the same names.
@@ -95,6 +102,7 @@ class FillInBlanksCallback(Callback):
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
+        audit: bool = False,
         masking: str | Sequence[str] = "random",
         **settings: Any,
     ) -> None:
@@ -108,6 +116,7 @@ class FillInBlanksCallback(Callback):
         check_integer("images_per_class", images_per_class, at_least=1)
         check_integer("max_images", max_images, at_least=1)
         check_choice("on_error", on_error, ("warn", "raise"))
+        check_choice("audit", audit, (True, False))
         for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
@@ -117,6 +126,11 @@ class FillInBlanksCallback(Callback):
             raise ValueError(f"reference needs judge='centroid', whose class means it gives; got judge={judge!r}")
         if not isinstance(prefix, str) or not prefix.strip("/ "):
             raise ValueError(f"prefix must be a string that is not empty; got {prefix!r}")
+        if not re.fullmatch(r"[\w\-. /]{1,100}", prefix, re.ASCII) or {"", ".", ".."} & set(prefix.split("/")):
+            raise ValueError(
+                "prefix must be at most 100 letters, digits, '_', '-', '.', ' ' and '/', as it is a part of keys and "
+                f"file names, with no part between slashes that is empty, '.' or '..'; got {prefix!r}"
+            )
         if isinstance(class_names, str):
             raise TypeError(f"class_names must be a sequence of names, one a class; got {class_names!r}")
         self.batch_adapter = batch_adapter
@@ -124,6 +138,7 @@ class FillInBlanksCallback(Callback):
         self.class_names = class_names
         self.prefix = prefix
         self.on_error = on_error
+        self.audit = audit
         self.judge = judge
         self.reference = reference
         self.result: FillInBlanksResult | None = None
@@ -133,6 +148,7 @@ class FillInBlanksCallback(Callback):
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
+        self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
         # Class means that the training batches give, in the epoch in which they do
@@ -150,6 +166,12 @@ class FillInBlanksCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse set-ups that cannot work, before anything runs."""
+        package = type(trainer).__module__.split(".")[0]
+        if package == "pytorch_lightning":
+            raise TypeError(
+                f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}. "
+                "Import Trainer, LightningModule and loggers from lightning.pytorch: it is the same code"
+            )
         if stage != TrainerFn.FITTING:
             return
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -159,6 +181,16 @@ class FillInBlanksCallback(Callback):
                 "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
             )
         self._checked = False
+        self._report_averaging(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give loggers that send in the background a few seconds to finish."""
+        if stage == TrainerFn.FITTING:
+            self._settle(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As `teardown`, which Lightning leaves out after an error."""
+        self._settle(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -181,7 +213,8 @@ class FillInBlanksCallback(Callback):
         """Probe, if this is the epoch's last validation."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if _is_last_validation_of_epoch(trainer):
+        # Ranks with loaders of different lengths may see this differently; where one is not sure, all wait.
+        if trainer.strategy.reduce_boolean_decision(_is_last_validation_of_epoch(trainer), all=True):
             self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
         else:
             self._make_monitorable_if_nothing_was_probed(pl_module)
@@ -211,6 +244,7 @@ class FillInBlanksCallback(Callback):
                 f"labels must be from 0 to {result.settings['num_classes'] - 1}, as the model has "
                 f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
             )
+        self._spare.offer(images, labels)  # for a first epoch that ends, by max_steps, before its validation
         image_shape, num_classes = tuple(images.shape[1:]), int(result.settings["num_classes"])
         if self.reference is not None and self._fixed_judge is None:
             self._fixed_judge = CentroidJudge.from_reference(
@@ -222,8 +256,14 @@ class FillInBlanksCallback(Callback):
         self._checked = True
 
     def _take(self, batch: Any) -> None:
-        if self._images is None:
+        if self._images is not None:
+            return
+        try:
             self._candidates.offer(*read_batch(batch, self.batch_adapter))
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._warn_once("batch", "a batch gave no probe images; the others will do", trace=True)
 
     def _stream(self, trainer: Trainer, batch: Any) -> None:
         """Let the training batches of one epoch go into the class means."""
@@ -235,7 +275,7 @@ class FillInBlanksCallback(Callback):
             return
         try:
             self._streamed.update(*read_batch(batch, self.batch_adapter))
-        except (TypeError, ValueError):
+        except Exception:
             if self.on_error == "raise":
                 raise
             self._warn_once("stream", "a training batch was left out of the class means", trace=True)
@@ -257,14 +297,17 @@ class FillInBlanksCallback(Callback):
 
     def _fix_images(self, trainer: Trainer) -> None:
         """Settle on the probe images, the same ones on every rank."""
-        candidates = self._candidates
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, candidates)
-            candidates = candidates.merged(parts)
-        if len(candidates):
-            self._images, self._labels = candidates.images, candidates.labels
-            self._candidates = ProbeImages(per_class=candidates.per_class, max_images=candidates.max_images)
+        for candidates in (self._candidates, self._spare):
+            if trainer.world_size > 1:
+                parts: list[Any] = [None] * trainer.world_size
+                confirm()
+                torch.distributed.all_gather_object(parts, candidates)
+                candidates = candidates.merged(parts)
+            if len(candidates):
+                self._images, self._labels = candidates.images, candidates.labels
+                break
+        per_class, max_images = self._candidates.per_class, self._candidates.max_images
+        self._candidates = self._spare = ProbeImages(per_class=per_class, max_images=max_images)
 
     # --- probe and log -----------------------------------------------------------------------------------------
 
@@ -273,38 +316,58 @@ class FillInBlanksCallback(Callback):
             return
         self._probed_epoch = trainer.current_epoch
         try:
-            if self._images is None:
-                self._fix_images(trainer)
-            if self._images is None:
-                raise RuntimeError("no batch has passed by yet from which to take probe images")
-            started = time.perf_counter()
-            with trainer.precision_plugin.forward_context():
-                results = [
-                    probe.probe(
-                        pl_module,
-                        self._images,
-                        self._labels,
-                        logits_fn=self.logits_fn,
-                        class_names=self._names(trainer, pl_module),
-                        judge=self._present_judge(trainer),
-                        share=(trainer.global_rank, trainer.world_size),
-                    )
-                    for probe in (self.probe, *self.further_probes.values())
-                ]
-                self.result, *further = (self._compared(pl_module, result) for result in results)
-            self.further_results = dict(zip(self.further_probes, further, strict=True))
-            metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
-            for masking, result in self.further_results.items():
-                metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
-            self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
-            self._make_monitorable(pl_module, metrics)
-            if trainer.is_global_zero:
-                self._write(trainer, self.result, metrics, step)
-        except Exception:
+            with audited(trainer, pl_module) if self.audit else nullcontext():
+                started = time.perf_counter()
+                with all_or_none(trainer.world_size):
+                    self.result, *further = self._run(trainer, pl_module)
+                self.further_results = dict(zip(self.further_probes, further, strict=True))
+                metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+                for masking, result in self.further_results.items():
+                    metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
+                self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
+                self._make_monitorable(pl_module, metrics)
+                self._report_nonfinite(trainer, metrics)
+                if trainer.is_global_zero:
+                    self._write(trainer, self.result, metrics, step)
+        except Exception as error:
             if self.on_error == "raise":
                 raise
             self._make_monitorable_if_nothing_was_probed(pl_module)
-            self._warn_once("probe", f"the probe of epoch {trainer.current_epoch} failed; training goes on", trace=True)
+            reason = f": {error}" if isinstance(error, OtherRankError) else ""
+            self._warn_once(
+                f"probe {type(error).__name__}",
+                f"the probe of epoch {trainer.current_epoch} failed; training goes on{reason}",
+                trace=True,
+            )
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult]:
+        """What every probe finds, the same on every rank."""
+        if self._images is None:
+            self._fix_images(trainer)
+        if self._images is None:
+            raise RuntimeError("no batch has passed by yet from which to take probe images")
+        with trainer.precision_plugin.forward_context():
+            results = [
+                probe.probe(
+                    pl_module,
+                    self._images,
+                    self._labels,
+                    logits_fn=self.logits_fn,
+                    class_names=self._names(trainer, pl_module),
+                    judge=self._present_judge(trainer),
+                    share=(trainer.global_rank, trainer.world_size),
+                )
+                for probe in (self.probe, *self.further_probes.values())
+            ]
+            return [self._compared(pl_module, result) for result in results]
+
+    def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if (share := max(value for name, value in metrics.items() if name.endswith("nonfinite"))) > 0:
+            self._warn_once(
+                "nonfinite",
+                f"{share:.1%} of the masked images in epoch {trainer.current_epoch} gave updates that are not finite; "
+                f"they are left out. {self.prefix}/nonfinite says how many in each epoch",
+            )
 
     def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
         """The result with what has changed since the last probe, undefined in the first."""
@@ -330,7 +393,8 @@ class FillInBlanksCallback(Callback):
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:
             return self.class_names
-        loaders = trainer.val_dataloaders or trainer.train_dataloader
+        # not "or": a loader of an IterableDataset has no truth value
+        loaders = trainer.train_dataloader if trainer.val_dataloaders is None else trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
         dataset = getattr(loader, "dataset", None)
         while (inner := getattr(dataset, "dataset", None)) is not None:  # Subset and the like
@@ -360,25 +424,57 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture
+        from fitb_callbacks.loggers import log_picture, log_scores
         from fitb_callbacks.pictures import prototype_grid
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
+        defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
-            separator = logger.group_separator
-            logger.log_metrics(
-                {key.replace("/", separator): value for key, value in scores.items() if not math.isnan(value)}, step
-            )
-            # One picture after the other: a logger takes all or none
-            if not all(log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()):
-                kind = type(logger).__name__
+            kind = type(logger).__name__
+            try:
+                separator = logger.group_separator
+                log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
+                # One picture after the other: a logger takes all or none
+                taken = all(
+                    log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
+                )
+                if not taken:
+                    self._warn_once(
+                        kind,
+                        f"{kind} gets the scores but no pictures: register a function for it with "
+                        "fitb_callbacks.loggers.log_picture.register",
+                    )
+            except Exception:  # one logger's trouble is not another's
+                if self.on_error == "raise":
+                    raise
                 self._warn_once(
-                    kind,
-                    f"{kind} gets the scores but no pictures: register a function for it with "
-                    "fitb_callbacks.loggers.log_picture.register",
+                    f"{kind} failed",
+                    f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
+                    trace=True,
+                )
+
+    def _settle(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.history:
+            from fitb_callbacks.loggers import settle
+
+            for logger in trainer.loggers:
+                settle(logger)
+
+    def _report_averaging(self, trainer: Trainer) -> None:
+        """Say which weights are probed where a callback swaps averaged ones in for validation."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if any(base.__name__ == "WeightAveraging" for base in type(callback).__mro__):  # Lightning 2.6 and later
+                first = callbacks.index(self) < callbacks.index(callback)
+                kind = type(callback).__name__
+                rank_zero_info(
+                    f"FillInBlanksCallback: where an epoch ends with validation, the "
+                    f"{'averaged' if first else 'current, not averaged,'} weights are probed, because this callback "
+                    f"stands {'before' if first else 'after'} {kind} in the Trainer's callbacks. Without validation "
+                    "it is always the current weights"
                 )
 
     def _of_classes(self, result: FillInBlanksResult) -> dict[str, float]:
@@ -407,10 +503,15 @@ class FillInBlanksCallback(Callback):
         return self._generate_state_key(prefix=self.prefix)
 
     def state_dict(self) -> dict[str, Any]:
-        """Probe images, history and what is compared: tensors and primitives, loadable with ``weights_only=True``."""
+        """Probe images, history and what is compared: tensors and primitives, loadable with ``weights_only=True``.
+
+        A checkpoint from the middle of the first epoch holds the images found so far (with several processes, those
+        of the first process).
+        """
         return {
             "images": self._images,
             "labels": self._labels,
+            "candidates": self._candidates.state_dict(),
             "history": self.history,
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
@@ -421,12 +522,21 @@ class FillInBlanksCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same probe images, history, class means and last probe."""
         self._images, self._labels = state_dict["images"], state_dict["labels"]
-        self.history = list(state_dict["history"])
+        self._candidates.load_state_dict(state_dict["candidates"])
+        self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
         self._last_probes = state_dict["last_probes"]
         if self._streamed is not None and state_dict["streamed"] is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Warn if the checkpoint was written without this callback."""
+        if trainer.state.fn == TrainerFn.FITTING and self.state_key not in checkpoint.get("callbacks", {}):
+            rank_zero_warn(
+                f"FillInBlanksCallback: the checkpoint holds no state for prefix {self.prefix!r}; "
+                "probe images are chosen anew, and the history begins with this run"
+            )
 
 
 def _validates_in_this_epoch(trainer: Trainer) -> bool:

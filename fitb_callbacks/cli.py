@@ -95,6 +95,28 @@ def demo(
 
 
 @app.command()
+def resend(
+    folder: Annotated[
+        Path,
+        typer.Argument(envvar="FITB_OUTBOX", help="Where they wait.", exists=False, file_okay=False),
+    ] = Path("fitb-outbox"),
+) -> None:
+    """Send scores and pictures that a tracking server was not there to take."""
+    console = Console()
+    if not folder.is_dir():
+        console.print(f"Nothing waits: there is no folder {folder}", highlight=False, soft_wrap=True, markup=False)
+        return
+    from fitb_callbacks.integrations.mlflow import resend
+
+    sent, failures = resend(folder)
+    console.print(f"{sent} parcels sent")
+    for run, error in failures.items():
+        console.print(f"Not sent: {run}: {error}", highlight=False, soft_wrap=True, markup=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ablate(
     data: Annotated[DataSet, typer.Option(help="Whose validation images to probe on.")] = DataSet.mnist,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,

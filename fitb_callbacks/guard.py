@@ -39,28 +39,32 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         (True, True)
     """
     modes = [(module, module.training) for module in model.modules()]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    owned = [(module, dict(module._buffers)) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
     with ExitStack() as stack:
         stack.enter_context(generators_restored(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if (
-            "torch._dynamo" in sys.modules
-        ):  # nothing can be compiled before dynamo is imported, and importing it is slow
+        # Nothing can be compiled before dynamo is imported, and importing it is slow. Stances came with torch 2.6.
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             for module, _ in modes:
                 module.training = False
-            for parameter in trained:
+            for parameter, _ in required:
                 parameter.requires_grad_(False)
             yield
         finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
+            for parameter, flag in required:
+                parameter.requires_grad_(flag)
             for module, mode in modes:
                 module.training = mode
+            for module, held in owned:
+                if list(map(id, module._buffers.values())) != list(map(id, held.values())):  # replaced in forward
+                    module._buffers.clear()
+                    module._buffers.update(held)
             with torch.no_grad():
                 for buffer, saved in buffers:
                     if not torch.equal(buffer, saved):

@@ -179,8 +179,11 @@ class CentroidJudge:
         """
         import torch.distributed as dist
 
+        from fitb_callbacks.ranks import confirm
+
         judges = [self.state_dict()]
         if dist.is_available() and dist.is_initialized():
+            confirm()
             judges = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(judges, self.state_dict())
         merged = CentroidJudge()
@@ -241,7 +244,7 @@ class CentroidJudge:
             raise ValueError(f"images must have the shape (N, {self.image_shape[0]}, H, W); got {tuple(images.shape)}")
         pooled = F.adaptive_avg_pool2d(images.detach().float(), self._size()).flatten(1)
         means = self.means.to(pooled.device).flatten(1)
-        likeness = F.normalize(_centred(pooled)) @ F.normalize(_centred(means)).T
+        likeness = F.normalize(_centred(pooled)) @ F.normalize(_centred(means.to(pooled))).T
         likeness = likeness.masked_fill((self.counts == 0).to(pooled.device), -torch.inf)
         flat = (pooled.amax(dim=1) - pooled.amin(dim=1)) <= 0
         return likeness.argmax(dim=1).where(~flat, -1).cpu()

@@ -1,14 +1,15 @@
-"""From a Lightning logger to how it takes a picture: one open function."""
+"""From a Lightning logger to how it takes scores and pictures: open functions, one line a logger."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import singledispatch
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from fitb_callbacks.pictures import Picture
 
-__all__ = ["log_picture"]
+__all__ = ["log_picture", "log_scores", "settle"]
 
 
 @singledispatch
@@ -40,6 +41,30 @@ def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
     return False
 
 
+@singledispatch
+def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
+    """Give scores to a logger: by default, by its ``log_metrics``.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        scores: Key, with prefix, to value.
+        step: The step at which the epoch's metrics are logged.
+
+    Example:
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> logger = CSVLogger(".")
+        >>> log_scores(logger, {"fitb/coverage": 0.5}, step=7)
+        >>> logger.experiment.metrics
+        [{'fitb/coverage': 0.5, 'step': 7}]
+    """
+    logger.log_metrics(dict(scores), step)
+
+
+@singledispatch
+def settle(logger: Logger) -> None:
+    """Give a logger that sends in the background a few seconds to finish; most have nothing to do."""
+
+
 @log_picture.register
 def _(logger: TensorBoardLogger, name: str, picture: Picture, step: int) -> bool:
     from fitb_callbacks.integrations.tensorboard import write_picture
@@ -50,8 +75,32 @@ def _(logger: TensorBoardLogger, name: str, picture: Picture, step: int) -> bool
 
 @log_picture.register
 def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> bool:
-    from fitb_callbacks.integrations.mlflow import write_picture
+    from fitb_callbacks.integrations.mlflow import outbox, picture_parcel
 
-    assert logger.run_id is not None  # it is None only on ranks that do not write
-    write_picture(logger.experiment, logger.run_id, name, picture, step)
+    outbox(*_mlflow_run(logger)).put(picture_parcel(*_mlflow_run(logger), name, picture, step))
     return True
+
+
+@log_picture.register
+def _(logger: WandbLogger, name: str, picture: Picture, step: int) -> bool:
+    logger.log_image(name, [picture], step=step)
+    return True
+
+
+@log_scores.register
+def _(logger: MLFlowLogger, scores: Mapping[str, float], step: int) -> None:
+    from fitb_callbacks.integrations.mlflow import outbox, scores_parcel
+
+    outbox(*_mlflow_run(logger)).put(scores_parcel(*_mlflow_run(logger), scores, step))
+
+
+@settle.register
+def _(logger: MLFlowLogger) -> None:
+    from fitb_callbacks.integrations.mlflow import outbox
+
+    outbox(*_mlflow_run(logger)).settle()
+
+
+def _mlflow_run(logger: MLFlowLogger) -> tuple[str, str]:
+    assert logger.run_id is not None  # it is None only on ranks that do not write
+    return logger._tracking_uri, logger.run_id

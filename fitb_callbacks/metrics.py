@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 __all__ = ["METRICS", "Metric", "class_key", "metrics_table"]
@@ -68,6 +69,14 @@ METRICS: dict[str, Metric] = {
         chance="1 / classes (a model that predicts one class for everything)",
         when_low="The model is wrong on many probe images: the other scores speak of the rest only",
         source="paper, section 4.1 (the selection of masks)",
+    ),
+    "nonfinite": Metric(
+        meaning="Share of the masked images whose update held NaN or infinity, and was left out",
+        better="lower",
+        bounds="0 to 1",
+        chance="0",
+        when_low="A high value: the model diverges, or its precision does not hold its gradients",
+        source="this package",
     ),
     "accuracy_all": Metric(
         meaning="Self-consistency over all probe images, an uncovered one counting as wrong",
@@ -203,6 +212,9 @@ METRICS: dict[str, Metric] = {
 """Score name, without the prefix, to what it means."""
 
 
+_LONGEST_NAME = 80
+
+
 def class_key(prefix: str, score: str, class_name: str) -> str:
     """The key of one class's score, in letters that every logger takes.
 
@@ -211,6 +223,8 @@ def class_key(prefix: str, score: str, class_name: str) -> str:
         'fitb_by_class/coverage T-shirt_top'
     """
     name = re.sub(r"[^\w\-. ]+", "_", class_name)
+    if len(name) > _LONGEST_NAME or not name.strip("_ "):  # MLflow takes keys of 250 characters; keep names apart
+        name = f"{name[:_LONGEST_NAME]}_{zlib.crc32(class_name.encode(errors='replace')):08x}"
     return f"{prefix}_by_class/{score} {name}"
 
 

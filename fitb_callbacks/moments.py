@@ -22,6 +22,7 @@ class Moments:
         count: Kept masks of each image, shape ``(N,)``.
         mean: Mean of the kept updates, shape ``(N, C, H, W)``.
         squares: Sum of squared deviations from the mean, shape ``(N, C, H, W)``.
+        nonfinite: Updates of each image that held NaN or infinity and were left out, shape ``(N,)``.
 
     Example:
         >>> import torch
@@ -34,6 +35,7 @@ class Moments:
     count: Tensor
     mean: Tensor
     squares: Tensor
+    nonfinite: Tensor
 
     @classmethod
     def zeros(
@@ -44,6 +46,7 @@ class Moments:
             count=torch.zeros(shape[0], dtype=dtype, device=device),
             mean=torch.zeros(shape, dtype=dtype, device=device),
             squares=torch.zeros(shape, dtype=dtype, device=device),
+            nonfinite=torch.zeros(shape[0], dtype=dtype, device=device),
         )
 
     def add(self, values: Tensor, keep: Tensor, rows: slice = slice(None)) -> None:
@@ -51,41 +54,54 @@ class Moments:
 
         Args:
             values: Updates, shape ``(K, R, C, H, W)``.
-            keep: Which of them count, boolean, shape ``(K, R)``. What is not kept may hold anything, NaN included.
+            keep: Which of them count, boolean, shape ``(K, R)``. Those that are not finite never do.
             rows: Which of the N images the R images are.
         """
+        finite = values.flatten(2).isfinite().all(dim=2)
+        keep = keep & finite
         weight = keep.to(self.mean.dtype)[..., None, None, None]
         values = torch.where(weight > 0, values.to(self.mean.dtype), 0)
         count = keep.sum(0).to(self.count.dtype)
         mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
         squares = ((values - mean).square() * weight).sum(0)
-        self._merge_rows(rows, count, mean, squares)
+        self._merge_rows(rows, count, mean, squares, (~finite).sum(0).to(self.count.dtype))
 
     def merge(self, other: Moments) -> None:
         """Add what another set of moments of the same images has seen."""
-        self._merge_rows(slice(None), other.count, other.mean, other.squares)
+        self._merge_rows(slice(None), other.count, other.mean, other.squares, other.nonfinite)
 
-    def _merge_rows(self, rows: slice, count: Tensor, mean: Tensor, squares: Tensor) -> None:
+    def _merge_rows(self, rows: slice, count: Tensor, mean: Tensor, squares: Tensor, nonfinite: Tensor) -> None:
         total = self.count[rows] + count
         share = (count / total.clamp(min=1))[:, None, None, None]
         difference = mean - self.mean[rows]
-        self.squares[rows] += squares + difference.square() * share * self.count[rows][:, None, None, None]
-        self.mean[rows] += difference * share
+        squares = squares + difference.square() * share * self.count[rows][:, None, None, None]
+        step = difference * share
+        # From here on nothing is allocated: running out of memory above leaves everything as it was.
+        self.squares[rows] += squares
+        self.mean[rows] += step
         self.count[rows] = total
+        self.nonfinite[rows] += nonfinite
 
     def all_reduce(self) -> None:
         """Merge over all processes of the default process group; afterwards every rank holds the same moments.
 
         Every rank must call this, with moments of the same images.
+
+        Raises:
+            fitb_callbacks.ranks.OtherRankError: If another rank failed before it got here.
         """
         import torch.distributed as dist
 
+        from fitb_callbacks.ranks import confirm
+
+        confirm()
         count, weighted_mean = self.count.clone(), self.mean * self.count[:, None, None, None]
         dist.all_reduce(count)
         dist.all_reduce(weighted_mean)
         mean = weighted_mean / count.clamp(min=1)[:, None, None, None]
         squares = self.squares + (self.mean - mean).square() * self.count[:, None, None, None]
         dist.all_reduce(squares)
+        dist.all_reduce(self.nonfinite)
         self.count, self.mean, self.squares = count, mean, squares
 
     def variance(self) -> Tensor:

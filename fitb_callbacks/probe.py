@@ -208,6 +208,7 @@ class FillInBlanks:
                 **metrics,
                 "area": effective_area(moments.mean[covered]).mean().item(),
                 "reliability": reliability.nanmean().item(),
+                "nonfinite": moments.nonfinite.sum().item() / (self._num_updates() * len(images)),
             },
             confidence=_confidence(metrics, covered),
             settings=asdict(self)
@@ -289,6 +290,10 @@ class FillInBlanks:
             )
         return patch_size
 
+    def _num_updates(self) -> int:
+        """Updates of an image, kept or not: one a random mask, or one a partition."""
+        return self.num_masks if self.masking == "random" else max(1, self.num_masks // self.num_steps)
+
     def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low, high and baseline as tensors (C, 1, 1)."""
         low = _channel_values("low", self.low, images, default=images.amin(dim=(0, 2, 3)))
@@ -319,10 +324,9 @@ class FillInBlanks:
             block = masked.shape[:2]
             seen = visible.expand(*block, 1, height, width).flatten(0, 1)
             update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
-            right = predicted.view(block) == labels[rows]
-            _add(moments, update.unflatten(0, block), right, rows)
+            moments.add(update.unflatten(0, block), predicted.view(block) == labels[rows], rows)
 
-        indices = _share_of(self.num_masks, share, images)
+        indices = _share_of(self._num_updates(), share, images)
         rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
         return _in_halves(add, indices, rounds, images, chunk_size, share)
 
@@ -346,12 +350,11 @@ class FillInBlanks:
                 indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
             )
             update, right, filled = fill_progressively(find_update, fill, images[rows], labels[rows], visible, baseline)
-            _add(moments, update, right, rows)
+            moments.add(update, right, rows)
             if indices[0] == 0:
                 steps[rows] = filled[0]
 
-        num_partitions = max(1, self.num_masks // self.num_steps)
-        indices = _share_of(num_partitions, share, images)
+        indices = _share_of(self._num_updates(), share, images)
         halves = _in_halves(add, indices, indices, images, chunk_size, share)
         if share[1] > 1:
             torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
@@ -366,10 +369,6 @@ def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[f
 def _no_moments(images: Tensor) -> Moments:
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
     return Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
-
-
-def _add(moments: Moments, update: Tensor, right: Tensor, rows: slice) -> None:
-    moments.add(update, right & update.flatten(2).isfinite().all(dim=2), rows)
 
 
 def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
@@ -399,8 +398,8 @@ def _in_halves(
 def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
     """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images.
-    Returns the chunk_size that worked.
+    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what
+    it was halved to is returned.
     """
 
     def run(indices: Tensor, rows: slice) -> None:
@@ -416,8 +415,8 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
         try:
             work(indices, rows)
             return
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not _is_out_of_memory(error):
                 raise
         chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
         run(indices, rows)
@@ -427,10 +426,18 @@ def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_image
     return chunk_size
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has a type of its own for accelerators only; the CPU's allocator raises a RuntimeError with these words.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:
     """Logits of images without gradients, on the images' device."""
+    parts: list[Tensor] = []
     with torch.no_grad():
-        return torch.cat([classify(chunk).float() for chunk in images.split(chunk_size)])
+        once = torch.zeros(1, dtype=torch.long)
+        _in_blocks(lambda _, rows: parts.append(classify(images[rows]).float()), once, len(images), chunk_size)
+        return torch.cat(parts)
 
 
 def _default_chunk_size(images: Tensor) -> int:

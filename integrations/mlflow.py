@@ -1,20 +1,127 @@
-"""Pictures in MLflow."""
+"""Scores and pictures in MLflow, through an outbox: a tracking server that is away does not hold up training."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import re
+import time
+import uuid
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+from fitb_callbacks.integrations.outbox import Outbox, Parcel
 
+if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["image_key", "write_picture"]
+__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "resend", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
+_HEALTH_TIMEOUT = 2.0
+_THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them
+_NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
+
+
+@cache
+def outbox(tracking_uri: str, run_id: str) -> Outbox:
+    """What waits to be sent to a run: a folder of its own in ``$FITB_OUTBOX``, by default ``fitb-outbox`` here.
+
+    Over HTTP, a thread sends; a local store gets everything at once.
+    """
+    folder = Path(os.environ.get("FITB_OUTBOX", "fitb-outbox")).absolute() / run_id
+    return Outbox(folder, deliver, background=_is_remote(tracking_uri))
+
+
+def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
+    """Scores of one step, with the time at which they were made."""
+    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores)})
+
+
+def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
+    """A picture that the run page shows under Model metrics, with a slider over the steps.
+
+    The files are those that ``MlflowClient.log_image`` would write: the picture and its thumbnail, with key, step and
+    time in their names. Their names depend on nothing else, so that sending them twice leaves one picture.
+
+    Args:
+        tracking_uri: Address of the store.
+        run_id: The run.
+        name: What the picture is called; see `image_key`.
+        picture: Height x width x 3, uint8.
+        step: Step of the slider.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    thumbnail = image.resize([max(1, side * _THUMBNAIL // max(image.size)) for side in image.size])
+    parcel = _parcel(tracking_uri, run_id, step, {})
+    key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
+    stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
+    return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
+
+
+_ENTRY = "entry.json"
+
+
+def _parcel(tracking_uri: str, run_id: str, step: int, content: dict[str, object]) -> dict[str, bytes]:
+    entry = {"tracking_uri": tracking_uri, "run_id": run_id, "step": step, "timestamp": time.time_ns() // 10**6}
+    return {_ENTRY: json.dumps(entry | content).encode()}
+
+
+def deliver(parcel: Path) -> None:
+    """Send a parcel. Sending it again changes nothing: metrics keep their time stamp, pictures their names.
+
+    Args:
+        parcel: Folder with ``entry.json`` and the picture's files, if any.
+
+    Raises:
+        ConnectionError: If the server cannot be reached.
+        Exception: If it refuses this parcel.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+    entry = json.loads((parcel / _ENTRY).read_text())
+    uri, run_id = entry["tracking_uri"], entry["run_id"]
+    if _is_remote(uri):
+        _check_health(uri)
+    client = MlflowClient(uri)
+    metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
+    pictures = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
+    for path in pictures:
+        client.log_artifact(run_id, str(path), "images")
+    if pictures:
+        client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+
+
+def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
+    """Send what waits in a folder of outboxes.
+
+    Args:
+        folder: What ``$FITB_OUTBOX`` was, by default ``fitb-outbox``.
+
+    Returns:
+        Number of parcels that were sent, and the first error of each run whose parcels were not.
+    """
+    sent, failures = 0, {}
+    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
+        box = Outbox(run, deliver, background=False)
+        before = len(box.waiting())
+        try:
+            box.deliver_all()
+        except Exception as error:  # noqa: BLE001 - reported, and other runs may still be sent
+            failures[run] = error
+        sent += before - len(box.waiting())
+    return sent, failures
 
 
 def image_key(name: str) -> str:
@@ -33,16 +140,28 @@ def image_key(name: str) -> str:
     return re.sub(r" *([/ ]) *", r"\1", re.sub(allowed, " ", name)).strip(" /")[:100]
 
 
-def write_picture(client: MlflowClient, run_id: str, name: str, picture: Picture, step: int) -> None:
-    """Log a picture that the run page shows under Model metrics, with a slider over the steps.
+def _is_remote(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http:", "https:", "databricks"))
 
-    The call waits for the store: MLflow's asynchronous image logging can hang when the run ends.
 
-    Args:
-        client: ``MLFlowLogger.experiment``.
-        run_id: The run.
-        name: What the picture is called; see `image_key`.
-        picture: Height x width x 3, uint8.
-        step: Step of the slider.
-    """
-    client.log_image(run_id, picture, key=image_key(name), step=step, synchronous=True)
+def _check_health(tracking_uri: str) -> None:
+    """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    if not tracking_uri.startswith("databricks"):
+        credentials = get_default_host_creds(tracking_uri)
+        options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
+        try:
+            reply = http_request(credentials, "/health", "GET", **options)
+        except MlflowException as error:
+            raise ConnectionError(str(error)) from error
+        if reply.status_code >= 500:
+            raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
+
+
+def _encoded(image: object, file_format: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=file_format)  # type: ignore[attr-defined]
+    return file.getvalue()

@@ -1,0 +1,156 @@
+"""A folder in which parcels wait until they are delivered, and a thread that delivers them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+__all__ = ["Outbox", "Parcel"]
+
+_log = logging.getLogger(__name__)
+
+Parcel = Mapping[str, bytes]
+"""File name to content."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_counter = itertools.count()
+
+
+class Outbox:
+    """Parcels for one destination, delivered in order and kept on disk until they are.
+
+    `put` only writes to disk. A daemon thread delivers; while it fails, it tries again after pauses of 1 to 30 seconds.
+    It ends when nothing is left. What the process leaves behind is found by the next Outbox of the same folder.
+
+    Args:
+        folder: Where parcels wait; made when needed, removed when empty, with its parent.
+        deliver: Called with a parcel's folder. It must tolerate a parcel that was already delivered. It raises
+            ConnectionError where nothing can be delivered now, any other error where this parcel is refused.
+        background: False delivers within `put`, which then raises what ``deliver`` raises.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "waiting" / "run"
+        >>> box = Outbox(folder, lambda parcel: print((parcel / "note.txt").read_text()), background=False)
+        >>> box.put({"note.txt": b"hello"})
+        hello
+        >>> box.waiting()
+        []
+    """
+
+    def __init__(self, folder: Path, deliver: Callable[[Path], None], *, background: bool = True) -> None:
+        self.folder = folder
+        self._deliver = deliver
+        self._background = background
+        self._thread: threading.Thread | None = None
+        self._starting_or_ending = threading.Lock()
+        self._closing = threading.Event()
+        self._complained = False
+
+    def put(self, parcel: Parcel) -> None:
+        """Write a parcel to disk, whole or not at all, and see that it is delivered.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+        try:
+            for name, content in parcel.items():
+                (unfinished / name).write_bytes(content)
+            # Names sort by time, then by order within this process.
+            unfinished.rename(self.folder / f"{time.time_ns():020d}-{next(_counter):06d}")
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        if self._background:
+            self._closing.clear()
+            self._start()
+        else:
+            self.deliver_all()
+
+    def waiting(self) -> list[Path]:
+        """Parcels that are not delivered, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+
+    def deliver_all(self) -> None:
+        """Deliver what waits, in this thread.
+
+        Raises:
+            ConnectionError: If ``deliver`` raises it: that parcel and those after it go on waiting.
+            Exception: The first other error that ``deliver`` raised; what it refused goes on waiting, the rest is sent.
+        """
+        refusals: list[Exception] = []
+        for parcel in self.waiting():
+            try:
+                self._deliver(parcel)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised below
+                refusals.append(error)
+                continue
+            shutil.rmtree(parcel, ignore_errors=True)  # another process may have delivered it, too
+        for folder in (self.folder, self.folder.parent):
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or not there
+                break
+        if refusals:
+            raise refusals[0]
+
+    def settle(self, seconds: float = 5.0) -> int:
+        """Wait until everything is delivered or the time is up; then the thread makes at most one more attempt.
+
+        Returns:
+            Number of parcels that are left, which is also logged.
+        """
+        self._closing.set()  # ends a pause between attempts
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+        left = len(self.waiting())
+        if left:
+            _log.warning(
+                "%d parcels are not delivered yet; they wait in %s; what stays there, send with: fitb resend %s",
+                left,
+                self.folder,
+                self.folder.parent,
+            )
+        return left
+
+    def _start(self) -> None:
+        with self._starting_or_ending:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="fitb-outbox", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            with self._starting_or_ending:
+                if not self.waiting():
+                    self._thread = None
+                    return
+            closing = self._closing.is_set()
+            try:
+                self.deliver_all()
+                pause = _FIRST_PAUSE
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self._complain(error)
+                if closing:
+                    self._thread = None
+                    return
+                self._closing.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.warning("could not deliver, will try again; meanwhile parcels wait in %s: %s", self.folder, error)

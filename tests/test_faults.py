@@ -1,0 +1,207 @@
+"""What goes wrong inside a probe: memory, numbers that are none, and anything else."""
+
+import logging
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+
+from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from small_module import SmallModule
+
+LITTLE_MEMORY = """
+import resource, torch
+torch.set_num_threads(1)
+from fitb_callbacks import FillInBlanks
+from torch import nn
+
+class Wide(nn.Module):
+    "Takes 2 MiB an image in its hidden layer."
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.sizes = nn.Linear(64, 8), nn.Linear(8, 3), []
+    def forward(self, images):
+        hidden = self.first(images.flatten(1))
+        self.sizes.append(len(images))
+        return self.last((hidden.unsqueeze(1) * torch.ones(1, 65536, 1)).mean(dim=1))
+
+def probe(chunk_size):
+    model = Wide()
+    torch.manual_seed(1)
+    result = FillInBlanks(num_masks=64, chunk_size=chunk_size).probe(model, torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
+    return result, model.sizes
+
+small, _ = probe(8)
+used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + {room} * 2**20, resource.RLIM_INFINITY))
+big, sizes = probe(384)
+assert torch.equal(small.kept, big.kept)
+torch.testing.assert_close(small.updates, big.updates)
+print(*sorted(set(sizes) - {6}))  # 6 are the images themselves and their prototypes
+"""
+
+
+def with_little_memory(room):
+    script = LITTLE_MEMORY.replace("{room}", str(room))
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on():
+    """A real limit on the process's memory: 192 images (half the masks) at 2 MiB and more do not fit into 250 MiB."""
+    done = with_little_memory(250)
+    assert done.returncode == 0, done.stderr
+    *halved, largest = map(int, done.stdout.split())
+    assert largest == 192
+    assert halved
+    assert halved[-1] == 96
+
+
+def test_out_of_memory_with_a_single_image_is_an_error():
+    done = with_little_memory(1)
+    assert done.returncode == 1
+    assert "can't allocate memory" in done.stderr
+
+
+def test_halving_counts_every_mask_once():
+    """Whatever fails along the way, every pair of mask and image is added exactly once."""
+
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 3)
+
+        def forward(self, images):
+            if len(images) > 5:
+                raise MemoryError
+            return self.linear(images.flatten(1))
+
+    model, images, labels = Picky(), torch.rand(7, 1, 8, 8), torch.arange(7) % 3
+    halved = FillInBlanks(num_masks=33, chunk_size=100).probe(model, images, labels)
+    direct = FillInBlanks(num_masks=33, chunk_size=5).probe(model, images, labels)
+    assert torch.equal(halved.kept, direct.kept)
+    torch.testing.assert_close(halved.updates, direct.updates)
+
+
+class SometimesInfinite(nn.Module):
+    """The gradient is not finite where the first pixel is masked."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) + images[:, 0, 0, :1].sqrt()
+
+
+def test_updates_that_are_not_finite_are_counted_and_left_out():
+    images = torch.rand(4, 1, 8, 8) + 0.1
+    labels = torch.zeros(4, dtype=torch.long)
+    probe = FillInBlanks(num_masks=64, patch_size=2, baseline=0.0)
+    result = probe.probe(SometimesInfinite(), images, labels)
+    assert result.metrics["nonfinite"] == pytest.approx(0.25, abs=0.1)  # a quarter of the masks hide the first patch
+    assert result.updates.isfinite().all()
+    assert (result.kept <= 64 * (1 - result.metrics["nonfinite"])).all()
+    finite = probe.probe(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images, labels)
+    assert finite.metrics["nonfinite"] == 0
+
+
+def test_the_callback_reports_them_once(trainer, loaders):
+    class Module(SmallModule):
+        def forward(self, images):
+            logits = super().forward(images)
+            if images.requires_grad and not self.trainer.sanity_checking:
+                logits = logits + (images.flatten(1)[:, :1] * 0).sqrt()
+            return logits
+
+    probe = FillInBlanksCallback(num_masks=4)
+    with pytest.warns(
+        UserWarning, match="100.0% of the masked images in epoch 0 gave updates that are not finite"
+    ) as seen:
+        trainer(callbacks=[probe], max_epochs=3).fit(Module(), *loaders)
+    assert len([warning for warning in seen if "not finite" in str(warning.message)]) == 1
+    assert [entry["nonfinite"] for entry in probe.history] == [1.0, 1.0, 1.0]
+
+
+def breaks(model, images):
+    """Logits, but an error in every probe after the first check."""
+    if model.trainer.current_epoch > 0 and images.requires_grad:
+        raise ZeroDivisionError("broken model")
+    return model(images)
+
+
+def test_an_error_is_logged_once_with_its_traceback_and_training_goes_on(trainer, loaders, caplog):
+    probe = FillInBlanksCallback(num_masks=4, logits_fn=breaks)
+    stopping = EarlyStopping(monitor="fitb/coverage", mode="max", patience=50)
+    run = trainer(callbacks=[probe, stopping], max_epochs=4)
+    with caplog.at_level(logging.ERROR), pytest.warns(UserWarning, match="the probe of epoch 1 failed") as seen:
+        run.fit(SmallModule(), *loaders)
+    assert run.current_epoch == 4
+    assert [entry["epoch"] for entry in probe.history] == [0]
+    errors = [record for record in caplog.records if "failed; training goes on" in record.getMessage()]
+    assert len(errors) == 1
+    assert "ZeroDivisionError: broken model" in caplog.text
+    assert 'raise ZeroDivisionError("broken model")' in caplog.text
+    assert len([warning for warning in seen if "failed" in str(warning.message)]) == 1
+
+
+def test_on_error_raise_ends_training(trainer, loaders):
+    with pytest.raises(ZeroDivisionError, match="broken model"):
+        trainer(callbacks=[FillInBlanksCallback(num_masks=4, logits_fn=breaks, on_error="raise")]).fit(
+            SmallModule(), *loaders
+        )
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_the_first_check_always_raises(trainer, loaders, on_error):
+    def always(model, images):
+        raise ZeroDivisionError("never worked")
+
+    run = trainer(callbacks=[FillInBlanksCallback(num_masks=4, logits_fn=always, on_error=on_error)])
+    with pytest.raises(ZeroDivisionError, match="never worked"):
+        run.fit(SmallModule(), *loaders)
+    assert run.global_step == 0
+
+
+def test_a_strange_batch_is_passed_over(trainer, loaders):
+    seen = []
+
+    def adapter(batch):
+        seen.append(batch)
+        if len(seen) % 3 == 0:  # not in the check of the first
+            raise KeyError("no picture in this one")
+        return batch
+
+    probe = FillInBlanksCallback(num_masks=4, batch_adapter=adapter)
+    with pytest.warns(UserWarning, match="a batch gave no probe images"):
+        trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+
+
+def test_a_logger_that_fails_does_not_take_the_others_along(trainer, loaders, tmp_path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Broken(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if any("fitb" in key for key in metrics):
+                raise ConnectionError("gone")
+
+    good = CSVLogger(tmp_path, name="good")
+    with pytest.warns(UserWarning, match="Broken did not take what was probed in epoch 0; training goes on"):
+        trainer(callbacks=[FillInBlanksCallback(num_masks=4)], logger=[Broken(tmp_path, name="bad"), good]).fit(
+            SmallModule(), *loaders
+        )
+    good.save()
+    assert "fitb/coverage" in (tmp_path / "good" / "version_0" / "metrics.csv").read_text()
+
+
+def test_nothing_is_warned_of_in_a_run_without_faults(trainer, loaders):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer(callbacks=[FillInBlanksCallback(num_masks=4, audit=True)]).fit(SmallModule(), *loaders)
+    assert not [warning for warning in seen if "FillInBlanks" in str(warning.message)]
