@@ -74,11 +74,12 @@ def demo(
     table = Table(title="What the model learned, by epoch", title_justify="left")
     columns = {
         "epoch": "epoch",
-        "val_acc": "val acc",
+        "val_acc": "val\nacc",
         "accuracy": "accuracy",
-        "f1_macro": "F1 macro",
-        "f1_weighted": "F1 weighted",
+        "f1_macro": "F1\nmacro",
+        "f1_weighted": "F1\nweighted",
         "coverage": "coverage",
+        "structure": "structure",
         "seconds": "seconds",
     }
     for title in columns.values():
