@@ -107,7 +107,9 @@ class FillInBlanksCallback(Callback):
         **settings: Any,
     ) -> None:
         super().__init__()
-        maskings = (masking,) if isinstance(masking, str) else tuple(masking)
+        maskings = tuple(masking) if isinstance(masking, (list, tuple)) else (masking,)
+        for value in maskings:
+            check_choice("masking", value, ("random", "progressive"))
         if not maskings or len(set(maskings)) < len(maskings):
             raise ValueError(f"masking must be one masking or several different ones; got {masking!r}")
         probes = {masking: FillInBlanks(masking=masking, **settings) for masking in maskings}

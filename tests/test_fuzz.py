@@ -15,7 +15,7 @@ settings.load_profile("fitb")
 
 PROBE_ARGUMENTS = list(FillInBlanks.__dataclass_fields__)
 CALLBACK_ARGUMENTS = ["images_per_class", "max_images", "batch_adapter", "logits_fn", "class_names", "prefix"]
-CALLBACK_ARGUMENTS += ["on_error", "audit"]
+CALLBACK_ARGUMENTS += ["on_error", "audit", "judge", "reference"]
 
 anything = st.one_of(
     st.none(),
@@ -31,6 +31,9 @@ anything = st.one_of(
     st.just(float("nan")),
 )
 sensible = {
+    "masking": st.sampled_from(["random", "progressive"]),
+    "num_steps": st.integers(1, 5),
+    "update": st.sampled_from(["gradient", "bfgs"]),
     "mask_ratio": st.floats(0.01, 0.99),
     "patch_size": st.none() | st.integers(1, 9),
     "num_masks": st.integers(1, 9),
@@ -72,7 +75,7 @@ class Linear(nn.Module):
 )
 @example(shape=(1, 1, 1, 1), classes=2, kind=torch.float32, offset=0, options={})
 @example(shape=(1, 1, 1, 2), classes=2, kind=torch.uint8, offset=0, options={"mask_ratio": 0.99, "num_masks": 1})
-@settings(max_examples=80)
+@settings(max_examples=200)
 def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, offset, options):
     generator = torch.Generator().manual_seed(1)
     images = (torch.rand(shape, generator=generator) * 4).to(kind)
@@ -100,7 +103,7 @@ def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, 
 
 
 @given(name=st.sampled_from(PROBE_ARGUMENTS), value=anything)
-@settings(max_examples=150)
+@settings(max_examples=400)
 def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
     model, images = Linear(64, 3, torch.float32), torch.rand(3, 1, 8, 8)
     try:
@@ -113,7 +116,7 @@ def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
 
 
 @given(name=st.sampled_from(CALLBACK_ARGUMENTS + PROBE_ARGUMENTS), value=anything)
-@settings(max_examples=150)
+@settings(max_examples=400)
 def test_any_argument_of_the_callback_is_taken_or_refused_by_name(name, value):
     try:
         FillInBlanksCallback(**{name: value})
@@ -122,7 +125,7 @@ def test_any_argument_of_the_callback_is_taken_or_refused_by_name(name, value):
 
 
 @given(images=anything, labels=anything)
-@settings(max_examples=80)
+@settings(max_examples=200)
 def test_anything_in_place_of_images_and_labels(images, labels):
     model = Linear(64, 3, torch.float32)
     for given_images, given_labels in ((images, torch.arange(3)), (torch.rand(3, 1, 8, 8), labels)):

@@ -33,6 +33,7 @@ class Watch(Callback):
         self.memory.append(resident())
 
 
+@pytest.mark.slow
 def test_fifty_epochs(trainer, loaders, tmp_path):
     watch, probe = Watch(), FillInBlanksCallback(num_masks=16, images_per_class=2, on_error="raise", audit=True)
     options = {"limit_train_batches": 2, "limit_val_batches": 2}
