@@ -95,6 +95,13 @@ def _(logger: MLFlowLogger, scores: Mapping[str, float], step: int) -> None:
 
 
 @settle.register
+def _(logger: TensorBoardLogger) -> None:
+    from fitb_callbacks.integrations.tensorboard import outbox
+
+    outbox(logger.experiment).settle()
+
+
+@settle.register
 def _(logger: MLFlowLogger) -> None:
     from fitb_callbacks.integrations.mlflow import outbox
 

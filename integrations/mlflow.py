@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import time
 import uuid
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from fitb_callbacks.integrations.outbox import Outbox, Parcel
+from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "resend", "scores_parcel"]
+__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _HEALTH_TIMEOUT = 2.0
@@ -34,8 +33,7 @@ def outbox(tracking_uri: str, run_id: str) -> Outbox:
 
     Over HTTP, a thread sends; a local store gets everything at once.
     """
-    folder = Path(os.environ.get("FITB_OUTBOX", "fitb-outbox")).absolute() / run_id
-    return Outbox(folder, deliver, background=_is_remote(tracking_uri))
+    return Outbox(outbox_folder() / run_id, deliver, background=_is_remote(tracking_uri))
 
 
 def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
@@ -101,27 +99,6 @@ def deliver(parcel: Path) -> None:
         client.log_artifact(run_id, str(path), "images")
     if pictures:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
-
-
-def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
-    """Send what waits in a folder of outboxes.
-
-    Args:
-        folder: What ``$FITB_OUTBOX`` was, by default ``fitb-outbox``.
-
-    Returns:
-        Number of parcels that were sent, and the first error of each run whose parcels were not.
-    """
-    sent, failures = 0, {}
-    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
-        box = Outbox(run, deliver, background=False)
-        before = len(box.waiting())
-        try:
-            box.deliver_all()
-        except Exception as error:  # noqa: BLE001 - reported, and other runs may still be sent
-            failures[run] = error
-        sent += before - len(box.waiting())
-    return sent, failures
 
 
 def image_key(name: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["Outbox", "Parcel"]
+__all__ = ["Outbox", "Parcel", "outbox_folder", "resend"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,11 @@ class Outbox:
             Number of parcels that are left, which is also logged.
         """
         self._closing.set()  # ends a pause between attempts
+        if not self._background and self.waiting():
+            try:
+                self.deliver_all()
+            except Exception as error:  # noqa: BLE001 - it goes on waiting
+                self._complain(error)
         if (thread := self._thread) is not None:
             thread.join(seconds)
         left = len(self.waiting())
@@ -154,3 +161,36 @@ class Outbox:
         if not self._complained:
             self._complained = True
             _log.warning("could not deliver, will try again; meanwhile parcels wait in %s: %s", self.folder, error)
+
+
+def outbox_folder() -> Path:
+    """Where outboxes are: ``$FITB_OUTBOX``, by default ``fitb-outbox`` in the working directory."""
+    return Path(os.environ.get("FITB_OUTBOX", "fitb-outbox")).absolute()
+
+
+def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
+    """Deliver what waits in a folder of outboxes.
+
+    Args:
+        folder: What `outbox_folder` was.
+
+    Returns:
+        Number of parcels that were delivered, and the first error of each run whose parcels were not.
+    """
+    sent, failures = 0, {}
+    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
+        box = Outbox(run, _deliver_where_it_belongs, background=False)
+        before = len(box.waiting())
+        try:
+            box.deliver_all()
+        except Exception as error:  # noqa: BLE001 - reported, and other runs may still be sent
+            failures[run] = error
+        sent += before - len(box.waiting())
+    return sent, failures
+
+
+def _deliver_where_it_belongs(parcel: Path) -> None:
+    from fitb_callbacks.integrations import mlflow, tensorboard
+
+    entry = json.loads((parcel / "entry.json").read_text())
+    (tensorboard if "log_dir" in entry else mlflow).deliver(parcel)

@@ -1,24 +1,34 @@
-"""Pictures in TensorBoard."""
+"""Pictures in TensorBoard, through an outbox when the disk of the event files is full."""
 
 from __future__ import annotations
 
-import errno
+import io
+import json
 import shutil
+import time
+import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["write_picture"]
+__all__ = ["deliver", "outbox", "write_picture"]
 
 _ROOM_TO_LEAVE = 2**20  # bytes, for the event file's own scalars
+_ENTRY, _PICTURE = "entry.json", "picture.png"
 
 
 def write_picture(writer: SummaryWriter, name: str, picture: Picture, step: int) -> None:
-    """Add a picture to the event file.
+    """Add a picture to the event file, or keep it for later if the disk is as good as full.
+
+    A write that fails breaks the writer for good, and with it the run at the next thing that Lightning logs: it is
+    better not tried. What is kept is added with the next picture for which there is room, or by ``fitb resend``.
 
     TensorBoard keeps ten images a tag unless it is started with ``--samples_per_plugin images=200``.
 
@@ -29,10 +39,59 @@ def write_picture(writer: SummaryWriter, name: str, picture: Picture, step: int)
         step: Global step.
 
     Raises:
-        OSError: If the disk is as good as full. A write that fails breaks the writer for good, and with it the run at
-            the next thing that Lightning logs: it is better not tried.
+        ConnectionError: If there is no room, and the picture is kept.
+        OSError: If there is no room to keep it either.
     """
+    box = outbox(writer)
+    if _has_room(writer, picture.nbytes) and not box.waiting():
+        writer.add_image(name, picture, step, dataformats="HWC")
+    else:
+        box.put(_parcel(writer, name, picture, step))
+
+
+def outbox(writer: SummaryWriter) -> Outbox:
+    """What waits for room on the disk of the event files."""
+    run = uuid.uuid5(uuid.NAMESPACE_URL, str(Path(writer.log_dir).absolute())).hex
+    return Outbox(outbox_folder() / f"tensorboard-{run}", partial(deliver, writer=writer), background=False)
+
+
+def deliver(parcel: Path, writer: SummaryWriter | None = None) -> None:
+    """Add a picture that waited to the event files.
+
+    Args:
+        parcel: Folder with ``entry.json`` and the picture.
+        writer: Of the run, if it still goes on.
+
+    Raises:
+        ConnectionError: If there is still no room.
+    """
+    import numpy as np
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    entry = json.loads((parcel / _ENTRY).read_text())
+    picture = np.array(Image.open(parcel / _PICTURE))
+    own = None if writer is not None else SummaryWriter(entry["log_dir"], filename_suffix=".fitb")
+    into = writer or own
+    assert into is not None
+    try:
+        if not _has_room(into, picture.nbytes):
+            raise ConnectionError(f"no room for pictures on the disk of {entry['log_dir']}")
+        into.add_image(entry["name"], picture, entry["step"], walltime=entry["time"], dataformats="HWC")
+    finally:
+        if own is not None:
+            own.close()
+
+
+def _has_room(writer: SummaryWriter, size: int) -> bool:
     folder = Path(writer.log_dir)
-    if folder.is_dir() and shutil.disk_usage(folder).free < _ROOM_TO_LEAVE + picture.nbytes:  # else it is in a cloud
-        raise OSError(errno.ENOSPC, "no room for pictures on the disk of the event files", str(folder))
-    writer.add_image(name, picture, step, dataformats="HWC")
+    return not folder.is_dir() or shutil.disk_usage(folder).free >= _ROOM_TO_LEAVE + size  # no folder: in a cloud
+
+
+def _parcel(writer: SummaryWriter, name: str, picture: Picture, step: int) -> Parcel:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    entry = {"log_dir": str(Path(writer.log_dir).absolute()), "name": name, "step": step, "time": time.time()}
+    return {_ENTRY: json.dumps(entry).encode(), _PICTURE: file.getvalue()}

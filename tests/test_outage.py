@@ -310,20 +310,32 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_disk_full_for_event_files(trainer, loaders, small_disk):
-    """When it fills up, pictures stop and are reported; training and Lightning's own scalars go on."""
+@pytest.mark.parametrize("frees", [True, False])
+def test_disk_full_for_event_files(trainer, loaders, small_disk, frees):
+    """When it fills up, pictures wait, which is reported; training and Lightning's own scalars go on."""
 
     def fill():
         free = shutil.disk_usage(small_disk).free
         (small_disk / "other").write_bytes(b"x" * (free - 2**18))
 
+    def free():
+        (small_disk / "other").unlink()
+
+    later = {4: free} if frees else {}
     logger = TensorBoardLogger(small_disk)
     probe = FillInBlanksCallback(num_masks=4)
-    run = trainer(callbacks=[At({2: fill}), probe], logger=logger, max_epochs=5)
+    run = trainer(callbacks=[At({2: fill, **later}), probe], logger=logger, max_epochs=5)
     with pytest.warns(UserWarning, match="TensorBoardLogger did not take what was probed in epoch 2; training goes on"):
         run.fit(SmallModule(), *loaders)
     assert [entry["epoch"] for entry in probe.history] == [0, 1, 2, 3, 4]
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
-    assert [event.step for event in events.Images("fitb/prototypes")] == [7, 15]
+    pictures = [event.step for event in events.Images("fitb/prototypes")]
+    assert pictures == ([7, 15, 23, 31, 39] if frees else [7, 15])
+    if not frees:
+        free()
+        assert resend().exit_code == 0
+        events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
+        assert [event.step for event in events.Images("fitb/prototypes")] == [7, 15, 23, 31, 39]
+    assert "Nothing waits" in resend().output
     for key in ("val_loss", "fitb/coverage"):
         assert [event.step for event in events.Scalars(key)] == [7, 15, 23, 31, 39]
