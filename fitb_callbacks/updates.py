@@ -43,8 +43,12 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
     """
     leaf = masked.detach().requires_grad_()
     logits = classified(classify, leaf)
-    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)
-    return -gradient, logits.detach().argmax(dim=1)
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    # A confident model's gradients are so small that half precision would flush them to zero on their way back. They
+    # are in proportion to 1 - p(label), so each image's loss is divided by that, and its gradient multiplied again.
+    smallness = -torch.expm1(-loss.detach()).clamp(max=-1e-7)
+    (gradient,) = torch.autograd.grad((loss / smallness).sum(), leaf)
+    return -gradient.to(loss.dtype) * smallness[:, None, None, None], logits.detach().argmax(dim=1)
 
 
 def classified(classify: Classify, leaf: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.guard import left_as_found
+from identical import assert_identical
 from small_module import SmallModule
 
 
@@ -28,24 +29,6 @@ def snapshot(trainer, model):
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
-
-
-def assert_identical(one, other, where="snapshot"):
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, np.ndarray):
-        assert (one == other).all(), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_identical(one[key], other[key], f"{where}, {key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for position, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_identical(a, b, f"{where}, {position}")
-    else:
-        assert one == other, where
 
 
 def trained_with(callbacks, trainer, loaders, **options):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
+from identical import assert_identical
 from small_module import SmallModule
 
 try:
@@ -51,25 +52,6 @@ class Record(Callback):
 
     on_train_batch_end = on_train_epoch_end = on_validation_end = on_validation_epoch_start = take
     on_fit_end = on_train_epoch_start = on_test_end = take
-
-
-def assert_identical(one, other, where=""):
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one, other), where
-    elif isinstance(one, np.ndarray):
-        assert np.array_equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_identical(one[key], other[key], f"{where}, {key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for position, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_identical(a, b, f"{where}, {position}")
-    else:
-        assert one == other or one is other, where
 
 
 class Frozen(SmallModule):

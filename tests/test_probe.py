@@ -324,3 +324,18 @@ def test_runs_out_of_memory_once_then_takes_smaller_chunks(trained, probe_images
     assert torch.equal(small.kept, whole.kept)
     assert torch.allclose(small.updates, whole.updates, atol=1e-6)
     assert 0 < tight.failures < 6  # halved a few times, then never again
+
+
+def test_half_precision_does_not_lose_the_gradients_of_a_confident_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    images = torch.rand(2, 1, 8, 8)
+    labels = model(images).argmax(1)
+    with torch.no_grad():
+        model[1].bias[labels.unique()] += 17  # a loss of about 1e-7: in float16, the gradients alone would be zero
+    probe = FillInBlanks(num_masks=16)
+    exact = probe.probe(model, images, labels).updates
+    assert 0 < exact.abs().max() < 6e-8  # the smallest number of float16
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = probe.probe(model, images, labels).updates
+    assert torch.cosine_similarity(exact.flatten(1), half.flatten(1), eps=1e-30).min() > 0.99
