@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,24 +84,17 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
         output: Folder for event files, MLflow artifacts and the picture; made if it does not exist.
         mlflow_uri: Address of the MLflow store.
     """
-    import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
-
-    for noisy in ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
-    seed_everything(0)
-    tensorboard = TensorBoardLogger(save_dir=output / "tensorboard", name=name)
-    mlflow_logger = MLFlowLogger(
-        experiment_name=f"fitb-demo-{name}",
-        tracking_uri=mlflow_uri,
-        artifact_location=(output / "mlflow").resolve().as_uri(),
-    )
     probe = FillInBlanksCallback(class_names=data.classes)
     record = _ValidationAccuracy()
-    with warnings.catch_warnings():
-        # The data is in memory: more workers would slow it down.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+    with _quiet():
+        seed_everything(0)
+        tensorboard = TensorBoardLogger(save_dir=output / "tensorboard", name=name)
+        mlflow_logger = MLFlowLogger(
+            experiment_name=f"fitb-demo-{name}",
+            tracking_uri=mlflow_uri,
+            artifact_location=(output / "mlflow").resolve().as_uri(),
+        )
         trainer = Trainer(
             max_epochs=epochs,
             logger=[tensorboard, mlflow_logger],
@@ -114,6 +109,26 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
     probe.result.figure().save(picture)
     history = [{**scores, "val_acc": value} for scores, value in zip(probe.history, record.values, strict=True)]
     return DemoRun(history, picture, output / "tensorboard", mlflow_uri)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only what the demo itself says, and errors."""
+    import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
+
+    names = ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow", "mlflow.store.db.utils")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    with warnings.catch_warnings():
+        # The data is in memory: more workers would slow it down.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+        try:
+            for logger in levels:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 class _Bar(RichProgressBar):
