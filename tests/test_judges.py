@@ -10,18 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.judges import CentroidJudge, ModuleJudge
-
-
-def some(number=40, classes=4, shape=(3, 12, 10), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(number, *shape, generator=generator), torch.arange(number) % classes
-
-
-def seen(images, labels, batch_size=7):
-    judge = CentroidJudge()
-    for start in range(0, len(labels), batch_size):
-        judge.update(images[start : start + batch_size], labels[start : start + batch_size])
-    return judge
+from judge_process import gather, seen, some
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40])
@@ -177,19 +166,10 @@ def test_judges_for_other_images_or_classes_are_refused_before_the_probe_starts(
         ModuleJudge("champion")
 
 
-def _gather(rank, world_size, folder):
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size, init_method=f"file://{folder}/init")
-    images, labels = some()
-    judge = seen(images[rank::world_size], labels[rank::world_size])
-    torch.save(judge.gathered().state_dict(), f"{folder}/{rank}.pt")
-    assert judge.counts.sum() == 20  # not changed
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_all_processes_gather_the_same_judge(tmp_path):
-    torch.multiprocessing.spawn(_gather, (2, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(gather, (2, str(tmp_path)), nprocs=2)
     expected = seen(*some())
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
