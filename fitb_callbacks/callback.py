@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fitb_callbacks.audit import audited
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
+from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS, class_key
@@ -390,7 +391,12 @@ class FillInBlanksCallback(Callback):
             "covered": covered,
             "class_means": means,
         }
-        return dataclasses.replace(result, metrics={**result.metrics, **changes})
+        interval = wilson_interval(changes["carryover_accuracy"], len(labels))
+        return dataclasses.replace(
+            result,
+            metrics={**result.metrics, **changes},
+            confidence={**result.confidence, "carryover_accuracy": interval},
+        )
 
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:

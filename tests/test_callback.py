@@ -270,3 +270,11 @@ def test_an_error_in_a_probe_is_logged_once_and_training_goes_on(trainer, loader
 def test_an_error_in_a_probe_can_end_training(trainer, loaders):
     with pytest.raises(RuntimeError, match="cosmic ray"):
         trainer(callbacks=[callback()], max_epochs=3).fit(FailsLater(), *loaders)
+
+
+def test_what_is_carried_over_has_an_interval(trainer, loaders):
+    probe = callback()
+    trainer(callbacks=[probe], max_epochs=2).fit(SmallModule(), *loaders)
+    low, high = probe.result.confidence["carryover_accuracy"]
+    assert 0 <= low <= probe.result.metrics["carryover_accuracy"] <= high <= 1
+    assert low < high

@@ -65,6 +65,19 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
     assert np.array_equal(np.array(Image.open(downloaded).convert("RGB")), last)
 
 
+def test_without_validation_the_step_is_lightnings_own_too(trainer, loaders, tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    probe = FillInBlanksCallback(num_masks=4, on_error="raise")
+    trainer(callbacks=[probe], logger=logger, limit_val_batches=0, accumulate_grad_batches=2).fit(
+        SmallModule(), *loaders
+    )
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
+    steps = [event.step for event in events.Scalars("train_loss")]
+    assert steps == [3, 7]
+    assert [event.step for event in events.Scalars("fitb/coverage")] == steps
+    assert [event.step for event in events.Images("fitb/prototypes")] == steps
+
+
 def test_undefined_scores_are_not_written(trainer, loaders, tmp_path):
     class Diverged(SmallModule):
         def forward(self, images):
