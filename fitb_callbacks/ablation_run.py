@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -68,7 +69,11 @@ def run_ablation(
         output: Folder for everything; made if it does not exist. A second run with it goes on where the first stopped.
         on_cell: See `ablate`.
     """
+    probe = FillInBlanks(masking=masking, num_masks=num_masks)
     labelled = LOADERS[data](data_dir)
+    images, labels = labelled.validation.tensors
+    for ratio, patch_size in product(mask_ratios, patch_sizes):  # before a network is trained for nothing
+        replace(probe, mask_ratio=ratio, patch_size=patch_size).resolved_patch_size(images)
     output.mkdir(parents=True, exist_ok=True)
     model: LightningModule
     if checkpoint is None:
@@ -78,14 +83,13 @@ def run_ablation(
         model = SmallCNN.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     else:
         model = _class_named(module).load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    images, labels = labelled.validation.tensors
     probed = ProbeImages(per_class=images_per_class, max_images=images_per_class * len(labelled.classes))
     probed.offer(images, labels)
     ablation = ablate(
         model,
         probed.images,
         probed.labels,
-        probe=FillInBlanks(masking=masking, num_masks=num_masks),
+        probe=probe,
         mask_ratios=mask_ratios,
         patch_sizes=patch_sizes,
         thresholds=thresholds,

@@ -170,3 +170,18 @@ def test_an_ablation_can_be_extended_in_its_folder(images, tmp_path):
     both = [None, 0.1]
     ablate(second, images, LABELS, probe=PROBE, mask_ratios=[0.5], patch_sizes=[1], thresholds=both, folder=tmp_path)
     assert second.seen == len(images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--mask-ratio", "2"], "mask_ratio must be a number greater than 0 and less than 1; got 2.0"),
+        (["--patch-size", "29"], "patch_size must be at most 28"),
+        (["--masking", "both"], "masking must be one of 'random', 'progressive'; got 'both'"),
+    ],
+)
+def test_wrong_settings_end_the_command_before_a_network_is_trained(arguments, says, tmp_path):
+    done = CliRunner().invoke(app, ["ablate", "--output", str(tmp_path / "ablation"), *arguments])
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.split())
+    assert not (tmp_path / "ablation").exists()
