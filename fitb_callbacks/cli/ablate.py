@@ -1,0 +1,75 @@
+"""``fitb ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from fitb_callbacks.cli.data_sets import DataSet
+
+__all__ = ["ablate"]
+
+
+def ablate(
+    data: Annotated[DataSet, typer.Option(help="Whose validation images to probe on.")] = DataSet.mnist,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Lightning checkpoint; without one, the demo's network is trained first.")
+    ] = None,
+    module: Annotated[
+        str, typer.Option("--class", help="The checkpoint's LightningModule, as package.module:Class.")
+    ] = "fitb_callbacks.demo:SmallCNN",
+    mask_ratio: Annotated[list[float], typer.Option(help="Give it once for each ratio.")] = [0.1, 0.25, 0.5, 0.75],  # noqa: B006
+    patch_size: Annotated[list[int], typer.Option(help="In pixels; give it once for each.")] = [1, 2, 4, 7],  # noqa: B006
+    threshold: Annotated[
+        list[str] | None, typer.Option(help="A number, or none for not binarised; give it once for each.")
+    ] = None,
+    masking: Annotated[str, typer.Option(help="random or progressive.")] = "random",
+    num_masks: Annotated[int, typer.Option(min=1, help="Masks an image.")] = 256,
+    images_per_class: Annotated[int, typer.Option(min=1, help="Probe images of each class.")] = 4,
+    output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and every finished cell.")] = Path(
+        "fitb-ablation"
+    ),
+) -> None:
+    """Probe one model under many mask ratios, patch sizes and thresholds. Run it again to go on where it stopped."""
+    console = Console()
+    try:
+        from fitb_callbacks.ablation_run import run_ablation
+
+        with Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
+        ) as progress:
+            bar = progress.add_task("Probing")
+            run = run_ablation(
+                data=data.value,
+                data_dir=data_dir,
+                checkpoint=checkpoint,
+                module=module,
+                mask_ratios=mask_ratio,
+                patch_sizes=patch_size,
+                thresholds=None if threshold is None else [_number_or_none(value) for value in threshold],
+                masking=masking,
+                num_masks=num_masks,
+                images_per_class=images_per_class,
+                output=output,
+                on_cell=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    except (FileNotFoundError, ModuleNotFoundError, RuntimeError, UnpicklingError, ValueError) as error:
+        console.print(f"[red]fitb ablate:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    console.print(f"The scores of {run.cells} settings: {run.table}", highlight=False, soft_wrap=True)
+    console.print(f"The prototypes, a picture a class: {run.pictures}", highlight=False, soft_wrap=True)
+
+
+def _number_or_none(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--threshold must be a number or none; got {text!r}") from None

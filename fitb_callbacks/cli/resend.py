@@ -1,0 +1,32 @@
+"""``fitb resend``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = ["resend"]
+
+
+def resend(
+    folder: Annotated[
+        Path,
+        typer.Argument(envvar="FITB_OUTBOX", help="Where they wait.", exists=False, file_okay=False),
+    ] = Path("fitb-outbox"),
+) -> None:
+    """Send scores and pictures that a tracking server, or a full disk, could not take."""
+    console = Console()
+    if not folder.is_dir():
+        console.print(f"Nothing waits: there is no folder {folder}", highlight=False, soft_wrap=True, markup=False)
+        return
+    from fitb_callbacks.integrations.outbox import resend
+
+    sent, failures = resend(folder)
+    console.print(f"{sent} parcels sent")
+    for run, error in failures.items():
+        console.print(f"Not sent: {run}: {error}", highlight=False, soft_wrap=True, markup=False)
+    if failures:
+        raise typer.Exit(1)
