@@ -437,14 +437,26 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture, log_scores
+        from fitb_callbacks.loggers import log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
+        from fitb_callbacks.record import make_record
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
         pictures["timeline"] = self._timeline(result)
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
             pictures[f"{masking}/timeline"] = self._timeline(further)
+        records = [
+            make_record(
+                each,
+                {**each.metrics, "seconds": metrics["seconds"]},
+                epoch=self._probed_epoch,
+                step=step,
+                prefix=self.prefix,
+                judge=self._judge_in_words(),
+            )
+            for each in (result, *self.further_results.values())
+        ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
@@ -456,6 +468,8 @@ class FillInBlanksCallback(Callback):
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
                 )
+                for record in records:
+                    log_record(logger, record)
                 if not taken:
                     self._warn_once(
                         kind,
@@ -470,6 +484,12 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _judge_in_words(self) -> str | None:
+        if isinstance(self.judge, nn.Module):
+            return f"the module {type(self.judge).__name__}"
+        source = "training images" if self.reference is None else "trusted images"
+        return None if self.judge is None else f"class means of {source}"
 
     def _timeline(self, result: FillInBlanksResult) -> Picture:
         """The picture of all probes so far, this one included."""

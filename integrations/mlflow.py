@@ -10,18 +10,20 @@ import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "scores_parcel"]
+__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
+_IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
 _THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
@@ -64,6 +66,12 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
 
 
+def record_parcel(tracking_uri: str, run_id: str, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """A record of a probe, among the run's artifacts, for ``fitb report``."""
+    parcel = _parcel(tracking_uri, run_id, record["step"], {"artifact_path": RECORDS})
+    return {**parcel, record_name(record): json.dumps(record).encode()}
+
+
 _ENTRY = "entry.json"
 
 
@@ -76,7 +84,7 @@ def deliver(parcel: Path) -> None:
     """Send a parcel. Sending it again changes nothing: metrics keep their time stamp, pictures their names.
 
     Args:
-        parcel: Folder with ``entry.json`` and the picture's files, if any.
+        parcel: Folder with ``entry.json`` and files, if any.
 
     Raises:
         ConnectionError: If the server cannot be reached.
@@ -94,10 +102,11 @@ def deliver(parcel: Path) -> None:
     metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
-    pictures = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
-    for path in pictures:
-        client.log_artifact(run_id, str(path), "images")
-    if pictures:
+    artifact_path = entry.get("artifact_path", _IMAGES)
+    files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
+    for path in files:
+        client.log_artifact(run_id, str(path), artifact_path)
+    if files and artifact_path == _IMAGES:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
 
 
