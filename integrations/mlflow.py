@@ -20,7 +20,7 @@ from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
+__all__ = ["check_health", "deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
@@ -96,8 +96,7 @@ def deliver(parcel: Path) -> None:
 
     entry = json.loads((parcel / _ENTRY).read_text())
     uri, run_id = entry["tracking_uri"], entry["run_id"]
-    if _is_remote(uri):
-        _check_health(uri)
+    check_health(uri)
     client = MlflowClient(uri)
     metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
     if metrics:
@@ -130,21 +129,22 @@ def _is_remote(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http:", "https:", "databricks"))
 
 
-def _check_health(tracking_uri: str) -> None:
+def check_health(tracking_uri: str) -> None:
     """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    if not tracking_uri.startswith("databricks"):
-        credentials = get_default_host_creds(tracking_uri)
-        options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
-        try:
-            reply = http_request(credentials, "/health", "GET", **options)
-        except MlflowException as error:
-            raise ConnectionError(str(error)) from error
-        if reply.status_code >= 500:
-            raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
+    if not tracking_uri.startswith(("http:", "https:")):
+        return
+    credentials = get_default_host_creds(tracking_uri)
+    options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
+    try:
+        reply = http_request(credentials, "/health", "GET", **options)
+    except MlflowException as error:
+        raise ConnectionError(str(error)) from error
+    if reply.status_code >= 500:
+        raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
 
 
 def _encoded(image: object, file_format: str) -> bytes:
