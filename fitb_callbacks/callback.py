@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,6 +30,10 @@ from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
 from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
+from fitb_callbacks.timeline import Timeline, timeline_picture
+
+if TYPE_CHECKING:
+    from fitb_callbacks.pictures import Picture
 
 __all__ = ["FillInBlanksCallback"]
 
@@ -160,6 +164,7 @@ class FillInBlanksCallback(Callback):
         self._streamed_epoch: int | None = None
         self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
@@ -436,8 +441,10 @@ class FillInBlanksCallback(Callback):
         from fitb_callbacks.pictures import prototype_grid
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
+        pictures["timeline"] = self._timeline(result)
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
+            pictures[f"{masking}/timeline"] = self._timeline(further)
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
@@ -463,6 +470,13 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _timeline(self, result: FillInBlanksResult) -> Picture:
+        """The picture of all probes so far, this one included."""
+        masking = result.settings["masking"]
+        timeline = self._timelines.get(masking, Timeline()).with_probe(result, self._probed_epoch)
+        self._timelines[masking] = timeline
+        return timeline_picture(timeline, result)
 
     def _settle(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.history:
@@ -523,6 +537,7 @@ class FillInBlanksCallback(Callback):
             "history": self.history,
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
+            "timelines": {masking: timeline.state_dict() for masking, timeline in self._timelines.items()},
             "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
             "streamed_epoch": self._streamed_epoch,
         }
@@ -534,6 +549,9 @@ class FillInBlanksCallback(Callback):
         self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
         self._last_probes = state_dict["last_probes"]
+        self._timelines = {
+            masking: Timeline.from_state_dict(state) for masking, state in state_dict["timelines"].items()
+        }
         if self._streamed is not None and state_dict["streamed"] is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]
