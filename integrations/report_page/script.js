@@ -67,8 +67,8 @@ function buildPrototypes() {
         const right = answer === name;
         line.className = answer === null ? "" : right ? "right" : "wrong";
         line.textContent = line.title = answer === null
-          ? who === "model" ? "no mask kept: no prototype" : "the judge: none"
-          : `${right ? "✓" : "✗"} the ${who}: ${answer}`;
+          ? who === "model" ? "no mask kept: no prototype" : "the judge says nothing"
+          : `${right ? "✓" : "✗"} the ${who} says ${answer}`;
       }
     } };
   });
