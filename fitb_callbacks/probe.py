@@ -149,8 +149,8 @@ class FillInBlanks:
             judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
-            progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or times
-                partitions. It does not wait for a GPU.
+            progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
+                times partitions. It does not wait for a GPU.
 
         Returns:
             The prototypes, updates and scores.
