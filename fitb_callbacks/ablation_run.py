@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from fitb_callbacks.ablation import ablate
-from fitb_callbacks.batches import ProbeImages
-from fitb_callbacks.data import LOADERS, LabelledImages
+from fitb_callbacks.checkpoints import load_checkpoint
+from fitb_callbacks.data import LOADERS
 from fitb_callbacks.demo import SmallCNN
+from fitb_callbacks.image_sets import open_images
 from fitb_callbacks.probe import FillInBlanks
 
 __all__ = ["AblationRun", "run_ablation"]
@@ -44,6 +44,7 @@ def run_ablation(
     data_dir: Path | None,
     checkpoint: Path | None,
     module: str,
+    allow_pickle: bool,
     mask_ratios: Sequence[float],
     patch_sizes: Sequence[int],
     thresholds: Sequence[float | None] | None,
@@ -56,10 +57,12 @@ def run_ablation(
     """Load or train a model, ablate the probe on validation images, and write table and pictures.
 
     Args:
-        data: Name of a data set, see `fitb_callbacks.data.LOADERS`.
+        data: See `fitb_callbacks.image_sets.open_images`.
         data_dir: Its folder, if it is not in the default place.
-        checkpoint: Lightning checkpoint. None trains the demo's network for three epochs and keeps it in the folder.
+        checkpoint: See `fitb_callbacks.checkpoints.load_checkpoint`. None trains the demo's network for three epochs,
+            on a data set of `fitb_callbacks.data.LOADERS`, and keeps it in the folder.
         module: The checkpoint's class, as ``package.module:Class``.
+        allow_pickle: See `fitb_callbacks.checkpoints.load_checkpoint`.
         mask_ratios: See `ablate`.
         patch_sizes: See `ablate`.
         thresholds: See `ablate`.
@@ -70,44 +73,42 @@ def run_ablation(
         on_cell: See `ablate`.
     """
     probe = FillInBlanks(masking=masking, num_masks=num_masks)
-    labelled = LOADERS[data](data_dir)
-    images, labels = labelled.validation.tensors
+    if checkpoint is None and data not in LOADERS:
+        raise ValueError(f"--checkpoint must be given with data of your own; --data is {data}")
+    chosen = open_images(data, per_class=images_per_class, data_dir=data_dir)
     for ratio, patch_size in product(mask_ratios, patch_sizes):  # before a network is trained for nothing
-        replace(probe, mask_ratio=ratio, patch_size=patch_size).resolved_patch_size(images)
-    output.mkdir(parents=True, exist_ok=True)
-    model: LightningModule
+        replace(probe, mask_ratio=ratio, patch_size=patch_size).resolved_patch_size(chosen.images)
     if checkpoint is None:
-        checkpoint = output / f"{data}.ckpt"
+        module, checkpoint = "fitb_callbacks.demo:SmallCNN", output / f"{data}.ckpt"
         if not checkpoint.exists():
-            _train(labelled, checkpoint)
-        model = SmallCNN.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    else:
-        model = _class_named(module).load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    probed = ProbeImages(per_class=images_per_class, max_images=images_per_class * len(labelled.classes))
-    probed.offer(images, labels)
+            output.mkdir(parents=True, exist_ok=True)
+            _train(data, data_dir, checkpoint)
+    model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle)
+    output.mkdir(parents=True, exist_ok=True)
     ablation = ablate(
         model,
-        probed.images,
-        probed.labels,
+        chosen.images,
+        chosen.labels,
         probe=probe,
         mask_ratios=mask_ratios,
         patch_sizes=patch_sizes,
         thresholds=thresholds,
         folder=output / "cells",
-        class_names=labelled.classes,
+        class_names=chosen.class_names,
         on_cell=on_cell,
     )
     ablation.write_csv(output / "scores.csv")
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
-    for index, label in enumerate(probed.labels.tolist()):
-        path = pictures / f"{labelled.classes[label]}.png"
-        if label not in probed.labels[:index]:
-            Image.fromarray(ablation.picture(index)).save(path)
+    for index, label in enumerate(chosen.labels.tolist()):
+        name = chosen.class_names[label] if chosen.class_names else str(label)
+        if label not in chosen.labels[:index]:
+            Image.fromarray(ablation.picture(index)).save(pictures / f"{name.replace('/', '_')}.png")
     return AblationRun(len(ablation.cells), output / "scores.csv", pictures)
 
 
-def _train(labelled: LabelledImages, checkpoint: Path) -> None:
+def _train(data: str, data_dir: Path | None, checkpoint: Path) -> None:
+    labelled = LOADERS[data](data_dir)
     seed_everything(0, verbose=False)
     trainer = Trainer(
         max_epochs=_EPOCHS,
@@ -118,13 +119,3 @@ def _train(labelled: LabelledImages, checkpoint: Path) -> None:
     )
     trainer.fit(SmallCNN(len(labelled.classes)), DataLoader(labelled.train, batch_size=64, shuffle=True))
     trainer.save_checkpoint(checkpoint)
-
-
-def _class_named(path: str) -> type[LightningModule]:
-    module, _, name = path.partition(":")
-    if not name:
-        raise ValueError(f"--class must be package.module:Class; got {path!r}")
-    found = getattr(importlib.import_module(module), name, None)
-    if not isinstance(found, type) or not issubclass(found, LightningModule):
-        raise ValueError(f"--class must name a LightningModule; {path!r} is {found!r}")  # noqa: TRY004 - of the name
-    return found

@@ -12,11 +12,15 @@ from torch import Tensor
 from fitb_callbacks.blocks import in_blocks
 from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.moments import Moments
+from fitb_callbacks.ranks import largest
 
-__all__ = ["AddUpdates", "Average", "average"]
+__all__ = ["AddUpdates", "Average", "Progress", "average"]
 
 AddUpdates = Callable[[Moments, Tensor, Tensor, slice], None]
 """``add(moments, indices, images, rows)`` adds the updates of masks, by index, of images, by index, to rows."""
+
+Progress = Callable[[int, int], None]
+"""Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
 
 _FIRST = 64
 """Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
@@ -57,6 +61,7 @@ def average(
     share: tuple[int, int] = (0, 1),
     tolerance: float | None = None,
     seconds: float | None = None,
+    progress: Progress | None = None,
 ) -> Average:
     """Stream the kept updates of every image into moments, in memory that does not depend on the number of masks.
 
@@ -73,7 +78,8 @@ def average(
         chunk_size: Pairs of masks and images at once.
         share: This process's rank and the number of processes.
         tolerance: The relative standard error, see `Moments.relative_error`, that is small enough.
-        seconds: The time limit. The first stage, of 64 masks, runs however long it takes.
+        seconds: The time limit, the same on every process. The first stage, of 64 masks, runs however long it takes.
+        progress: See `Progress`.
 
     Raises:
         fitb_callbacks.ranks.OtherRankError: If another process failed.
@@ -86,41 +92,92 @@ def average(
         >>> average(add, torch.rand(2, 1, 1, 1), num_masks=512, masks_per_round=4, chunk_size=100, tolerance=0.1).tried
         tensor([64, 64])
     """
-    rank, world_size = share
-    device = images.device
-    started = seconds_on(device)
-    halves = Moments.of(images), Moments.of(images)
-    tried = torch.zeros(len(images), dtype=torch.long, device=device)
-    active = torch.arange(len(images), device=device)
+    started = seconds_on(images.device)
+    streams = _Streams(add, images, masks_per_round, chunk_size, share, total=num_masks, progress=progress)
     stages = _Stages(num_masks, unit=2 * masks_per_round, first=max(1, _FIRST // masks_per_index))
-    staged = tolerance is not None or seconds is not None
-    done, pairs = 0, 0
-    while True:
-        stop = stages.after(done) if staged else num_masks
-        if seconds is not None and done:
-            elapsed = _slowest(seconds_on(device) - started, share, device)
-            affordable = (_SAFETY * seconds - elapsed) / elapsed * pairs / len(active)
-            stop = min(stop, stages.whole(done + affordable))
-            if stop <= done:
-                return Average(halves, tried, out_of_time=True)
-        indices = torch.arange(done + (rank - done) % world_size, stop, world_size, device=device)
-        rounds = indices // masks_per_round
-        for parity, half in enumerate(halves):
-            part = Moments.of(images[active])
-            work = partial(_add_block, add, part, active)
-            chunk_size = in_blocks(work, indices[rounds % 2 == parity], len(active), chunk_size)
+    out_of_time = False
+    while streams.done < num_masks and len(streams.active):
+        stop = stages.after(streams.done) if tolerance is not None or seconds is not None else num_masks
+        if seconds is not None and streams.done:
+            (elapsed,) = largest([seconds_on(images.device) - started], share[1])
+            affordable = (_SAFETY * seconds / elapsed - 1) * streams.pairs / len(streams.active)
+            stop = min(stop, stages.whole(streams.done + affordable))
+            if stop <= streams.done:
+                out_of_time = True
+                break
+        streams.go_on_to(stop)
+        if tolerance is not None and stop < num_masks:
+            streams.active = streams.active[_unsure(streams.halves, tolerance)[streams.active]]
+    streams.report_end()
+    return Average(streams.halves, streams.tried * masks_per_index, out_of_time)
+
+
+class _Streams:
+    """The moments of every image, as far as they have come.
+
+    Attributes:
+        halves: Of the even rounds and of the odd ones, the same on every process.
+        tried: Indices that went into each image's moments, shape ``(N,)``.
+        active: Images that get more of them, as indices.
+        done: Where the next stage begins.
+        pairs: Pairs of indices and images so far.
+    """
+
+    def __init__(
+        self,
+        add: AddUpdates,
+        images: Tensor,
+        masks_per_round: int,
+        chunk_size: int,
+        share: tuple[int, int],
+        *,
+        total: int,
+        progress: Progress | None,
+    ) -> None:
+        self._add = add
+        self._images = images
+        self._masks_per_round = masks_per_round
+        self._chunk_size = chunk_size
+        self._share = share
+        self._total = total
+        self._progress = progress
+        self._reported = 0
+        self._all_pairs = total * len(images)
+        self.halves = Moments.of(images), Moments.of(images)
+        self.tried = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        self.active = torch.arange(len(images), device=images.device)
+        self.done = 0
+        self.pairs = 0
+
+    def go_on_to(self, stop: int) -> None:
+        """Let all indices before ``stop`` go into the moments of the active images."""
+        rank, world_size = self._share
+        first = self.done + (rank - self.done) % world_size
+        indices = torch.arange(first, stop, world_size, device=self._images.device)
+        rounds = indices // self._masks_per_round
+        # Images that are left alone count as done.
+        self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
+        for parity, half in enumerate(self.halves):
+            part = Moments.of(self._images[self.active])
+            work = partial(self._add_block, part)
+            self._chunk_size = in_blocks(work, indices[rounds % 2 == parity], len(self.active), self._chunk_size)
             if world_size > 1:
                 part.all_reduce()
-            half.merge(part, active)
-        tried[active] += (stop - done) * masks_per_index
-        done, pairs = stop, pairs + (stop - done) * len(active)
-        if done == num_masks:
-            break
-        if tolerance is not None:
-            active = active[_unsure(halves, tolerance)[active]]
-            if not len(active):
-                break
-    return Average(halves, tried, out_of_time=False)
+            half.merge(part, self.active)
+        self.tried[self.active] += stop - self.done
+        self.pairs += (stop - self.done) * len(self.active)
+        self.done = stop
+
+    def _add_block(self, part: Moments, indices: Tensor, rows: slice) -> None:
+        self._add(part, indices, self.active[rows], rows)
+        if self._progress is not None:
+            self._reported += len(indices) * (rows.stop - rows.start) * self._share[1]
+            self._progress(min(self._reported, self._all_pairs), self._all_pairs)
+
+    def report_end(self) -> None:
+        """Report that all is done, if the last block did not: images were left alone, or time ran out."""
+        if self._progress is not None and self._reported < self._all_pairs:
+            self._progress(self._all_pairs, self._all_pairs)
 
 
 class _Stages:
@@ -141,25 +198,7 @@ class _Stages:
         return min(max(int(masks), 0) // self._unit * self._unit, self._num_masks)
 
 
-def _add_block(add: AddUpdates, moments: Moments, active: Tensor, indices: Tensor, rows: slice) -> None:
-    add(moments, indices, active[rows], rows)
-
-
 def _unsure(halves: tuple[Moments, Moments], tolerance: float) -> Tensor:
     """Which images need more masks, boolean, shape ``(N,)``."""
     whole = halves[0].merged(halves[1])
     return (whole.count < _FEWEST) | ~(whole.relative_error() <= tolerance)
-
-
-def _slowest(elapsed: float, share: tuple[int, int], device: torch.device) -> float:
-    """The longest time of all processes."""
-    if share[1] == 1:
-        return elapsed
-    import torch.distributed as dist
-
-    from fitb_callbacks.ranks import confirm
-
-    confirm()
-    longest = torch.tensor(elapsed, device=device)
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    return float(longest)

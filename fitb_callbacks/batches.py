@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from fitb_callbacks.logits import describe
 
-__all__ = ["BatchAdapter", "ProbeImages", "read_batch"]
+__all__ = ["BatchAdapter", "ProbeImages", "batches_of", "read_batch"]
 
 BatchAdapter = Callable[[Any], tuple[Tensor, Tensor]]
 """A batch to images ``(B, C, H, W)`` and integer labels ``(B,)``."""
@@ -82,6 +83,36 @@ def _is_labels(value: object, batch_size: int) -> bool:
     if not isinstance(value, Tensor) or value.shape not in ((batch_size,), (batch_size, 1)) or value.is_complex():
         return False
     return not value.is_floating_point() or bool((value == value.round()).all())
+
+
+_CHUNK = 256
+
+
+def batches_of(data: Any, *, name: str) -> Iterable[Any]:
+    """Batches of a pair of tensors, of a data set in its order, or of a data loader.
+
+    Args:
+        data: One of these; anything else that can be iterated is taken for batches.
+        name: What the data is called in errors.
+
+    Raises:
+        TypeError: If it is none of them.
+
+    Example:
+        >>> import torch
+        >>> [len(labels) for _, labels in batches_of((torch.zeros(300, 1, 2, 2), torch.zeros(300)), name="data")]
+        [256, 44]
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = data
+        return zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size=_CHUNK)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor)):
+        return data
+    raise TypeError(
+        f"{name} must be a pair of tensors (images, labels), a data set or a data loader; got {describe(data)}"
+    )
 
 
 class ProbeImages:

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,7 +20,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from fitb_callbacks.audit import audited
+from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
+from fitb_callbacks.budget import Budget
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
@@ -30,6 +32,10 @@ from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
 from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
+from fitb_callbacks.timeline import Timeline, timeline_picture
+
+if TYPE_CHECKING:
+    from fitb_callbacks.pictures import Picture
 
 __all__ = ["FillInBlanksCallback"]
 
@@ -74,6 +80,9 @@ class FillInBlanksCallback(Callback):
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
             ends training. Errors found in the check of the first batch always raise.
+        max_overhead: Share of an epoch's time that a probe may take, above 0; None for any. If there is no time for all
+            masks, there are fewer, but at least 64 an image; the number found in the first probe is kept, so that the
+            scores of all epochs compare. Drawing and writing the pictures is not counted.
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, hooks, optimizers,
             schedulers, other callbacks, random numbers) before and after each probe, and report what changed, as an
             error (see ``on_error``). Costs reading all of it twice an epoch.
@@ -103,6 +112,7 @@ class FillInBlanksCallback(Callback):
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
+        max_overhead: float | None = 0.05,
         audit: bool = False,
         masking: str | Sequence[str] = "random",
         **settings: Any,
@@ -150,6 +160,7 @@ class FillInBlanksCallback(Callback):
         """Further masking to what the last probe with it found."""
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
+        self._budget = Budget(max_overhead)
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._images: Tensor | None = None
@@ -160,6 +171,7 @@ class FillInBlanksCallback(Callback):
         self._streamed_epoch: int | None = None
         self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
@@ -194,6 +206,10 @@ class FillInBlanksCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As `teardown`, which Lightning leaves out after an error."""
         self._settle(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time."""
+        self._budget.epoch_begins()
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -324,7 +340,8 @@ class FillInBlanksCallback(Callback):
                 with all_or_none(trainer.world_size):
                     self.result, *further = self._run(trainer, pl_module)
                 self.further_results = dict(zip(self.further_probes, further, strict=True))
-                metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
+                seconds = time.perf_counter() - started
+                metrics = {**self.result.metrics, "seconds": seconds, "overhead": self._budget.overhead(seconds)}
                 for masking, result in self.further_results.items():
                     metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
                 self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
@@ -349,19 +366,27 @@ class FillInBlanksCallback(Callback):
             self._fix_images(trainer)
         if self._images is None:
             raise RuntimeError("no batch has passed by yet from which to take probe images")
+        self._budget.epoch_ends(trainer.world_size)
+        results, num_probes = [], 1 + len(self.further_probes)
         with trainer.precision_plugin.forward_context():
-            results = [
-                probe.probe(
-                    pl_module,
-                    self._images,
-                    self._labels,
-                    logits_fn=self.logits_fn,
-                    class_names=self._names(trainer, pl_module),
-                    judge=self._present_judge(trainer),
-                    share=(trainer.global_rank, trainer.world_size),
-                )
-                for probe in (self.probe, *self.further_probes.values())
-            ]
+            for asked in (self.probe, *self.further_probes.values()):
+                probe, started = self._budget.limited(asked), time.perf_counter()
+                with probing_line(trainer) as progress:
+                    result = probe.probe(
+                        pl_module,
+                        self._images,
+                        self._labels,
+                        logits_fn=self.logits_fn,
+                        class_names=self._names(trainer, pl_module),
+                        judge=self._present_judge(trainer),
+                        share=(trainer.global_rank, trainer.world_size),
+                        progress=progress,
+                        seconds=self._budget.seconds_for(probe.masking, num_probes=num_probes),
+                    )
+                line = self._budget.learn_from(probe, result, time.perf_counter() - started)
+                if line is not None:
+                    rank_zero_info(f"FillInBlanksCallback: {line}")
+                results.append(result)
             return [self._compared(pl_module, result) for result in results]
 
     def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
@@ -432,12 +457,26 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture, log_scores
+        from fitb_callbacks.loggers import log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
+        from fitb_callbacks.record import make_record
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
+        pictures["timeline"] = self._timeline(result)
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
+            pictures[f"{masking}/timeline"] = self._timeline(further)
+        records = [
+            make_record(
+                each,
+                {**each.metrics, "seconds": metrics["seconds"], "overhead": metrics["overhead"]},
+                epoch=self._probed_epoch,
+                step=step,
+                prefix=self.prefix,
+                judge=self._judge_in_words(),
+            )
+            for each in (result, *self.further_results.values())
+        ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
@@ -449,6 +488,8 @@ class FillInBlanksCallback(Callback):
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
                 )
+                for record in records:
+                    log_record(logger, record)
                 if not taken:
                     self._warn_once(
                         kind,
@@ -463,6 +504,19 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _judge_in_words(self) -> str | None:
+        if isinstance(self.judge, nn.Module):
+            return f"the module {type(self.judge).__name__}"
+        source = "training images" if self.reference is None else "trusted images"
+        return None if self.judge is None else f"class means of {source}"
+
+    def _timeline(self, result: FillInBlanksResult) -> Picture:
+        """The picture of all probes so far, this one included."""
+        masking = result.settings["masking"]
+        timeline = self._timelines.get(masking, Timeline()).with_probe(result, self._probed_epoch)
+        self._timelines[masking] = timeline
+        return timeline_picture(timeline, result)
 
     def _settle(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.history:
@@ -523,6 +577,8 @@ class FillInBlanksCallback(Callback):
             "history": self.history,
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
+            "timelines": {masking: timeline.state_dict() for masking, timeline in self._timelines.items()},
+            "num_masks": self._budget.state_dict(),
             "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
             "streamed_epoch": self._streamed_epoch,
         }
@@ -534,6 +590,10 @@ class FillInBlanksCallback(Callback):
         self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
         self._last_probes = state_dict["last_probes"]
+        self._timelines = {
+            masking: Timeline.from_state_dict(state) for masking, state in state_dict["timelines"].items()
+        }
+        self._budget.load_state_dict(state_dict["num_masks"])
         if self._streamed is not None and state_dict["streamed"] is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]

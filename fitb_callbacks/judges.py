@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from fitb_callbacks.batches import BatchAdapter, read_batch
+from fitb_callbacks.batches import BatchAdapter, batches_of, read_batch
 from fitb_callbacks.guard import generators_restored, left_as_found
 from fitb_callbacks.logits import LogitsFn, classifier, describe
 
@@ -95,7 +95,7 @@ class CentroidJudge:
         """
         judge = cls()
         with generators_restored():
-            for batch in _batches(reference):
+            for batch in batches_of(reference, name="reference"):
                 images, labels = read_batch(batch, batch_adapter)
                 if tuple(images.shape[1:]) != tuple(image_shape):
                     raise ValueError(
@@ -331,19 +331,6 @@ class ModuleJudge:
         with left_as_found(self.module), torch.no_grad():
             images = images.detach() if own is None else images.detach().to(own.device, own.dtype, copy=True)
             return classifier(self.module, self.logits_fn)(images)
-
-
-def _batches(reference: Reference) -> Iterable[Any]:
-    if isinstance(reference, (tuple, list)) and len(reference) == 2 and all(isinstance(t, Tensor) for t in reference):
-        images, labels = reference
-        return zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
-    if isinstance(reference, Dataset):
-        return DataLoader(reference, batch_size=_CHUNK)
-    if isinstance(reference, Iterable) and not isinstance(reference, (str, bytes, Tensor)):
-        return reference
-    raise TypeError(
-        f"reference must be a pair of tensors (images, labels), a data set or a data loader; got {describe(reference)}"
-    )
 
 
 def _centred(values: Tensor) -> Tensor:

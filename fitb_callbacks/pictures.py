@@ -17,7 +17,16 @@ from fitb_callbacks.masks import partition_masks, random_masks
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["Picture", "first_masks", "lay_out", "overlay", "prototype_grid", "prototype_tile", "to_rgb"]
+__all__ = [
+    "Picture",
+    "column_tiles",
+    "first_masks",
+    "lay_out",
+    "overlay",
+    "prototype_grid",
+    "prototype_tile",
+    "to_rgb",
+]
 
 Picture = npt.NDArray[np.uint8]
 """Height x width x 3, values 0 to 255."""
@@ -28,6 +37,7 @@ _WRONG = (190, 30, 45)
 _BLANK = (225, 225, 225)
 _TILE = 112
 _GAP = 6
+_LONGEST_TITLE = 200
 _FULL_COLOUR_AT = 3.0
 
 
@@ -53,19 +63,23 @@ def prototype_grid(result: FillInBlanksResult) -> Picture:
 
 def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture], str, bool]:
     names = result.class_names
+    label, prediction = int(result.labels[index]), int(result.predictions[index])
+    name = names[label] if names else str(label)
+    taken_for = "no mask kept" if prediction < 0 else f"= {names[prediction] if names else prediction}"
+    return name, column_tiles(result, index), taken_for, prediction == label
+
+
+def column_tiles(result: FillInBlanksResult, index: int) -> list[Picture]:
+    """The image, the update over the masked image, and the prototype, as `prototype_grid` shows them."""
     low, high = (torch.tensor(result.settings[key])[:, None, None] for key in ("low", "high"))
     baseline = torch.tensor(result.settings["baseline"])[:, None, None].to(result.images)
     image = result.images[index]
-    label, prediction = int(result.labels[index]), int(result.predictions[index])
-    name = names[label] if names else str(label)
     shown = to_rgb(image, low, high)
-    if prediction < 0:
+    if not result.covered[index]:
         blank = np.full_like(shown, _BLANK)
-        return name, [shown, blank, blank], "no mask kept", False
-    visible = first_masks(result)[0]
-    masked = torch.where(visible, image, baseline)
-    tiles = [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
-    return name, tiles, f"= {names[prediction] if names else prediction}", prediction == label
+        return [shown, blank, blank]
+    masked = torch.where(first_masks(result)[0], image, baseline)
+    return [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
 
 
 def prototype_tile(result: FillInBlanksResult, index: int) -> Picture:
@@ -146,6 +160,7 @@ def lay_out(
     columns: Sequence[tuple[str, Sequence[Picture], str, bool]],
     *,
     row_titles: Sequence[str],
+    corner: str = "",
     tile: int = _TILE,
     bands: int | None = None,
 ) -> Picture:
@@ -154,6 +169,7 @@ def lay_out(
     Args:
         columns: For each: its title, its tiles from top to bottom, a caption, and whether the caption is good news.
         row_titles: One title a row.
+        corner: What the columns' titles are, for the corner beside them.
         tile: Side of a tile in pixels. Small tiles are enlarged by whole steps, so that pixels stay sharp squares.
         bands: How many; None takes as many as make the picture about square.
 
@@ -161,10 +177,12 @@ def lay_out(
         Height x width x 3, uint8.
     """
     font = ImageFont.load_default(size=14)
-    margin = max((round(font.getlength(title)) for title in row_titles), default=0) + 2 * _GAP
+    row_titles = [_shortened(title, font, _LONGEST_TITLE) for title in row_titles]
+    margin = max((round(font.getlength(title)) for title in (*row_titles, corner)), default=0) + 2 * _GAP
     bands = bands or max(1, round(math.sqrt(len(columns) / len(row_titles))))
     per_band = math.ceil(len(columns) / bands)
-    band_height = 22 + len(row_titles) * (tile + _GAP) + 22
+    caption_height = 22 if any(caption for _, _, caption, _ in columns) else _GAP
+    band_height = 22 + len(row_titles) * (tile + _GAP) + caption_height
     width = margin + per_band * (tile + _GAP) + _GAP
     canvas = Image.new("RGB", (width, bands * band_height + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -175,9 +193,10 @@ def lay_out(
         draw.text((centre, top + 8), _shortened(title, font, tile), _INK, font, anchor="mm")
         for row, picture in enumerate(tiles):
             canvas.paste(_fitted(picture, tile), (left, top + 18 + row * (tile + _GAP)))
-        below = top + 18 + len(tiles) * (tile + _GAP)
+        below = top + 18 + len(row_titles) * (tile + _GAP)
         draw.text((centre, below + 6), _shortened(caption, font, tile), _INK if good else _WRONG, font, anchor="mm")
         if position % per_band == 0:
+            draw.text((margin - _GAP, top + 8), corner, _INK, font, anchor="rm")
             for row, row_title in enumerate(row_titles):
                 middle = top + 18 + row * (tile + _GAP) + tile // 2
                 draw.text((margin - _GAP, middle), row_title, _INK, font, anchor="rm")

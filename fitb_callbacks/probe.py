@@ -10,12 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fitb_callbacks.averaging import AddUpdates, average
+from fitb_callbacks.averaging import AddUpdates, Progress, average
 from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.blocks import block_of, in_chunks, usual_chunk_size
 from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
-from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.judged import judged
@@ -32,8 +31,7 @@ from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import gradient_update
 
-__all__ = ["FillInBlanks"]
-
+__all__ = ["FillInBlanks", "Progress"]
 
 _FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
@@ -147,6 +145,7 @@ class FillInBlanks:
         judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
         seconds: float | None = None,
+        progress: Progress | None = None,
     ) -> FillInBlanksResult:
         """Probe a model on some images.
 
@@ -160,9 +159,11 @@ class FillInBlanks:
             judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
-            seconds: Time limit: images get no more masks when it is used up. The first 64 masks, or partitions of as
-                many, are always made. ``result.tried`` says how many there were, ``result.out_of_time`` whether this
-                is why.
+            seconds: Time limit for the masks: images get no more when it is used up. The first 64, or partitions of as
+                many, are always made, and where the fastest chunk size is not known yet, a fifth of the time goes to
+                finding it. ``result.tried`` says how many there were, ``result.out_of_time`` whether this is why.
+            progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
+                times partitions. It does not wait for a GPU.
 
         Returns:
             The prototypes, updates and scores.
@@ -172,9 +173,8 @@ class FillInBlanks:
             ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
                 judge for other images or classes.
         """
-        device = _device_of(model, default=images.device)
-        started = seconds_on(device)
         images = _checked_images(images)
+        device = _device_of(model, default=images.device)
         patch_size = self.resolved_patch_size(images)
         low, high, baseline = self._values(images)
         with left_as_found(model):
@@ -215,7 +215,8 @@ class FillInBlanks:
                     chunk_size=plan.chunk_size,
                     share=share,
                     tolerance=self.tolerance,
-                    seconds=None if seconds is None else seconds - (seconds_on(device) - started),
+                    seconds=seconds,
+                    progress=progress,
                 )
             if steps is not None and share[1] > 1:
                 confirm()

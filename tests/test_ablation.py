@@ -1,6 +1,8 @@
 import csv
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -146,14 +148,27 @@ def test_command_writes_a_table_and_a_picture_a_class_and_resumes(tmp_path):
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == set("0123456789")
 
 
+def test_command_takes_a_model_and_data_of_ones_own(images, tmp_path):
+    model = Counting()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    np.savez(tmp_path / "data.npz", images=images, labels=LABELS, class_names=["cat", "dog", "cow/calf"])
+    arguments = ["--checkpoint", "model.pt", "--class", f"{__name__}:Counting", "--data", "data.npz"]
+    ran = CliRunner().invoke(app, ["ablate", *arguments, "--patch-size", "2", "--num-masks", "8"])
+    assert ran.exit_code == 0, ran.output
+    assert "The scores of 4 settings" in ran.output
+    assert {path.stem for path in Path("fitb-ablation/pictures").iterdir()} == {"cat", "dog", "cow_calf"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--threshold", "high"], "--threshold must be a number or none; got 'high'"),
         (["--checkpoint", "none.ckpt"], "none.ckpt"),
+        (["--data", "nowhere", "--checkpoint", "none.ckpt"], "there is no 'nowhere'"),
+        (["--data", "pictures"], "--checkpoint must be given with data of your own; --data is pictures"),
         (["--checkpoint", "junk.ckpt"], "fitb ablate:"),
-        (["--checkpoint", "junk.ckpt", "--class", "SmallCNN"], "--class must be package.module:Class; got 'SmallCNN'"),
-        (["--checkpoint", "junk.ckpt", "--class", "json:dumps"], "--class must name a LightningModule"),
+        (["--checkpoint", "junk.ckpt", "--class", "SmallCNN"], "--class must be package.module:name; got 'SmallCNN'"),
+        (["--checkpoint", "junk.ckpt", "--class", "json:JSONDecoder"], "--class must name a LightningModule"),
     ],
 )
 def test_command_says_in_a_line_what_is_wrong(tmp_path, arguments, says):

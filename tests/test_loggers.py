@@ -52,11 +52,11 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
     pictures = events.Images("fitb/prototypes")
     assert [picture.step for picture in pictures] == steps
     files = [file.path for file in client.list_artifacts(mlflow.run_id, "images")]
-    for name in ("prototypes", "confusion"):
+    for name in ("prototypes", "confusion", "timeline"):
         of_name = [path for path in files if name in path]
         assert sorted(int(path.split("+")[2]) for path in of_name if path.endswith(".png")) == steps
         assert len([path for path in of_name if path.endswith(".webp")]) == 3
-    assert len(files) == 12  # any other file would hide every image of the run
+    assert len(files) == 18  # any other file would hide every image of the run
 
     last = np.array(probe.result.figure())
     assert np.array_equal(np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string))), last)
@@ -84,8 +84,7 @@ def test_undefined_scores_are_not_written(trainer, loaders, tmp_path):
             return super().forward(images) * (1 if self.training or self.trainer.sanity_checking else np.nan)
 
     logger = CSVLogger(tmp_path)
-    with pytest.warns(UserWarning, match="CSVLogger gets the scores but no pictures"):
-        trainer(callbacks=[FillInBlanksCallback(num_masks=4)], logger=logger).fit(Diverged(), *loaders)
+    trainer(callbacks=[FillInBlanksCallback(num_masks=4)], logger=logger).fit(Diverged(), *loaders)
     logger.save()
     with Path(logger.log_dir, "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from fitb_callbacks.cli.data_sets import DataSet
-
 __all__ = ["ablate"]
 
 
 def ablate(
-    data: Annotated[DataSet, typer.Option(help="Whose validation images to probe on.")] = DataSet.mnist,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Images to probe on: mnist, fashion-mnist, a folder with one folder a class, an .npz file, or "
+            "package.module:function."
+        ),
+    ] = "mnist",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Lightning checkpoint; without one, the demo's network is trained first.")
+        Path | None,
+        typer.Option(help="Lightning checkpoint or state_dict; without one, the demo's network is trained."),
     ] = None,
     module: Annotated[
-        str, typer.Option("--class", help="The checkpoint's LightningModule, as package.module:Class.")
+        str, typer.Option("--class", help="The checkpoint's module, as package.module:Class.")
     ] = "fitb_callbacks.demo:SmallCNN",
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load checkpoints that hold more than tensors: runs code in them.")
+    ] = False,
     mask_ratio: Annotated[list[float], typer.Option(help="Give it once for each ratio.")] = [0.1, 0.25, 0.5, 0.75],  # noqa: B006
     patch_size: Annotated[list[int], typer.Option(help="In pixels; give it once for each.")] = [1, 2, 4, 7],  # noqa: B006
     threshold: Annotated[
@@ -46,10 +53,11 @@ def ablate(
         ) as progress:
             bar = progress.add_task("Probing")
             run = run_ablation(
-                data=data.value,
+                data=data,
                 data_dir=data_dir,
                 checkpoint=checkpoint,
                 module=module,
+                allow_pickle=allow_pickle,
                 mask_ratios=mask_ratio,
                 patch_sizes=patch_size,
                 thresholds=None if threshold is None else [_number_or_none(value) for value in threshold],
@@ -59,7 +67,7 @@ def ablate(
                 output=output,
                 on_cell=lambda done, total: progress.update(bar, completed=done, total=total),
             )
-    except (FileNotFoundError, ModuleNotFoundError, RuntimeError, UnpicklingError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, RuntimeError, ValueError) as error:
         console.print(f"[red]fitb ablate:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     console.print(f"The scores of {run.cells} settings: {run.table}", highlight=False, soft_wrap=True)

@@ -1,0 +1,58 @@
+"""What a user names on a command line as ``package.module:name``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["import_named", "one_line"]
+
+
+def import_named(path: str, *, argument: str) -> Any:
+    """The object that a ``package.module:name`` stands for.
+
+    The current folder can be imported from, as with ``python -m``, and stays importable for what the object does later.
+
+    Args:
+        path: Such as ``"my_project.models:Classifier"``; the name may have dots.
+        argument: What the user calls this argument, for errors.
+
+    Raises:
+        ValueError: If the path is not of this form, the module cannot be imported or does not hold the name.
+
+    Example:
+        >>> import_named("fitb_callbacks.probe:FillInBlanks.probe", argument="--data").__name__
+        'probe'
+        >>> import_named("json", argument="--data")
+        Traceback (most recent call last):
+        ...
+        ValueError: --data must be package.module:name; got 'json'
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"{argument} must be package.module:name; got {path!r}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # user's code may raise anything
+        raise ValueError(f"{argument} {path!r} cannot be imported: {one_line(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{argument} must name something in {module_name}; there is no {name!r}")
+        found = getattr(found, part)
+    return found
+
+
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """An error in one line: its type, and the beginning of what it says.
+
+    Example:
+        >>> one_line(KeyError("weight"))
+        "KeyError: 'weight'"
+    """
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
