@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from throughput_models import MODELS, build
+from timing import cpu_seconds, medians
 from torch import Tensor, nn
 
 from fitb_callbacks import FillInBlanks
@@ -31,19 +31,6 @@ def bare_loop(model: nn.Module, masked: Tensor, labels: Tensor, chunk_size: int)
     for images, of in zip(masked.split(chunk_size), labels.split(chunk_size), strict=True):
         leaf = images.detach().requires_grad_()
         torch.autograd.grad(F.cross_entropy(model(leaf), of, reduction="sum"), leaf)
-
-
-def cpu_seconds(run: Callable[[], None]) -> float:
-    """CPU seconds of one run."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
-def medians(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each, taken in turn; the first round is not counted."""
-    taken = [{name: cpu_seconds(run) for name, run in candidates.items()} for _ in range(rounds + 1)][1:]
-    return {name: statistics.median(each[name] for each in taken) for name in candidates}
 
 
 def measure(name: str, *, num_images: int, rounds: int) -> None:
