@@ -19,7 +19,7 @@ from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "scores_parcel"]
+__all__ = ["deliver", "files_parcel", "image_key", "outbox", "picture_parcel", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _HEALTH_TIMEOUT = 2.0
@@ -37,8 +37,18 @@ def outbox(tracking_uri: str, run_id: str) -> Outbox:
 
 
 def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
-    """Scores of one step, with the time at which they were made."""
-    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores)})
+    """Scores of one step, with the time at which they were made.
+
+    They are linked to MLflow's active model, if there is one (``mlflow.set_active_model``).
+    """
+    from mlflow import get_active_model_id
+
+    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores), "model_id": get_active_model_id()})
+
+
+def files_parcel(tracking_uri: str, run_id: str, folder: str, files: Mapping[str, bytes]) -> Parcel:
+    """Files for a folder among the run's artifacts, which replace those of the same name."""
+    return {**_parcel(tracking_uri, run_id, 0, {"folder": folder}), **files}
 
 
 def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
@@ -64,7 +74,7 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
 
 
-_ENTRY = "entry.json"
+_ENTRY, _PICTURES = "entry.json", "images"
 
 
 def _parcel(tracking_uri: str, run_id: str, step: int, content: dict[str, object]) -> dict[str, bytes]:
@@ -91,13 +101,17 @@ def deliver(parcel: Path) -> None:
     if _is_remote(uri):
         _check_health(uri)
     client = MlflowClient(uri)
-    metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
+    model_id, folder = entry.get("model_id"), entry.get("folder", _PICTURES)
+    metrics = [
+        Metric(key, value, entry["timestamp"], entry["step"], model_id=model_id, run_id=run_id if model_id else None)
+        for key, value in entry.get("scores", {}).items()
+    ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
-    pictures = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
-    for path in pictures:
-        client.log_artifact(run_id, str(path), "images")
-    if pictures:
+    files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
+    for path in files:
+        client.log_artifact(run_id, str(path), folder)
+    if files and folder == _PICTURES:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
 
 
