@@ -156,16 +156,6 @@ class Rules:
             values["against"] = str(values["against"])
         return cls(rules=tuple(rules), **values)
 
-    def check(self) -> None:
-        """Raise ValueError if a rule needs what is not there: a reference version, a judge, any rule at all."""
-        if not self.rules:
-            raise ValueError("there must be at least one rule: --min, --max, --max-drop, or a file with --rules")
-        for rule in self.rules:
-            if rule.needs_reference and self.against is None:
-                raise ValueError(f"the rule '{rule}' needs a reference version: --against")
-            if rule.needs_judge and self.trusted is None:
-                raise ValueError(f"the rule '{rule}' needs a judge: trusted images for its class means, with --trusted")
-
 
 def parse_values(texts: Iterable[str], *, argument: str) -> dict[str, Any]:
     """``KEY=VALUE`` texts as a dictionary; values are read as YAML, so ``0.5`` is a number and ``null`` is None.

@@ -8,6 +8,7 @@ import typer
 
 import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
+from fitb_callbacks.cli.check import check
 from fitb_callbacks.cli.demo import demo
 from fitb_callbacks.cli.resend import resend
 
@@ -31,5 +32,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, ablate, resend):
+for command in (demo, ablate, check, resend):
     app.command()(command)
