@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from fitb_callbacks.audit import audited
+from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.confidence import wilson_interval
@@ -356,19 +357,21 @@ class FillInBlanksCallback(Callback):
             self._fix_images(trainer)
         if self._images is None:
             raise RuntimeError("no batch has passed by yet from which to take probe images")
+        results = []
         with trainer.precision_plugin.forward_context():
-            results = [
-                probe.probe(
-                    pl_module,
-                    self._images,
-                    self._labels,
-                    logits_fn=self.logits_fn,
-                    class_names=self._names(trainer, pl_module),
-                    judge=self._present_judge(trainer),
-                    share=(trainer.global_rank, trainer.world_size),
-                )
-                for probe in (self.probe, *self.further_probes.values())
-            ]
+            for probe in (self.probe, *self.further_probes.values()):
+                with probing_line(trainer) as progress:
+                    result = probe.probe(
+                        pl_module,
+                        self._images,
+                        self._labels,
+                        logits_fn=self.logits_fn,
+                        class_names=self._names(trainer, pl_module),
+                        judge=self._present_judge(trainer),
+                        share=(trainer.global_rank, trainer.world_size),
+                        progress=progress,
+                    )
+                results.append(result)
             return [self._compared(pl_module, result) for result in results]
 
     def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
