@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,6 @@ def check_registered(
             checked = _judged(candidate, reference, rules, class_path, allow_pickle, on_step)
             if client is None or candidate.registered is None:
                 return checked
-            checked = dataclasses.replace(checked, training=_training(client, candidate, checked.check, rules))
             return _recorded(client, candidate.registered, checked, rules, promote, dry_run, on_step)
     except ConnectionError as error:
         raise CouldNotCheckError(str(error)) from error
@@ -157,6 +156,7 @@ class _Found:
     address: str
     registered: RegistryModel | None = None
     record: TrainingRecord | None = None
+    training_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def _check_arguments(model: str, rules: Rules, promote: str | None) -> None:
@@ -165,7 +165,7 @@ def _check_arguments(model: str, rules: Rules, promote: str | None) -> None:
         raise ValueError("there must be at least one rule: --min, --max, --max-drop, or a file with --rules")
     if rules.data is None:
         raise ValueError("there must be images to probe on: --data, or data in the file of rules")
-    known = {field.name for field in fields(FillInBlanks)}
+    known = {each.name for each in fields(FillInBlanks)}
     if unknown := sorted(set(rules.settings) - known):
         raise ValueError(f"the probe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     FillInBlanks(**rules.settings)
@@ -195,10 +195,11 @@ def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | N
         raise ValueError(
             f"there is no file {address}; a registered model is models:/NAME/VERSION or models:/NAME@ALIAS"
         )
-    from fitb_callbacks.integrations.registry import find_model, training_record
+    from fitb_callbacks.integrations.registry import find_model, training_record, training_scores
 
     found = find_model(client, address, same_name_as=registered)
-    return _Found(found.address, found, training_record(client, found))
+    record = training_record(client, found)
+    return _Found(found.address, found, record, {} if record is None else training_scores(client, found))
 
 
 def _load(found: _Found, class_path: str | None, allow_pickle: bool) -> LoadedModel:
@@ -247,7 +248,13 @@ def _judged(
         certain=rules.certain,
         class_names=chosen.class_names,
     )
-    return RegistryCheck(candidate.address, None if reference is None else reference.address, check, words)
+    return RegistryCheck(
+        model=candidate.address,
+        reference=None if reference is None else reference.address,
+        check=check,
+        judge=words,
+        training=_training(candidate, check, rules),
+    )
 
 
 def _probe(candidate: _Found, reference: _Found | None, rules: Rules) -> FillInBlanks:
@@ -260,7 +267,7 @@ def _probe(candidate: _Found, reference: _Found | None, rules: Rules) -> FillInB
                 f"the training runs of {candidate.address} and {reference.address} probed with different settings: "
                 f"{different}. Say which with --set"
             )
-    known = {field.name for field in fields(FillInBlanks)}
+    known = {each.name for each in fields(FillInBlanks)}
     if unknown := sorted(set(stored) - known):
         raise ValueError(f"the training run of {candidate.address} stored settings unknown here: {', '.join(unknown)}")
     return FillInBlanks(**{**stored, **rules.settings})
@@ -291,24 +298,18 @@ def _judge(
     return judge, f"class means of {rules.trusted}"
 
 
-def _training(client: MlflowClient, candidate: _Found, check: ModelCheck, rules: Rules) -> TrainingScores | None:
+def _training(candidate: _Found, check: ModelCheck, rules: Rules) -> TrainingScores | None:
     """What training saw, as far as it can be compared with what the check saw."""
-    from fitb_callbacks.integrations.registry import training_scores
-
-    record, result = candidate.record, check.candidate
-    if record is None or candidate.registered is None:
+    record, result, found = candidate.record, check.candidate, candidate.training_scores
+    if record is None:
         return None
     if different := settings_difference(record.resolved, result.settings):
         return TrainingScores({}, f"training probed with other settings: {different}")
     if record.images != images_digest(result.images, result.labels):
         return TrainingScores({}, "training probed other images")
-    comparable = [
-        name
-        for name, metric in METRICS.items()
-        if name in result.metrics and not (metric.needs_judge and rules.trusted)
-    ]
-    found = training_scores(client, candidate.registered)
-    return TrainingScores({name: found[name] for name in comparable if name in found}, "")
+    other_judge = rules.trusted is not None
+    comparable = [name for name in result.metrics if name in found and not (METRICS[name].needs_judge and other_judge)]
+    return TrainingScores({name: found[name] for name in comparable}, "")
 
 
 def _recorded(
@@ -333,7 +334,7 @@ def _recorded(
         checked = dataclasses.replace(checked, promoted=alias, promoted_from=before)
         if dry_run:
             return checked
-        on_step("Recording the verdict")
+        on_step("Recording the evidence")
         with tempfile.TemporaryDirectory(prefix="fitb-check-") as folder:
             pictures = write_evidence(checked, Path(folder))
             digest = registry.evidence_digest(Path(folder))
@@ -350,8 +351,10 @@ def _recorded(
         scores = {key: round(value, 6) for key, value in checked.check.scores.items()}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         details = {"scores": json.dumps(scores), "run_id": run_id, "digest": digest, "time": now}
+        on_step("Tagging the model")
         registry.tag(client, model, details, verdict)
         if alias is not None:
+            on_step("Moving the alias")
             written = f"the run {run_id} and the version's tags"
             registry.promote(client, model, alias)
     except (ValueError, KeyboardInterrupt):

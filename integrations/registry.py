@@ -254,8 +254,19 @@ def training_record(client: MlflowClient, model: RegistryModel) -> TrainingRecor
 
 
 def training_scores(client: MlflowClient, model: RegistryModel) -> dict[str, float]:
-    """The callback's scores when the model was logged: of the last probe, or of the last up to the model's step."""
-    return {metric.key.removeprefix(f"{_PREFIX}/"): metric.value for metric in _training_metrics(client, model)}
+    """The callback's scores when the model was logged: of the last probe, or of the last up to the model's step.
+
+    Raises:
+        ConnectionError: If the server does not answer.
+        ValueError: If it does not give them.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {metric.key.removeprefix(f"{_PREFIX}/"): metric.value for metric in _training_metrics(client, model)}
+    except MlflowException as error:
+        _raise_if_away(error)
+        raise ValueError(f"the training run {model.run_id} cannot be read: {_said(error)}") from error
 
 
 def link_training_scores(client: MlflowClient, model: RegistryModel) -> int:
