@@ -442,29 +442,43 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_files, log_picture, log_scores
+        from fitb_callbacks.loggers import log_files, log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
+        from fitb_callbacks.record import make_record
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
         pictures["timeline"] = self._timeline(result)
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
             pictures[f"{masking}/timeline"] = self._timeline(further)
+        records = [
+            make_record(
+                each,
+                {**each.metrics, "seconds": metrics["seconds"]},
+                epoch=self._probed_epoch,
+                step=step,
+                prefix=self.prefix,
+                judge=self._judge_in_words(),
+            )
+            for each in (result, *self.further_results.values())
+        ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
-        record = self._record(result)
-        changed, self._recorded = record != self._recorded, record
+        settings = self._settings_files(result)
+        changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:
             kind = type(logger).__name__
             try:
                 separator = logger.group_separator
                 log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
                 if changed:
-                    log_files(logger, self.prefix, record)
+                    log_files(logger, self.prefix, settings)
                 # One picture after the other: a logger takes all or none
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
                 )
+                for record in records:
+                    log_record(logger, record)
                 if not taken:
                     self._warn_once(
                         kind,
@@ -480,7 +494,7 @@ class FillInBlanksCallback(Callback):
                     trace=True,
                 )
 
-    def _record(self, result: FillInBlanksResult) -> dict[str, bytes]:
+    def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
         """What a later probe needs to be the same as this one."""
         return write_record(
             self.probe,
@@ -489,6 +503,12 @@ class FillInBlanksCallback(Callback):
             images_per_class=self._candidates.per_class,
             max_images=self._candidates.max_images,
         )
+
+    def _judge_in_words(self) -> str | None:
+        if isinstance(self.judge, nn.Module):
+            return f"the module {type(self.judge).__name__}"
+        source = "training images" if self.reference is None else "trusted images"
+        return None if self.judge is None else f"class means of {source}"
 
     def _timeline(self, result: FillInBlanksResult) -> Picture:
         """The picture of all probes so far, this one included."""

@@ -371,14 +371,16 @@ def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
 
     Args:
         checked: The verdict.
-        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml`` and the grids go.
+        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids and ``report.html`` go.
 
     Returns:
         Name to picture of the grids, height x width x 3, uint8.
     """
     from PIL import Image
 
+    from fitb_callbacks.integrations.report import render_report
     from fitb_callbacks.pictures import prototype_grid
+    from fitb_callbacks.record import make_record
 
     pictures = {"prototypes": prototype_grid(checked.check.candidate)}
     if checked.check.reference is not None:
@@ -388,4 +390,6 @@ def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
     (folder / "verdict.json").write_text(json.dumps(checked.as_dict(), indent=1, allow_nan=False))
     (folder / "settings.json").write_text(json.dumps(dict(checked.check.candidate.settings), indent=1))
     (folder / "junit.xml").write_text(junit_xml(checked.model, checked.check.outcomes))
+    record = make_record(checked.check.candidate, judge=checked.judge)
+    (folder / "report.html").write_text(render_report([record], title=checked.model), encoding="utf-8")
     return pictures

@@ -17,7 +17,7 @@ from torch import nn
 
 from fitb_callbacks.checkpoints import load_checkpoint
 from fitb_callbacks.imports import one_line
-from fitb_callbacks.integrations.mlflow import _check_health, _is_remote
+from fitb_callbacks.integrations.mlflow import check_health
 from fitb_callbacks.training_record import JUDGE_FILE, SETTINGS_FILE, TrainingRecord, read_record
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "evidence_digest",
     "find_model",
     "holder",
+    "image_shape",
     "link_training_scores",
     "load_model",
     "promote",
@@ -97,8 +98,7 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
 
     before = mlflow.get_tracking_uri()
     address = tracking_uri or before
-    if _is_remote(address):
-        _check_health(address)
+    check_health(address)
     habits = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -206,7 +206,7 @@ def load_model(model: RegistryModel, *, class_path: str | None = None, allow_pic
                 raise ValueError(f"{model.address} {reason}{hint}") from error
             except Exception as error:  # of whatever code the model needs
                 raise ValueError(f"{model.address} cannot be loaded: {one_line(error)}") from error
-        return LoadedModel(module, _image_shape(described.signature))
+        return LoadedModel(module, image_shape(described.signature))
 
 
 def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pickle: bool) -> nn.Module:
@@ -218,7 +218,8 @@ def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pi
     return load_checkpoint(files[0], class_path, allow_pickle=allow_pickle)
 
 
-def _image_shape(signature: Any) -> tuple[int, int, int] | None:
+def image_shape(signature: Any) -> tuple[int, int, int] | None:
+    """``(C, H, W)`` by a model's signature; None if it says nothing of the kind."""
     specs = signature.inputs.inputs if signature is not None and signature.inputs is not None else []
     shape: tuple[int, ...] = getattr(specs[0], "shape", ()) if len(specs) == 1 else ()
     if len(shape) != 4 or any(side <= 0 for side in shape[1:]):

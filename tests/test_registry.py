@@ -398,3 +398,41 @@ def test_results_are_linked_while_training_to_the_active_model(registered, train
     finally:
         mlflow.clear_active_model()
         mlflow.set_tracking_uri(before)
+
+
+def evaluated(store, images, labels, **config):
+    return mlflow.models.evaluate(
+        "models:/digits/2",
+        data=images.reshape(len(images), -1),
+        targets=labels,
+        model_type="classifier",
+        evaluators="fill_in_blanks",
+        evaluator_config={"num_masks": 16, **config},
+    )
+
+
+def test_as_an_evaluator_of_mlflow(registered):
+    from mlflow.models import MetricThreshold
+    from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+    chosen = open_images(registered.data, per_class=2)
+    images, labels = chosen.images.numpy(), chosen.labels.numpy()
+    with registry.connected(registered.uri) as client:
+        mlflow.set_experiment("digits")
+        found = evaluated(registered, images, labels, trusted=registered.data)
+        model = client.get_logged_model(registered.version(GOOD).source.removeprefix("models:/"))
+        with pytest.raises(ValueError, match=r"data must have rows of 64 values, one an image of \(1, 8, 8\)"):
+            evaluated(registered, images[..., :4], labels)
+        with pytest.raises(ValueError, match="evaluator_config has no entry num_maks"):
+            evaluated(registered, images, labels, num_maks=3)
+    scores = registered.check(GOOD, *RULES, "--trusted", registered.data, "--dry-run", "--json", "-")
+    scores = json.loads(scores.stdout)["scores"]
+    assert {f"fitb/{key}": pytest.approx(value, abs=1e-5) for key, value in scores.items()} == found.metrics
+    assert found.metrics["fitb/structure"] in [m.value for m in model.metrics if m.key == "fitb/structure"]
+
+    def asks(least):
+        return {"fitb/structure": MetricThreshold(threshold=least, greater_is_better=True)}
+
+    mlflow.validate_evaluation_results(asks(0.1), found)
+    with pytest.raises(ModelValidationFailedException):
+        mlflow.validate_evaluation_results(asks(1.1), found)
