@@ -150,7 +150,7 @@ class Rules:
             types = others.get(name, (dict,))
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise TypeError(f"{name} must be of type {types[0].__name__}; got {value!r}")
-        rules = [Rule(kind, key, bound) for kind in kinds for key, bound in content.get(kind, {}).items()]
+        rules = [Rule(kind, key, _number(bound)) for kind in kinds for key, bound in content.get(kind, {}).items()]
         values = {name: content[name] for name in others if name in content}
         if "against" in values:
             values["against"] = str(values["against"])
@@ -175,7 +175,15 @@ def parse_values(texts: Iterable[str], *, argument: str) -> dict[str, Any]:
         if not equals or not key.strip() or not value.strip():
             raise ValueError(f"{argument} must be KEY=VALUE; got {text!r}")
         try:
-            values[key.strip()] = yaml.safe_load(value)
+            values[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ValueError(f"{argument} must be KEY=VALUE with a value in YAML; got {text!r}") from error
     return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
