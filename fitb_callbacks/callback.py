@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -63,6 +64,9 @@ class FillInBlanksCallback(Callback):
     score that is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers;
     monitors see 0, or 2 for drift, so that it never ends a training. The first 20 classes have scores of their own in
     the loggers, under ``prefix_by_class/name class``; `result.per_class` has those of all.
+
+    Pictures are logged under ``prefix/prototypes``, ``prefix/confusion`` and ``prefix/timeline``. In a notebook, the
+    training's cell shows the last probe.
 
     Args:
         images_per_class: Probe images of each class, at least 1.
@@ -172,6 +176,7 @@ class FillInBlanksCallback(Callback):
         self._probed_epoch = -1
         self._checked = False
         self._warned: set[str] = set()
+        self._display: Any = None  # in a notebook, where in the cell's output
 
     # --- when: Lightning's hooks -------------------------------------------------------------------------------
 
@@ -192,6 +197,7 @@ class FillInBlanksCallback(Callback):
                 "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
             )
         self._checked = False
+        self._display = None
         self._report_averaging(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -340,6 +346,7 @@ class FillInBlanksCallback(Callback):
                 self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
                     self._write(trainer, self.result, metrics, step)
+                    self._show_in_notebook(self.result)
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -503,6 +510,15 @@ class FillInBlanksCallback(Callback):
             images_per_class=self._candidates.per_class,
             max_images=self._candidates.max_images,
         )
+
+    def _show_in_notebook(self, result: FillInBlanksResult) -> None:
+        """Show the last probe in the output of the training's cell, if there is one."""
+        if "IPython" not in sys.modules:
+            return
+        from fitb_callbacks.integrations.notebook import in_notebook, live_display
+
+        if in_notebook():
+            self._display = live_display(result, f"{self.prefix}, epoch {self._probed_epoch}:", self._display)
 
     def _judge_in_words(self) -> str | None:
         if isinstance(self.judge, nn.Module):
