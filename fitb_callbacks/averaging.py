@@ -61,6 +61,7 @@ def average(
     share: tuple[int, int] = (0, 1),
     tolerance: float | None = None,
     seconds: float | None = None,
+    started: float | None = None,
     progress: Progress | None = None,
 ) -> Average:
     """Stream the kept updates of every image into moments, in memory that does not depend on the number of masks.
@@ -79,6 +80,7 @@ def average(
         share: This process's rank and the number of processes.
         tolerance: The relative standard error, see `Moments.relative_error`, that is small enough.
         seconds: The time limit, the same on every process. The first stage, of 64 masks, runs however long it takes.
+        started: When the time began to count, as `fitb_callbacks.clock.seconds_on` gave it. None is now.
         progress: See `Progress`.
 
     Raises:
@@ -92,15 +94,16 @@ def average(
         >>> average(add, torch.rand(2, 1, 1, 1), num_masks=512, masks_per_round=4, chunk_size=100, tolerance=0.1).tried
         tensor([64, 64])
     """
-    started = seconds_on(images.device)
+    began = seconds_on(images.device)
     streams = _Streams(add, images, masks_per_round, chunk_size, share, total=num_masks, progress=progress)
     stages = _Stages(num_masks, unit=2 * masks_per_round, first=max(1, _FIRST // masks_per_index))
     out_of_time = False
     while streams.done < num_masks and len(streams.active):
         stop = stages.after(streams.done) if tolerance is not None or seconds is not None else num_masks
         if seconds is not None and streams.done:
-            (elapsed,) = largest([seconds_on(images.device) - started], share[1])
-            affordable = (_SAFETY * seconds / elapsed - 1) * streams.pairs / len(streams.active)
+            now = seconds_on(images.device)
+            spent, elapsed = largest([now - (began if started is None else started), now - began], share[1])
+            affordable = (_SAFETY * seconds - spent) / elapsed * streams.pairs / len(streams.active)
             stop = min(stop, stages.whole(streams.done + affordable))
             if stop <= streams.done:
                 out_of_time = True

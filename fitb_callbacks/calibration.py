@@ -18,7 +18,10 @@ from fitb_callbacks.memory_format import channels_last_weights, has_convolutions
 __all__ = ["Plan", "fastest_plan"]
 
 _SHARE = 5
-"""Calibration costs at most one part in so many of the masked images, and of the time, of the first probe."""
+"""Calibration costs at most one part in so many of the masked images of the first probe."""
+
+_TIME_SHARE = 10
+"""And begins nothing new after one part in so many of its time limit."""
 
 _BETTER = 1.05
 """Gains below this are noise."""
@@ -55,8 +58,9 @@ def fastest_plan(
     """The fastest plan for a model, an image size and a device, tried once and remembered as long as the model lives.
 
     The search starts from a usual chunk, compares the formats there, then doubles the chunk as long as that helps, or
-    halves it. It takes at most a fifth of the masked images that the probe is going to need, and of its time limit; for
-    probes so small that nothing can be tried within that, it is the usual chunk in the model's own format.
+    halves it. It takes at most a fifth of the masked images that the probe is going to need, and about a tenth of its
+    time limit; for probes so small that nothing can be tried within that, it is the usual chunk in the model's own
+    format.
 
     Args:
         model: The classifier.
@@ -83,7 +87,7 @@ def fastest_plan(
             attempt,
             device,
             allowance=planned // _SHARE,
-            deadline=seconds_on(device) + (torch.inf if seconds is None else seconds / _SHARE),
+            deadline=seconds_on(device) + (torch.inf if seconds is None else seconds / _TIME_SHARE),
         )
         if not trial.allows(usual, usual):
             return usual

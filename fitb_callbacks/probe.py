@@ -15,6 +15,7 @@ from fitb_callbacks.bfgs import bfgs_update
 from fitb_callbacks.blocks import block_of, in_chunks, usual_chunk_size
 from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.judged import judged
@@ -160,8 +161,8 @@ class FillInBlanks:
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
             seconds: Time limit for the masks: images get no more when it is used up. The first 64, or partitions of as
-                many, are always made, and where the fastest chunk size is not known yet, a fifth of the time goes to
-                finding it. ``result.tried`` says how many there were, ``result.out_of_time`` whether this is why.
+                many, are always made. ``result.tried`` says how many there were, ``result.out_of_time`` whether that
+                was for lack of time.
             progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
                 times partitions. It does not wait for a GPU.
 
@@ -204,6 +205,7 @@ class FillInBlanks:
             else:
                 steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
                 add = partial(self._add_progressive, find_update, fill, asked, steps)
+            started = seconds_on(device)
             plan = self._plan(model, add, images, num_ranks=share[1], seconds=seconds)
             with plan.format_of(model):
                 averaged = average(
@@ -216,6 +218,7 @@ class FillInBlanks:
                     share=share,
                     tolerance=self.tolerance,
                     seconds=seconds,
+                    started=started,
                     progress=progress,
                 )
             if steps is not None and share[1] > 1:
