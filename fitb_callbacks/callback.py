@@ -23,11 +23,10 @@ from fitb_callbacks.audit import audited
 from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
-from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS, class_key
-from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
+from fitb_callbacks.over_training import compared
 from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
@@ -382,29 +381,9 @@ class FillInBlanksCallback(Callback):
 
     def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
         """The result with what has changed since the last probe, undefined in the first."""
-        labels, covered = result.labels, result.covered
-        means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
         masking = result.settings["masking"]
-        changes, last = {"carryover_accuracy": math.nan, "drift": math.nan}, self._last_probes.get(masking)
-        if last is not None:
-            changes = {
-                "carryover_accuracy": carryover_accuracy(
-                    pl_module, last["prototypes"], last["labels"], last["covered"], self.logits_fn
-                ),
-                "drift": drift(last["class_means"], means),
-            }
-        self._last_probes[masking] = {
-            "prototypes": result.prototypes,
-            "labels": labels,
-            "covered": covered,
-            "class_means": means,
-        }
-        interval = wilson_interval(changes["carryover_accuracy"], len(labels))
-        return dataclasses.replace(
-            result,
-            metrics={**result.metrics, **changes},
-            confidence={**result.confidence, "carryover_accuracy": interval},
-        )
+        result, self._last_probes[masking] = compared(pl_module, result, self._last_probes.get(masking), self.logits_fn)
+        return result
 
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:

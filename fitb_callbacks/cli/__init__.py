@@ -9,6 +9,8 @@ import typer
 import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
 from fitb_callbacks.cli.demo import demo
+from fitb_callbacks.cli.doctor import doctor
+from fitb_callbacks.cli.probe import probe
 from fitb_callbacks.cli.resend import resend
 
 __all__ = ["app"]
@@ -31,5 +33,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, ablate, resend):
+for command in (demo, doctor, probe, ablate, resend):
     app.command()(command)
