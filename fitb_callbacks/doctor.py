@@ -24,8 +24,8 @@ from fitb_callbacks.batches import read_batch
 from fitb_callbacks.callback import FillInBlanksCallback
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.imports import one_line
-from fitb_callbacks.logits import classifier, describe
 from fitb_callbacks.loggers import log_picture
+from fitb_callbacks.logits import classifier, describe
 
 __all__ = ["Examination", "LoggerFound", "examine"]
 
@@ -92,14 +92,14 @@ def examine(path: Path, arguments: Sequence[str] = ()) -> Examination:
         except SystemExit as error:
             if error.code not in (None, 0):
                 raise ValueError(f"{path} ended itself before Trainer.fit, with {error.code}") from error
-        except _Refused:
+        except _RefusedError:
             raise
         except Exception as error:  # the user's code may raise anything
             raise ValueError(f"{path} fails{_place(error, path)}: {one_line(error)}") from error
     raise ValueError(f"{path} never calls fit of a lightning.pytorch.Trainer")
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """Of a configuration, with all that there is to say."""
 
 
@@ -132,7 +132,7 @@ def _run_configuration(path: Path) -> None:
             parser_kwargs={"exit_on_error": False},
         )
     except (ArgumentError, SystemExit) as error:
-        raise _Refused(
+        raise _RefusedError(
             f"LightningCLI refuses {path}: {one_line(error, longest=200)} If a script names the classes, give that: "
             f"fitb doctor script.py -- fit --config {path}"
         ) from error
@@ -193,7 +193,7 @@ def _limit_to_one_batch(trainer: Trainer) -> None:
     trainer.fit_loop.max_epochs, trainer.fit_loop.min_epochs = 1, None
     trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.epoch_loop.min_steps = 1, None
     trainer.val_check_interval = 1.0
-    trainer._val_check_time_interval = None  # of Lightning 2.6; an attribute more does not hurt an older one
+    trainer._val_check_time_interval = None  # type: ignore[attr-defined] # of Lightning 2.6; an attribute more does not hurt an older one
     trainer.check_val_every_n_epoch = 1
     trainer.loggers = [DummyLogger()] if trainer.loggers else []
 
@@ -249,8 +249,8 @@ class _Look(Callback):
         self.found["picture range"] = ", ".join(f"{name} {_numbers(settings[name])}" for name in shown)
         if self.probing.probe.baseline is None and min(settings["low"]) < 0:
             self._hint(
-                f"Images hold negative values, so hidden pixels get {_numbers(settings['baseline'])}, the lowest found. "
-                "If that is not what an empty image looks like to the model, pass baseline=."
+                f"Images hold negative values, so hidden pixels get {_numbers(settings['baseline'])}, the lowest "
+                "found. If that is not what an empty image looks like to the model, pass baseline=."
             )
         candidates = self.probing._candidates
         expected = min(candidates.max_images, candidates.per_class * num_classes)

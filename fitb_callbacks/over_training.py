@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from fitb_callbacks.judges import ModuleJudge
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["carryover_accuracy", "class_means", "compared", "drift"]
+__all__ = ["carryover_accuracy", "class_means", "compared", "drift", "scores_of"]
 
 
 def compared(
@@ -62,6 +62,19 @@ def compared(
         metrics={**result.metrics, **changes},
         confidence={**result.confidence, "carryover_accuracy": interval},
     ), present
+
+
+def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float) -> dict[str, float]:
+    """All scores of one epoch's probes: those of the first by name, those of others as ``masking/name``.
+
+    Args:
+        results: One a masking.
+        seconds: How long all of them took.
+    """
+    scores = {**results[0].metrics, "seconds": seconds}
+    for result in results[1:]:
+        scores |= {f"{result.settings['masking']}/{name}": value for name, value in result.metrics.items()}
+    return scores
 
 
 def carryover_accuracy(

@@ -100,7 +100,7 @@ def _read(path: Path, prefix: str, allow_pickle: bool) -> EpochCheckpoint | str:
     """A checkpoint, or why it is none that can be replayed."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=True)
-    except Exception as error:  # of a file that may hold anything
+    except Exception as error:  # noqa: BLE001 - of a file that may hold anything
         return f"cannot be read: {one_line(error, longest=120)}"
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content or not content.get("loops"):
         return "is no checkpoint of a Lightning training"

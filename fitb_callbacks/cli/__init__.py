@@ -11,6 +11,8 @@ from fitb_callbacks.cli.ablate import ablate
 from fitb_callbacks.cli.demo import demo
 from fitb_callbacks.cli.doctor import doctor
 from fitb_callbacks.cli.probe import probe
+from fitb_callbacks.cli.replay import replay
+from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
 
 __all__ = ["app"]
@@ -33,5 +35,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, doctor, probe, ablate, resend):
+for command in (demo, doctor, probe, replay, report, ablate, resend):
     app.command()(command)

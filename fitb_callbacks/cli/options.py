@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AllowPickle", "ClassPath", "DataDir", "ImagesPerClass", "MaskRatio", "Masking", "NumMasks", "PatchSize",
-           "Reference", "Seed"]  # fmt: skip
+__all__ = [
+    "DATA_HELP", "AllowPickle", "ClassPath", "DataDir", "ImagesPerClass", "MaskRatio", "Masking", "MaxImages",
+    "NumMasks", "PatchSize", "Reference", "Seed",
+]  # fmt: skip
 
 DATA_HELP = "mnist, fashion-mnist, a folder with one folder a class, an .npz file, or package.module:function"
 
@@ -22,6 +24,7 @@ Reference = Annotated[
     typer.Option(help=f"Images whose class means judge the prototypes, best trusted ones: {DATA_HELP}."),
 ]
 ImagesPerClass = Annotated[int, typer.Option(min=1, help="Probe images of each class.")]
+MaxImages = Annotated[int, typer.Option(min=1, help="Most probe images in all.")]
 Masking = Annotated[str, typer.Option(help="random or progressive.")]
 NumMasks = Annotated[int, typer.Option(min=1, help="Masks an image.")]
 MaskRatio = Annotated[float, typer.Option(help="Share of the patches that a random mask hides.")]

@@ -28,7 +28,7 @@ def probe(
     data_dir: options.DataDir = None,
     allow_pickle: options.AllowPickle = False,
     images_per_class: options.ImagesPerClass = 4,
-    max_images: Annotated[int, typer.Option(min=1, help="Most probe images in all.")] = 64,
+    max_images: options.MaxImages = 64,
     masking: options.Masking = "random",
     num_masks: options.NumMasks = 256,
     mask_ratio: options.MaskRatio = 0.25,

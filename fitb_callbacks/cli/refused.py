@@ -24,5 +24,7 @@ def refused(command: str, console: Console) -> Iterator[None]:
         yield
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         line = escape(" ".join(str(error).split()))
+        if type(error) is RuntimeError:  # as torch raises for shapes and types that do not fit
+            line = f"the model fails on these images: {line}"
         console.print(f"[red]{command}:[/red] {line}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
