@@ -8,6 +8,7 @@ import typer
 
 import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
+from fitb_callbacks.cli.check import check
 from fitb_callbacks.cli.demo import demo
 from fitb_callbacks.cli.doctor import doctor
 from fitb_callbacks.cli.probe import probe
@@ -35,5 +36,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, doctor, probe, replay, report, ablate, resend):
+for command in (demo, doctor, probe, replay, report, check, ablate, resend):
     app.command()(command)
