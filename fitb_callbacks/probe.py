@@ -231,6 +231,8 @@ class FillInBlanks:
             predictions = in_chunks(classify, prototypes, plan.chunk_size).argmax(dim=1).where(covered, -1)
 
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
+        if averaged.out_of_time:
+            resolved["num_masks"] = int(averaged.tried.max())
         metrics = self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
         updates = averaged.tried.sum().item() / (1 if steps is None else self.num_steps)
         result = FillInBlanksResult(

@@ -208,6 +208,7 @@ def test_a_time_limit_ends_the_probe_after_the_first_masks(masking):
     result = probe.probe(model, images, labels, seconds=1e-9)
     assert result.out_of_time
     assert result.tried.unique().tolist() == [64]
+    assert result.settings["num_masks"] == 64
     unhurried = FillInBlanks(masking=masking, num_masks=128, patch_size=1, tolerance=None)
     assert not unhurried.probe(model, images, labels, seconds=1e9).out_of_time
 
