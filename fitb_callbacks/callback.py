@@ -33,6 +33,7 @@ from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.timeline import Timeline, timeline_picture
+from fitb_callbacks.training_record import write_record
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
@@ -169,6 +170,7 @@ class FillInBlanksCallback(Callback):
         self._streamed_epoch: int | None = None
         self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._recorded: dict[str, bytes] = {}  # what loggers were told of this probe's settings
         self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._num_classes = 0
         self._probed_epoch = -1
@@ -447,7 +449,7 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture, log_record, log_scores
+        from fitb_callbacks.loggers import log_files, log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
         from fitb_callbacks.record import make_record
 
@@ -469,11 +471,15 @@ class FillInBlanksCallback(Callback):
         ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
+        settings = self._settings_files(result)
+        changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:
             kind = type(logger).__name__
             try:
                 separator = logger.group_separator
                 log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
+                if changed:
+                    log_files(logger, self.prefix, settings)
                 # One picture after the other: a logger takes all or none
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
@@ -494,6 +500,16 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
+        """What a later probe needs to be the same as this one."""
+        return write_record(
+            self.probe,
+            result,
+            self._fixed_judge if self._streamed is None else self._gathered,
+            images_per_class=self._candidates.per_class,
+            max_images=self._candidates.max_images,
+        )
 
     def _show_in_notebook(self, result: FillInBlanksResult) -> None:
         """Show the last probe in the output of the training's cell, if there is one."""

@@ -20,7 +20,16 @@ from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["check_health", "deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
+__all__ = [
+    "check_health",
+    "deliver",
+    "files_parcel",
+    "image_key",
+    "outbox",
+    "picture_parcel",
+    "record_parcel",
+    "scores_parcel",
+]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
@@ -40,8 +49,18 @@ def outbox(tracking_uri: str, run_id: str) -> Outbox:
 
 
 def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
-    """Scores of one step, with the time at which they were made."""
-    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores)})
+    """Scores of one step, with the time at which they were made.
+
+    They are linked to MLflow's active model, if there is one (``mlflow.set_active_model``).
+    """
+    from mlflow import get_active_model_id
+
+    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores), "model_id": get_active_model_id()})
+
+
+def files_parcel(tracking_uri: str, run_id: str, folder: str, files: Mapping[str, bytes]) -> Parcel:
+    """Files for a folder among the run's artifacts, which replace those of the same name."""
+    return {**_parcel(tracking_uri, run_id, 0, {"artifact_path": folder}), **files}
 
 
 def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
@@ -102,7 +121,11 @@ def deliver(parcel: Path) -> None:
     uri, run_id = entry["tracking_uri"], entry["run_id"]
     check_health(uri)
     client = MlflowClient(uri)
-    metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
+    model_id = entry.get("model_id")
+    metrics = [
+        Metric(key, value, entry["timestamp"], entry["step"], model_id=model_id, run_id=run_id if model_id else None)
+        for key, value in entry.get("scores", {}).items()
+    ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
     artifact_path = entry.get("artifact_path", _IMAGES)
