@@ -448,27 +448,9 @@ class FillInBlanksCallback(Callback):
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
         if not loggers:
             return
-        from fitb_callbacks.confusion import confusion_picture
         from fitb_callbacks.loggers import log_files, log_picture, log_record, log_scores
-        from fitb_callbacks.pictures import prototype_grid
-        from fitb_callbacks.record import make_record
 
-        pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
-        pictures["timeline"] = self._timeline(result)
-        for masking, further in self.further_results.items():
-            pictures[f"{masking}/prototypes"] = prototype_grid(further)
-            pictures[f"{masking}/timeline"] = self._timeline(further)
-        records = [
-            make_record(
-                each,
-                {**each.metrics, "seconds": metrics["seconds"]},
-                epoch=self._probed_epoch,
-                step=step,
-                prefix=self.prefix,
-                judge=self._judge_in_words(),
-            )
-            for each in (result, *self.further_results.values())
-        ]
+        pictures, records = self._drawn(result, metrics, step) if self._can_draw() else ({}, [])
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         settings = self._settings_files(result)
@@ -501,6 +483,40 @@ class FillInBlanksCallback(Callback):
                     trace=True,
                 )
 
+    def _can_draw(self) -> bool:
+        try:
+            import PIL  # noqa: F401
+        except ModuleNotFoundError:
+            self._warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
+            return False
+        return True
+
+    def _drawn(
+        self, result: FillInBlanksResult, metrics: dict[str, float], step: int
+    ) -> tuple[dict[str, Picture], list[dict[str, Any]]]:
+        """The pictures of this probe, by name, and its records."""
+        from fitb_callbacks.confusion import confusion_picture
+        from fitb_callbacks.pictures import prototype_grid
+        from fitb_callbacks.record import make_record
+
+        pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
+        pictures["timeline"] = self._timeline(result)
+        for masking, further in self.further_results.items():
+            pictures[f"{masking}/prototypes"] = prototype_grid(further)
+            pictures[f"{masking}/timeline"] = self._timeline(further)
+        records = [
+            make_record(
+                each,
+                {**each.metrics, "seconds": metrics["seconds"]},
+                epoch=self._probed_epoch,
+                step=step,
+                prefix=self.prefix,
+                judge=self._judge_in_words(),
+            )
+            for each in (result, *self.further_results.values())
+        ]
+        return pictures, records
+
     def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
         """What a later probe needs to be the same as this one."""
         return write_record(
@@ -513,7 +529,7 @@ class FillInBlanksCallback(Callback):
 
     def _show_in_notebook(self, result: FillInBlanksResult) -> None:
         """Show the last probe in the output of the training's cell, if there is one."""
-        if "IPython" not in sys.modules:
+        if "IPython" not in sys.modules or not self._can_draw():
             return
         from fitb_callbacks.integrations.notebook import in_notebook, live_display
 
