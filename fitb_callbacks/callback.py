@@ -453,6 +453,7 @@ class FillInBlanksCallback(Callback):
             step=step,
             prefix=self.prefix,
             judge=self._judge_in_words(),
+            draw=self._can_draw(),
         )
         settings = self._settings_files(self.result)
         changed, self._recorded = settings != self._recorded, settings
@@ -476,6 +477,14 @@ class FillInBlanksCallback(Callback):
                     trace=True,
                 )
 
+    def _can_draw(self) -> bool:
+        try:
+            import PIL  # noqa: F401
+        except ModuleNotFoundError:
+            self._warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
+            return False
+        return True
+
     def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
         """What a later probe needs to be the same as this one."""
         return write_record(
@@ -488,7 +497,7 @@ class FillInBlanksCallback(Callback):
 
     def _show_in_notebook(self, result: FillInBlanksResult) -> None:
         """Show the last probe in the output of the training's cell, if there is one."""
-        if "IPython" not in sys.modules:
+        if "IPython" not in sys.modules or not self._can_draw():
             return
         from fitb_callbacks.integrations.notebook import in_notebook, live_display
 
