@@ -65,7 +65,7 @@ def test_the_callback_says_that_it_needs_lightning():
 
 def test_the_command_says_what_it_needs():
     done = run("from fitb_callbacks.__main__ import main; main()")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "fitb needs" in done.stderr
     assert "pip install" in done.stderr
 
