@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -58,13 +57,11 @@ def main() -> None:
                 probe = FillInBlanks(
                     mask_ratio=ratio, patch_size=round(side / patches), num_masks=options.num_masks, low=0, high=1
                 )
-                started = time.perf_counter()
                 result = probe.probe(model, enlarged(probe_images, side), probe_labels, judge=judge)
-                seconds = time.perf_counter() - started
                 scores = {name: result.metrics[name] for name in SCORES}
                 rows.append({
                     "pixels": side, "patches a side": patches, "patch": probe.patch_size, "ratio": ratio, "seed": seed,
-                    "own accuracy": own, **scores, "seconds": seconds,
+                    "own accuracy": own, **scores,
                 })  # fmt: skip
                 print({name: round(value, 3) for name, value in rows[-1].items()}, flush=True)
     write(options.output, rows)
@@ -100,10 +97,10 @@ def write(path: Path, rows: list[dict[str, float]]) -> None:
     cells: dict[tuple[float, ...], list[dict[str, float]]] = defaultdict(list)
     for row in rows:
         cells[row["pixels"], row["patches a side"], row["patch"], row["ratio"]].append(row)
-    titles = ["pixels", "patches a side", "patch", "ratio", *SCORES, "seconds"]
+    titles = ["pixels", "patches a side", "patch", "ratio", *SCORES]
     lines = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
     for key, found in cells.items():
-        means = [sum(row[name] for row in found) / len(found) for name in (*SCORES, "seconds")]
+        means = [sum(row[name] for row in found) / len(found) for name in SCORES]
         lines.append("| " + " | ".join([*(f"{value:g}" for value in key), *(f"{mean:.2f}" for mean in means)]) + " |")
     path.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from fitb_callbacks.audit import audited
+from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.confidence import wilson_interval
@@ -354,19 +355,21 @@ class FillInBlanksCallback(Callback):
             self._fix_images(trainer)
         if self._images is None:
             raise RuntimeError("no batch has passed by yet from which to take probe images")
+        results = []
         with trainer.precision_plugin.forward_context():
-            results = [
-                probe.probe(
-                    pl_module,
-                    self._images,
-                    self._labels,
-                    logits_fn=self.logits_fn,
-                    class_names=self._names(trainer, pl_module),
-                    judge=self._present_judge(trainer),
-                    share=(trainer.global_rank, trainer.world_size),
-                )
-                for probe in (self.probe, *self.further_probes.values())
-            ]
+            for probe in (self.probe, *self.further_probes.values()):
+                with probing_line(trainer) as progress:
+                    result = probe.probe(
+                        pl_module,
+                        self._images,
+                        self._labels,
+                        logits_fn=self.logits_fn,
+                        class_names=self._names(trainer, pl_module),
+                        judge=self._present_judge(trainer),
+                        share=(trainer.global_rank, trainer.world_size),
+                        progress=progress,
+                    )
+                results.append(result)
             return [self._compared(pl_module, result) for result in results]
 
     def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
@@ -437,14 +440,26 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture, log_scores
+        from fitb_callbacks.loggers import log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
+        from fitb_callbacks.record import make_record
 
         pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
         pictures["timeline"] = self._timeline(result)
         for masking, further in self.further_results.items():
             pictures[f"{masking}/prototypes"] = prototype_grid(further)
             pictures[f"{masking}/timeline"] = self._timeline(further)
+        records = [
+            make_record(
+                each,
+                {**each.metrics, "seconds": metrics["seconds"]},
+                epoch=self._probed_epoch,
+                step=step,
+                prefix=self.prefix,
+                judge=self._judge_in_words(),
+            )
+            for each in (result, *self.further_results.values())
+        ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
         for logger in loggers:
@@ -456,6 +471,8 @@ class FillInBlanksCallback(Callback):
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
                 )
+                for record in records:
+                    log_record(logger, record)
                 if not taken:
                     self._warn_once(
                         kind,
@@ -470,6 +487,12 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _judge_in_words(self) -> str | None:
+        if isinstance(self.judge, nn.Module):
+            return f"the module {type(self.judge).__name__}"
+        source = "training images" if self.reference is None else "trusted images"
+        return None if self.judge is None else f"class means of {source}"
 
     def _timeline(self, result: FillInBlanksResult) -> Picture:
         """The picture of all probes so far, this one included."""

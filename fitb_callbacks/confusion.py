@@ -15,7 +15,7 @@ from fitb_callbacks.pictures import Picture
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["confusion_picture"]
+__all__ = ["answer_counts", "confusion_picture"]
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (205, 205, 205)
 _RIGHT, _WRONG = np.array((46, 125, 90.0)), np.array((190, 30, 45.0))
@@ -41,12 +41,25 @@ def confusion_picture(result: FillInBlanksResult) -> Picture:
     answers = {"the model takes it for": result.predictions}
     if result.judged is not None:
         answers["the judge takes it for"] = result.judged
-    panels = [_panel(title, _counts(result.labels, given, classes), names) for title, given in answers.items()]
+    panels = [_panel(title, answer_counts(result.labels, given, classes), names) for title, given in answers.items()]
     return np.concatenate([np.array(panel) for panel in panels], axis=1)
 
 
-def _counts(labels: Tensor, answers: Tensor, classes: Sequence[int]) -> Tensor:
-    """Counts by class and answer: the classes, then "other", then "none"."""
+def answer_counts(labels: Tensor, answers: Tensor, classes: Sequence[int]) -> Tensor:
+    """How many images of each class (row) are taken for what (column): the classes, then "other", then "none".
+
+    Args:
+        labels: Integers, shape ``(N,)``.
+        answers: Integers, -1 for none, shape ``(N,)``.
+        classes: Whose rows and columns are wanted.
+
+    Returns:
+        Shape ``(len(classes), len(classes) + 2)``.
+
+    Example:
+        >>> answer_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 5, -1]), [0, 1]).tolist()
+        [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    """
     kinds = torch.stack([answers == label for label in classes])
     other = (answers >= 0) & ~kinds.any(dim=0)
     columns = torch.cat([kinds, other.unsqueeze(0), (answers < 0).unsqueeze(0)])

@@ -65,12 +65,14 @@ class DemoRun:
         history: One entry an epoch: the callback's scores, with ``val_acc``.
         picture: The last grid, a PNG.
         tensorboard: Folder of the event files.
+        run: Folder of this run in it.
         mlflow_uri: Address of the MLflow store.
     """
 
     history: list[dict[str, float]]
     picture: Path
     tensorboard: Path
+    run: Path
     mlflow_uri: str
 
 
@@ -108,7 +110,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
     picture = output / f"{name}.png"
     probe.result.figure().save(picture)
     history = [{**scores, "val_acc": value} for scores, value in zip(probe.history, record.values, strict=True)]
-    return DemoRun(history, picture, output / "tensorboard", mlflow_uri)
+    return DemoRun(history, picture, output / "tensorboard", Path(tensorboard.log_dir), mlflow_uri)
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatch
+from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from fitb_callbacks.pictures import Picture
 
-__all__ = ["log_picture", "log_scores", "settle"]
+__all__ = ["log_picture", "log_record", "log_scores", "settle"]
 
 
 @singledispatch
@@ -28,13 +30,13 @@ def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
     Example:
         >>> import numpy as np
         >>> from lightning.pytorch.loggers import CSVLogger
-        >>> class FolderLogger(CSVLogger):
+        >>> class PrintingLogger(CSVLogger):
         ...     pass
         >>> @log_picture.register
-        ... def _(logger: FolderLogger, name, picture, step):
+        ... def _(logger: PrintingLogger, name, picture, step):
         ...     print(f"{name} at step {step}: {picture.shape}")
         ...     return True
-        >>> log_picture(FolderLogger("."), "fitb/prototypes", np.zeros((2, 3, 3), np.uint8), step=7)
+        >>> log_picture(PrintingLogger("."), "fitb/prototypes", np.zeros((2, 3, 3), np.uint8), step=7)
         fitb/prototypes at step 7: (2, 3, 3)
         True
     """
@@ -61,6 +63,16 @@ def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
 
 
 @singledispatch
+def log_record(logger: Logger, record: Mapping[str, Any]) -> None:
+    """Give a logger the record of a probe, from which ``fitb report`` makes its page; most have no place for it.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        record: Of `fitb_callbacks.record.make_record`, a few kilobytes of JSON types.
+    """
+
+
+@singledispatch
 def settle(logger: Logger) -> None:
     """Give a logger that sends in the background a few seconds to finish; most have nothing to do."""
 
@@ -70,6 +82,16 @@ def _(logger: TensorBoardLogger, name: str, picture: Picture, step: int) -> bool
     from fitb_callbacks.integrations.tensorboard import write_picture
 
     write_picture(logger.experiment, name, picture, step)
+    return True
+
+
+@log_picture.register
+def _(logger: CSVLogger, name: str, picture: Picture, step: int) -> bool:
+    if (folder := _local_folder(logger)) is None:
+        return False
+    from fitb_callbacks.integrations.folder import write_picture
+
+    write_picture(folder, name, picture, step)
     return True
 
 
@@ -94,6 +116,29 @@ def _(logger: MLFlowLogger, scores: Mapping[str, float], step: int) -> None:
     outbox(*_mlflow_run(logger)).put(scores_parcel(*_mlflow_run(logger), scores, step))
 
 
+@log_record.register
+def _(logger: TensorBoardLogger, record: Mapping[str, Any]) -> None:
+    from fitb_callbacks.integrations.tensorboard import lay_out_scores, write_record
+
+    lay_out_scores(logger.experiment, record["prefix"])
+    write_record(logger.experiment, record)
+
+
+@log_record.register
+def _(logger: CSVLogger, record: Mapping[str, Any]) -> None:
+    if (folder := _local_folder(logger)) is not None:
+        from fitb_callbacks.integrations.folder import write_record
+
+        write_record(folder, record)
+
+
+@log_record.register
+def _(logger: MLFlowLogger, record: Mapping[str, Any]) -> None:
+    from fitb_callbacks.integrations.mlflow import outbox, record_parcel
+
+    outbox(*_mlflow_run(logger)).put(record_parcel(*_mlflow_run(logger), record))
+
+
 @settle.register
 def _(logger: TensorBoardLogger) -> None:
     from fitb_callbacks.integrations.tensorboard import outbox
@@ -106,6 +151,10 @@ def _(logger: MLFlowLogger) -> None:
     from fitb_callbacks.integrations.mlflow import outbox
 
     outbox(*_mlflow_run(logger)).settle()
+
+
+def _local_folder(logger: CSVLogger) -> Path | None:
+    return None if "://" in str(logger.log_dir) else Path(logger.log_dir)
 
 
 def _mlflow_run(logger: MLFlowLogger) -> tuple[str, str]:

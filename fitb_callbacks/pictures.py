@@ -17,7 +17,16 @@ from fitb_callbacks.masks import partition_masks, random_masks
 if TYPE_CHECKING:
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["Picture", "first_masks", "lay_out", "overlay", "prototype_grid", "prototype_tile", "to_rgb"]
+__all__ = [
+    "Picture",
+    "column_tiles",
+    "first_masks",
+    "lay_out",
+    "overlay",
+    "prototype_grid",
+    "prototype_tile",
+    "to_rgb",
+]
 
 Picture = npt.NDArray[np.uint8]
 """Height x width x 3, values 0 to 255."""
@@ -54,19 +63,23 @@ def prototype_grid(result: FillInBlanksResult) -> Picture:
 
 def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture], str, bool]:
     names = result.class_names
+    label, prediction = int(result.labels[index]), int(result.predictions[index])
+    name = names[label] if names else str(label)
+    taken_for = "no mask kept" if prediction < 0 else f"= {names[prediction] if names else prediction}"
+    return name, column_tiles(result, index), taken_for, prediction == label
+
+
+def column_tiles(result: FillInBlanksResult, index: int) -> list[Picture]:
+    """The image, the update over the masked image, and the prototype, as `prototype_grid` shows them."""
     low, high = (torch.tensor(result.settings[key])[:, None, None] for key in ("low", "high"))
     baseline = torch.tensor(result.settings["baseline"])[:, None, None].to(result.images)
     image = result.images[index]
-    label, prediction = int(result.labels[index]), int(result.predictions[index])
-    name = names[label] if names else str(label)
     shown = to_rgb(image, low, high)
-    if prediction < 0:
+    if not result.covered[index]:
         blank = np.full_like(shown, _BLANK)
-        return name, [shown, blank, blank], "no mask kept", False
-    visible = first_masks(result)[0]
-    masked = torch.where(visible, image, baseline)
-    tiles = [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
-    return name, tiles, f"= {names[prediction] if names else prediction}", prediction == label
+        return [shown, blank, blank]
+    masked = torch.where(first_masks(result)[0], image, baseline)
+    return [shown, overlay(masked, result.updates[index], low, high), to_rgb(result.prototypes[index], low, high)]
 
 
 def prototype_tile(result: FillInBlanksResult, index: int) -> Picture:

@@ -27,8 +27,10 @@ from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
 from fitb_callbacks.updates import Classify, gradient_update
 
-__all__ = ["FillInBlanks"]
+__all__ = ["FillInBlanks", "Progress"]
 
+Progress = Callable[[int, int], None]
+"""Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
 
 _FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
@@ -133,6 +135,7 @@ class FillInBlanks:
         class_names: Sequence[str] | None = None,
         judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
+        progress: Progress | None = None,
     ) -> FillInBlanksResult:
         """Probe a model on some images.
 
@@ -146,6 +149,8 @@ class FillInBlanks:
             judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
+            progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
+                times partitions. It does not wait for a GPU.
 
         Returns:
             The prototypes, updates and scores.
@@ -180,10 +185,12 @@ class FillInBlanks:
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             if self.masking == "random":
                 steps = None
-                moments, other_half = self._random(find_update, images, labels, baseline, patch_size, chunk_size, share)
+                moments, other_half = self._random(
+                    find_update, images, labels, baseline, patch_size, chunk_size, share, progress
+                )
             else:
                 (moments, other_half), steps = self._progressive(
-                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share
+                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share, progress
                 )
             reliability = split_half_reliability(moments.mean, other_half.mean)
             moments.merge(other_half)
@@ -313,6 +320,7 @@ class FillInBlanks:
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
+        progress: Progress | None,
     ) -> tuple[Moments, Moments]:
         """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
         height, width = images.shape[-2:]
@@ -328,7 +336,7 @@ class FillInBlanks:
 
         indices = _share_of(self._num_updates(), share, images)
         rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
-        return _in_halves(add, indices, rounds, images, chunk_size, share)
+        return _in_halves(add, indices, rounds, images, chunk_size, share, progress)
 
     def _progressive(
         self,
@@ -340,6 +348,7 @@ class FillInBlanks:
         patch_size: int,
         chunk_size: int,
         share: tuple[int, int],
+        progress: Progress | None,
     ) -> tuple[tuple[Moments, Moments], Tensor]:
         """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
         height, width = images.shape[-2:]
@@ -355,7 +364,7 @@ class FillInBlanks:
                 steps[rows] = filled[0]
 
         indices = _share_of(self._num_updates(), share, images)
-        halves = _in_halves(add, indices, indices, images, chunk_size, share)
+        halves = _in_halves(add, indices, indices, images, chunk_size, share, progress)
         if share[1] > 1:
             torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
         return halves, steps
@@ -383,13 +392,23 @@ def _in_halves(
     images: Tensor,
     chunk_size: int,
     share: tuple[int, int],
+    progress: Progress | None,
 ) -> tuple[Moments, Moments]:
     """Moments of the even rounds of masks and of the odd ones: two halves that know nothing of each other."""
     halves = _no_moments(images), _no_moments(images)
+    done, total = 0, len(indices) * len(images)
+
+    def add_and_report(moments: Moments, indices: Tensor, rows: slice) -> None:
+        nonlocal done
+        add(moments, indices, rows)
+        done += len(indices) * (rows.stop - rows.start)
+        if progress is not None:
+            progress(done, total)
+
     for parity, moments in enumerate(halves):
         half = indices[rounds % 2 == parity]
         if len(half):
-            chunk_size = _in_blocks(partial(add, moments), half, len(images), chunk_size)
+            chunk_size = _in_blocks(partial(add_and_report, moments), half, len(images), chunk_size)
         if share[1] > 1:
             moments.all_reduce()
     return halves

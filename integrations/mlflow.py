@@ -10,18 +10,20 @@ import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "image_key", "outbox", "picture_parcel", "scores_parcel"]
+__all__ = ["check_health", "deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
+_IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
 _THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
@@ -64,6 +66,12 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
 
 
+def record_parcel(tracking_uri: str, run_id: str, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """A record of a probe, among the run's artifacts, for ``fitb report``."""
+    parcel = _parcel(tracking_uri, run_id, record["step"], {"artifact_path": RECORDS})
+    return {**parcel, record_name(record): json.dumps(record).encode()}
+
+
 _ENTRY = "entry.json"
 
 
@@ -76,7 +84,7 @@ def deliver(parcel: Path) -> None:
     """Send a parcel. Sending it again changes nothing: metrics keep their time stamp, pictures their names.
 
     Args:
-        parcel: Folder with ``entry.json`` and the picture's files, if any.
+        parcel: Folder with ``entry.json`` and files, if any.
 
     Raises:
         ConnectionError: If the server cannot be reached.
@@ -88,16 +96,16 @@ def deliver(parcel: Path) -> None:
 
     entry = json.loads((parcel / _ENTRY).read_text())
     uri, run_id = entry["tracking_uri"], entry["run_id"]
-    if _is_remote(uri):
-        _check_health(uri)
+    check_health(uri)
     client = MlflowClient(uri)
     metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
-    pictures = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
-    for path in pictures:
-        client.log_artifact(run_id, str(path), "images")
-    if pictures:
+    artifact_path = entry.get("artifact_path", _IMAGES)
+    files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
+    for path in files:
+        client.log_artifact(run_id, str(path), artifact_path)
+    if files and artifact_path == _IMAGES:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
 
 
@@ -121,21 +129,22 @@ def _is_remote(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http:", "https:", "databricks"))
 
 
-def _check_health(tracking_uri: str) -> None:
+def check_health(tracking_uri: str) -> None:
     """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    if not tracking_uri.startswith("databricks"):
-        credentials = get_default_host_creds(tracking_uri)
-        options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
-        try:
-            reply = http_request(credentials, "/health", "GET", **options)
-        except MlflowException as error:
-            raise ConnectionError(str(error)) from error
-        if reply.status_code >= 500:
-            raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
+    if not tracking_uri.startswith(("http:", "https:")):
+        return
+    credentials = get_default_host_creds(tracking_uri)
+    options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
+    try:
+        reply = http_request(credentials, "/health", "GET", **options)
+    except MlflowException as error:
+        raise ConnectionError(str(error)) from error
+    if reply.status_code >= 500:
+        raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
 
 
 def _encoded(image: object, file_format: str) -> bytes:

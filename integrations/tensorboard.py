@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
+from fitb_callbacks.integrations import folder
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
@@ -18,10 +22,17 @@ if TYPE_CHECKING:
 
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["deliver", "outbox", "write_picture"]
+__all__ = ["deliver", "lay_out_scores", "outbox", "write_picture", "write_record"]
 
 _ROOM_TO_LEAVE = 2**20  # bytes, for the event file's own scalars
 _ENTRY, _PICTURE = "entry.json", "picture.png"
+_CHARTS = {
+    "as a judge sees it": ("structure", "judge_accuracy", "judge_ceiling", "null_accuracy"),
+    "as the model itself sees it": ("accuracy", "accuracy_all", "f1_macro", "coverage"),
+    "breadth and reliability": ("area", "reliability"),
+    "change since the last probe": ("carryover_accuracy", "drift"),
+}
+_laid_out: WeakKeyDictionary[SummaryWriter, set[str]] = WeakKeyDictionary()
 
 
 def write_picture(writer: SummaryWriter, name: str, picture: Picture, step: int) -> None:
@@ -47,6 +58,36 @@ def write_picture(writer: SummaryWriter, name: str, picture: Picture, step: int)
         writer.add_image(name, picture, step, dataformats="HWC")
     else:
         box.put(_parcel(writer, name, picture, step))
+
+
+def write_record(writer: SummaryWriter, record: Mapping[str, Any]) -> None:
+    """Write a record beside the event files, for ``fitb report``, if that is a folder and there is room."""
+    if "://" not in writer.log_dir and _has_room(writer, len(json.dumps(record))):
+        folder.write_record(Path(writer.log_dir), record)
+
+
+def lay_out_scores(writer: SummaryWriter, prefix: str) -> None:
+    """Group the scores in four charts on TensorBoard's page Custom Scalars, once a writer and prefix.
+
+    A run has one layout there, the last one written: one of your own has to be written after the first probe.
+
+    Args:
+        writer: ``TensorBoardLogger.experiment``.
+        prefix: Of the keys.
+    """
+    prefixes = _laid_out.setdefault(writer, set())
+    if prefix in prefixes:
+        return
+    prefixes.add(prefix)
+    writer.add_custom_scalars(
+        {
+            each: {
+                title: ["Multiline", [f"^{re.escape(f'{each}/{name}')}$" for name in names]]
+                for title, names in _CHARTS.items()
+            }
+            for each in sorted(prefixes)
+        }
+    )
 
 
 def outbox(writer: SummaryWriter) -> Outbox:

@@ -14,6 +14,8 @@ BLOCKED = (
     "rich",
     "mlxtend",
     "transformers",
+    "jinja2",
+    "IPython",
 )
 
 SCRIPT = """

@@ -213,8 +213,7 @@ def test_all_loggers_at_once(trainer, tmp_path):
     loggers = [tensorboard, csv_logger, mlflow, Own(tmp_path, name="own")]
     probe = callback()
     loader = DataLoader(data(), batch_size=10)
-    with pytest.warns(UserWarning, match="CSVLogger gets the scores but no pictures"):
-        trainer(callbacks=[probe], logger=loggers).fit(AnyShape(), loader, loader)
+    trainer(callbacks=[probe], logger=loggers).fit(AnyShape(), loader, loader)
     steps = [3, 7]
     assert [step for name, step in pictures if name == "fitb/prototypes"] == steps
     events = EventAccumulator(tensorboard.log_dir, size_guidance={"images": 0}).Reload()
@@ -222,6 +221,8 @@ def test_all_loggers_at_once(trainer, tmp_path):
     assert [metric.step for metric in MlflowClient(uri).get_metric_history(mlflow.run_id, "fitb/coverage")] == steps
     with Path(csv_logger.log_dir, "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file) if row["fitb/coverage"]] == steps
+    in_folder = sorted(Path(csv_logger.log_dir, "fitb/prototypes").iterdir())
+    assert [path.name for path in in_folder] == ["step-00000003.png", "step-00000007.png"]
 
 
 def test_weights_and_biases_offline(trainer, tmp_path):

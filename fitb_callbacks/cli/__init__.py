@@ -9,6 +9,7 @@ import typer
 import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
 from fitb_callbacks.cli.demo import demo
+from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
 
 __all__ = ["app"]
@@ -31,5 +32,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, ablate, resend):
+for command in (demo, ablate, report, resend):
     app.command()(command)

@@ -60,7 +60,8 @@ def demo(
         table.add_row(*(f"{row[key]:.0f}" if key == "epoch" else f"{row[key]:.3f}" for key in columns))
     console.print(table)
     console.print(f"The last prototypes: {run.picture}", highlight=False, soft_wrap=True)
-    console.print("Open the dashboards with", highlight=False)
+    console.print("Make a page of the run, or open the dashboards, with", highlight=False)
+    console.print(f"  fitb report {run.run}", highlight=False, soft_wrap=True)
     console.print(
         f"  tensorboard --logdir {run.tensorboard} --samples_per_plugin images=200", highlight=False, soft_wrap=True
     )
