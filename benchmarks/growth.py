@@ -72,7 +72,8 @@ def main() -> None:
         for _ in range(settings.repeats):
             for value in values:
                 size = replace(Size(), **{field: value})
-                runs[value].append((seconds_of(size), bare_seconds(size)))
+                probe = spawned_seconds(size) if field == "ranks" else probe_seconds(size, rank=0)
+                runs[value].append((probe, bare_seconds(size)))
         found[field] = {value: tuple(map(median, zip(*times, strict=True))) for value, times in runs.items()}
         print(title, found[field], flush=True)
     with (settings.output / "growth.csv").open("w", newline="") as file:
@@ -84,10 +85,8 @@ def main() -> None:
     plot(found, settings.plot)
 
 
-def seconds_of(size: Size) -> float:
-    """Of one probe; of several processes, of the one that works longest."""
-    if size.ranks == 1:
-        return probe_seconds(size, rank=0)
+def spawned_seconds(size: Size) -> float:
+    """Of one probe in processes of their own, of the one that works longest."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -152,7 +151,7 @@ def plot(found: Seconds, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     figure, axes = pyplot.subplots(1, len(SWEEPS), figsize=(14, 3), sharey=True, layout="constrained")
     for axis, (field, (title, values)) in zip(axes, SWEEPS.items(), strict=True):
@@ -161,7 +160,7 @@ def plot(found: Seconds, path: Path) -> None:
         axis.plot(values, probe, "o-", color="tab:blue", label="probe")
         axis.set(xscale="log", yscale="log", xlabel=title, xticks=values)
         for one in (axis.xaxis, axis.yaxis):
-            one.set_major_formatter(ScalarFormatter())
+            one.set_major_formatter(StrMethodFormatter("{x:g}"))
             one.set_minor_formatter(NullFormatter())
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
