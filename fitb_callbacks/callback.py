@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -32,6 +33,7 @@ from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.timeline import Timeline, timeline_picture
+from fitb_callbacks.training_record import write_record
 
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
@@ -62,6 +64,9 @@ class FillInBlanksCallback(Callback):
     score that is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers;
     monitors see 0, or 2 for drift, so that it never ends a training. The first 20 classes have scores of their own in
     the loggers, under ``prefix_by_class/name class``; `result.per_class` has those of all.
+
+    Pictures are logged under ``prefix/prototypes``, ``prefix/confusion`` and ``prefix/timeline``. In a notebook, the
+    training's cell shows the last probe.
 
     Args:
         images_per_class: Probe images of each class, at least 1.
@@ -165,11 +170,13 @@ class FillInBlanksCallback(Callback):
         self._streamed_epoch: int | None = None
         self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
+        self._recorded: dict[str, bytes] = {}  # what loggers were told of this probe's settings
         self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
         self._warned: set[str] = set()
+        self._display: Any = None  # in a notebook, where in the cell's output
 
     # --- when: Lightning's hooks -------------------------------------------------------------------------------
 
@@ -190,6 +197,7 @@ class FillInBlanksCallback(Callback):
                 "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
             )
         self._checked = False
+        self._display = None
         self._report_averaging(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -338,6 +346,7 @@ class FillInBlanksCallback(Callback):
                 self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
                     self._write(trainer, self.result, metrics, step)
+                    self._show_in_notebook(self.result)
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -440,7 +449,7 @@ class FillInBlanksCallback(Callback):
         if not loggers:
             return
         from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_picture, log_record, log_scores
+        from fitb_callbacks.loggers import log_files, log_picture, log_record, log_scores
         from fitb_callbacks.pictures import prototype_grid
         from fitb_callbacks.record import make_record
 
@@ -462,11 +471,15 @@ class FillInBlanksCallback(Callback):
         ]
         scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
         defined = {key: value for key, value in scores.items() if not math.isnan(value)}
+        settings = self._settings_files(result)
+        changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:
             kind = type(logger).__name__
             try:
                 separator = logger.group_separator
                 log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
+                if changed:
+                    log_files(logger, self.prefix, settings)
                 # One picture after the other: a logger takes all or none
                 taken = all(
                     log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
@@ -487,6 +500,25 @@ class FillInBlanksCallback(Callback):
                     f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
                     trace=True,
                 )
+
+    def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
+        """What a later probe needs to be the same as this one."""
+        return write_record(
+            self.probe,
+            result,
+            self._fixed_judge if self._streamed is None else self._gathered,
+            images_per_class=self._candidates.per_class,
+            max_images=self._candidates.max_images,
+        )
+
+    def _show_in_notebook(self, result: FillInBlanksResult) -> None:
+        """Show the last probe in the output of the training's cell, if there is one."""
+        if "IPython" not in sys.modules:
+            return
+        from fitb_callbacks.integrations.notebook import in_notebook, live_display
+
+        if in_notebook():
+            self._display = live_display(result, f"{self.prefix}, epoch {self._probed_epoch}:", self._display)
 
     def _judge_in_words(self) -> str | None:
         if isinstance(self.judge, nn.Module):

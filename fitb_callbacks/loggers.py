@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from fitb_callbacks.pictures import Picture
 
-__all__ = ["log_picture", "log_record", "log_scores", "settle"]
+__all__ = ["log_files", "log_picture", "log_record", "log_scores", "settle"]
 
 
 @singledispatch
@@ -60,6 +60,17 @@ def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
         [{'fitb/coverage': 0.5, 'step': 7}]
     """
     logger.log_metrics(dict(scores), step)
+
+
+@singledispatch
+def log_files(logger: Logger, folder: str, files: Mapping[str, bytes]) -> None:
+    """Give small files about the probe to a logger that keeps files; most do not.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        folder: Where in the run they belong.
+        files: File name to content. Later ones replace earlier ones of the same name.
+    """
 
 
 @singledispatch
@@ -114,6 +125,13 @@ def _(logger: MLFlowLogger, scores: Mapping[str, float], step: int) -> None:
     from fitb_callbacks.integrations.mlflow import outbox, scores_parcel
 
     outbox(*_mlflow_run(logger)).put(scores_parcel(*_mlflow_run(logger), scores, step))
+
+
+@log_files.register
+def _(logger: MLFlowLogger, folder: str, files: Mapping[str, bytes]) -> None:
+    from fitb_callbacks.integrations.mlflow import files_parcel, outbox
+
+    outbox(*_mlflow_run(logger)).put(files_parcel(*_mlflow_run(logger), folder, files))
 
 
 @log_record.register

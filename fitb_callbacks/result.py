@@ -109,6 +109,12 @@ class FillInBlanksResult:
 
         return Image.fromarray(prototype_grid(self))
 
+    def _repr_html_(self) -> str:
+        from fitb_callbacks.integrations.notebook import result_html
+
+        shown: str = result_html(self)
+        return shown
+
     def _repr_png_(self) -> bytes | None:
         return self.figure()._repr_png_()
 

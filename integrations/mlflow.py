@@ -20,12 +20,22 @@ from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
-__all__ = ["check_health", "deliver", "image_key", "outbox", "picture_parcel", "record_parcel", "scores_parcel"]
+__all__ = [
+    "check_health",
+    "deliver",
+    "files_parcel",
+    "image_key",
+    "outbox",
+    "picture_parcel",
+    "record_parcel",
+    "scores_parcel",
+]
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
-_THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them
+_THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them: a card shows them at their own size
+_CARD = 3 / 2  # a card crops the bottom of pictures that are higher than this
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
 
 
@@ -39,15 +49,26 @@ def outbox(tracking_uri: str, run_id: str) -> Outbox:
 
 
 def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
-    """Scores of one step, with the time at which they were made."""
-    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores)})
+    """Scores of one step, with the time at which they were made.
+
+    They are linked to MLflow's active model, if there is one (``mlflow.set_active_model``).
+    """
+    from mlflow import get_active_model_id
+
+    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores), "model_id": get_active_model_id()})
+
+
+def files_parcel(tracking_uri: str, run_id: str, folder: str, files: Mapping[str, bytes]) -> Parcel:
+    """Files for a folder among the run's artifacts, which replace those of the same name."""
+    return {**_parcel(tracking_uri, run_id, 0, {"artifact_path": folder}), **files}
 
 
 def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
     """A picture that the run page shows under Model metrics, with a slider over the steps.
 
     The files are those that ``MlflowClient.log_image`` would write: the picture and its thumbnail, with key, step and
-    time in their names. Their names depend on nothing else, so that sending them twice leaves one picture.
+    time in their names. The thumbnail, which is what a card shows, has white beside it where it would be cropped. The
+    names depend on nothing else, so that sending the files twice leaves one picture.
 
     Args:
         tracking_uri: Address of the store.
@@ -59,7 +80,9 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     from PIL import Image
 
     image = Image.fromarray(picture)
-    thumbnail = image.resize([max(1, side * _THUMBNAIL // max(image.size)) for side in image.size])
+    whole = Image.new("RGB", (max(image.width, round(image.height * _CARD)), image.height), "white")
+    whole.paste(image)
+    thumbnail = whole.resize([max(1, side * _THUMBNAIL // max(whole.size)) for side in whole.size])
     parcel = _parcel(tracking_uri, run_id, step, {})
     key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
@@ -98,7 +121,11 @@ def deliver(parcel: Path) -> None:
     uri, run_id = entry["tracking_uri"], entry["run_id"]
     check_health(uri)
     client = MlflowClient(uri)
-    metrics = [Metric(key, value, entry["timestamp"], entry["step"]) for key, value in entry.get("scores", {}).items()]
+    model_id = entry.get("model_id")
+    metrics = [
+        Metric(key, value, entry["timestamp"], entry["step"], model_id=model_id, run_id=run_id if model_id else None)
+        for key, value in entry.get("scores", {}).items()
+    ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
     artifact_path = entry.get("artifact_path", _IMAGES)

@@ -1,7 +1,6 @@
 """The run page of MLflow and TensorBoard, served by the real servers and seen in a real browser."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,35 +10,20 @@ import urllib.request
 import pytest
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
+from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
 from fitb_callbacks import FillInBlanksCallback
 from small_module import SmallModule
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NAMES = ["<b>zero</b>", "one & only", '"two"', "three/3", *map(str, range(4, 10))]
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "FITB_CI" not in os.environ, reason="needs chromium: apt-get install chromium"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture
-def page():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1600, "height": 1300})
-        browser.close()
+def page(browser):  # noqa: F811
+    page = browser.new_page(viewport={"width": 1600, "height": 1300})
+    yield page
+    page.close()
 
 
 @pytest.fixture
@@ -76,7 +60,7 @@ def train(trainer, loaders, logger):
     trainer(callbacks=[probe], logger=logger, max_epochs=3).fit(SmallModule(), *loaders)
 
 
-def test_mlflow_shows_the_grid_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
+def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
     logger = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
     train(trainer, loaders, logger)
@@ -84,41 +68,64 @@ def test_mlflow_shows_the_grid_beside_the_scores_with_a_slider(trainer, loaders,
 
     page.goto(f"{address}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}/model-metrics")
     page.get_by_text("coverage", exact=True).first.wait_for(timeout=90_000)
-    page.screenshot(path=os.environ.get("FITB_SCREENSHOTS", str(tmp_path)) + "/mlflow-scores.png")
-    page.get_by_placeholder("Search metric charts").fill("fitb/(prototypes|accuracy|coverage)$")
+    search = page.get_by_placeholder("Search metric charts")
+    search.fill("fitb/(prototypes|timeline|accuracy|coverage)$")
     page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
     for score in ("accuracy", "coverage"):
         assert page.get_by_text(score, exact=True).first.is_visible()
-    named = page.locator("div").filter(has=page.get_by_text("fitb/prototypes", exact=True))
-    card = named.filter(has=page.get_by_role("slider")).last
-    slider = card.get_by_role("slider")
-    shown = []
-    for step in (7, 15, 23):
-        slider.press("ArrowRight")
-        picture = card.locator("img[src*='blob:'], img[src*='get-artifact']").first
-        picture.wait_for(timeout=60_000)
-        assert slider.get_attribute("aria-valuenow") == str(step)
-        page.wait_for_function("image => image.complete && image.naturalWidth > 200", arg=picture.element_handle())
-        shown.append(picture.screenshot())
-    assert len(set(shown)) == 3  # the pictures of three epochs
-    page.screenshot(path=os.environ.get("FITB_SCREENSHOTS", str(tmp_path)) + "/mlflow.png")
+    for name in ("fitb/prototypes", "fitb/timeline"):
+        named = page.locator("div").filter(has=page.get_by_text(name, exact=True))
+        card = named.filter(has=page.get_by_role("slider")).last
+        slider = card.get_by_role("slider")
+        shown = []
+        for step in (7, 15, 23):
+            slider.press("ArrowRight")
+            picture = card.locator("img[src*='blob:'], img[src*='get-artifact']").first
+            picture.wait_for(timeout=60_000)
+            assert slider.get_attribute("aria-valuenow") == str(step)
+            page.wait_for_function("image => image.complete && image.naturalWidth > 200", arg=picture.element_handle())
+            shown.append(picture.screenshot())
+        assert len(set(shown)) == 3  # the pictures of three epochs
+        box, area = picture.bounding_box(), slider.bounding_box()
+        width, height = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        drawn = box["width"] * height / width  # in the middle of its box, whose bottom the slider may cover
+        assert box["y"] + (box["height"] + drawn) / 2 <= area["y"], f"the bottom of {name} is cropped"
+    screenshot(page, "mlflow", tmp_path)
+
+    search.fill("zero")
+    page.get_by_text("coverage _b_zero_b_", exact=True).first.wait_for(timeout=60_000)
+    assert page.locator("b").filter(has_text="zero").count() == 0
 
 
-def test_tensorboard_shows_the_grid_and_the_scores(trainer, loaders, page, serve, tmp_path):
+@pytest.fixture
+def tensorboard(trainer, loaders, serve, tmp_path):
+    """Address of TensorBoard on a run of three epochs."""
     train(trainer, loaders, TensorBoardLogger(tmp_path / "runs", name="digits"))
-    address = serve("tensorboard.main", "--logdir", str(tmp_path / "runs"), "--samples_per_plugin", "images=200")
+    return serve("tensorboard.main", "--logdir", str(tmp_path / "runs"), "--samples_per_plugin", "images=200")
 
-    page.goto(f"{address}/?tagFilter=fitb%2F(prototypes|accuracy|coverage)%24#timeseries")
+
+def test_tensorboard_shows_the_pictures_and_the_scores(tensorboard, page, tmp_path):
+    page.goto(f"{tensorboard}/?tagFilter=fitb%2F(prototypes|timeline|accuracy|coverage)%24#timeseries")
     page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
     assert page.get_by_text("fitb/accuracy").first.is_visible()
-    card = page.locator("image-card").filter(has=page.get_by_text("fitb/prototypes"))
-    picture = card.locator("img").first
-    picture.wait_for(timeout=60_000)
-    picture.scroll_into_view_if_needed()
-    page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=picture.element_handle())
-    last = picture.get_attribute("src")
-    card.locator("input[type=range], [role=slider]").first.press("ArrowLeft")
-    page.wait_for_function(
-        "([image, last]) => image.getAttribute('src') !== last", arg=[picture.element_handle(), last]
-    )
-    page.screenshot(path=os.environ.get("FITB_SCREENSHOTS", str(tmp_path)) + "/tensorboard.png")
+    for name in ("fitb/prototypes", "fitb/timeline"):
+        card = page.locator("image-card").filter(has=page.get_by_text(name))
+        picture = card.locator("img").first
+        picture.wait_for(timeout=60_000)
+        picture.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.complete && image.naturalWidth > 500", arg=picture.element_handle())
+        last = picture.get_attribute("src")
+        card.locator("input[type=range], [role=slider]").first.press("ArrowLeft")
+        page.wait_for_function(
+            "([image, last]) => image.getAttribute('src') !== last", arg=[picture.element_handle(), last]
+        )
+    screenshot(page, "tensorboard", tmp_path)
+
+    page.goto(f"{tensorboard}/?tagFilter=zero#timeseries")
+    page.get_by_text("fitb_by_class/coverage _b_zero_b_").first.wait_for(timeout=60_000)
+    assert page.locator("b").filter(has_text="zero").count() == 0
+
+    page.goto(f"{tensorboard}/#custom_scalars")
+    page.get_by_text("as a judge sees it").wait_for(timeout=60_000)
+    page.get_by_text("Matches (4)").first.wait_for(timeout=60_000)  # all four scores of that chart
+    screenshot(page, "tensorboard-custom-scalars", tmp_path)

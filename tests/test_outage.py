@@ -1,13 +1,10 @@
 """A real MLflow server that stops, freezes or refuses: training goes on, and everything arrives, once."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +12,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import requests
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from mlflow import MlflowClient
@@ -24,51 +20,8 @@ from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.cli import app
+from mlflow_server import Server
 from small_module import SmallModule
-
-
-class Server:
-    """`mlflow server` in a process of its own, on a port that stays the same over restarts."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        self.process = subprocess.Popen(
-            command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                if requests.get(f"{self.uri}/health", timeout=2).ok:
-                    return
-            except requests.RequestException:
-                time.sleep(0.3)
-        raise TimeoutError("the MLflow server did not start")
-
-    def signal(self, number):
-        os.killpg(self.process.pid, number)
-
-    def stop(self):
-        if self.process is not None:
-            self.signal(signal.SIGCONT)
-            self.signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-            while self.answers():  # its workers die a moment later
-                time.sleep(0.05)
-
-    def answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture(scope="module")

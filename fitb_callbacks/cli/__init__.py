@@ -8,6 +8,7 @@ import typer
 
 import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
+from fitb_callbacks.cli.check import check
 from fitb_callbacks.cli.demo import demo
 from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
@@ -32,5 +33,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, ablate, report, resend):
+for command in (demo, ablate, check, report, resend):
     app.command()(command)
