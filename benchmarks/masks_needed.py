@@ -42,7 +42,7 @@ PATCH_OF_VALUE = patch_of_pixel(SIDE, SIDE, PATCH).flatten()
 REFERENCE = 10_000  # kept masks
 BUDGETS = (32, 64, 128, 256, 512, 1024)
 GOALS = (0.98, 0.99)
-REPEATS = 16  # estimates of one budget from masks that do not overlap, at most
+REPEATS = 8  # estimates of one budget from masks that do not overlap, at most
 BIAS_BUDGET = 128
 POOL = REPEATS * BIAS_BUDGET  # masks of a design
 CASES = {"MNIST, CNN": (mnist, "CNN", 0.3), "Fashion-MNIST, ResNet5": (fashion_mnist, "ResNet5", 0.0)}
@@ -99,7 +99,7 @@ Estimator = Callable[[Pool, Known], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images-per-class", type=int, default=2)
-    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--classes", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/masks_needed"))
     settings = parser.parse_args()
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def main() -> None:
             found = study(model, *often_right(model, others, other_labels, settings))
         tables += [f"### {case} (accuracy {rate:.2f})", *table(found)]
         rows += [[case, *row] for row in found.rows()]
-    (settings.output / "masks_needed.md").write_text("\n".join(tables) + "\n")
+        (settings.output / "masks_needed.md").write_text("\n".join(tables) + "\n")
     with (settings.output / "masks_needed.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("case", "method", "image", "masks", "correlation"), *rows])
 
@@ -188,17 +188,15 @@ def study(model: nn.Module, images: Tensor, labels: Tensor) -> Found:
 def share_in_class(
     found: Found, labels: Tensor, targets: list[Tensor], means: list[dict[int, list[Tensor]]], share: float = 0.2
 ) -> None:
-    """A fifth of each mean from the other images of its class."""
+    """A fifth of each mean from the other images of its class, where there are some."""
     for one, label in enumerate(labels):
         mates = [other for other in range(len(labels)) if labels[other] == label and other != one]
-        if not mates:
-            return
         found.mates += [correlation(targets[one], targets[mate]) for mate in mates]
         mixed: dict[int, list[Tensor]] = {}
         for budget in BUDGETS:
             mixed[budget] = []
             for repeat, own in enumerate(means[one][budget]):
-                others = torch.stack([means[mate][budget][repeat] for mate in mates])
+                others = torch.stack([means[mate][budget][repeat] for mate in mates or [one]])
                 others = (others / others.norm(dim=1, keepdim=True)).mean(0) * own.norm()
                 mixed[budget].append((1 - share) * own + share * others)
             values = [correlation(mean, targets[one]) for mean in mixed[budget]]
