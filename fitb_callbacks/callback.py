@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,25 +24,19 @@ from fitb_callbacks.audit import audited
 from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
 from fitb_callbacks.checks import check_choice, check_integer
-from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
-from fitb_callbacks.metrics import METRICS, class_key
-from fitb_callbacks.over_training import carryover_accuracy, class_means, drift
+from fitb_callbacks.metrics import METRICS
+from fitb_callbacks.over_training import compared, scores_of
 from fitb_callbacks.probe import FillInBlanks
 from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
 from fitb_callbacks.result import FillInBlanksResult
-from fitb_callbacks.timeline import Timeline, timeline_picture
+from fitb_callbacks.timeline import Timeline
 from fitb_callbacks.training_record import write_record
-
-if TYPE_CHECKING:
-    from fitb_callbacks.pictures import Picture
 
 __all__ = ["FillInBlanksCallback"]
 
 _log = logging.getLogger(__name__)
-
-_MOST_CLASSES = 20
 
 
 class FillInBlanksCallback(Callback):
@@ -338,14 +332,12 @@ class FillInBlanksCallback(Callback):
                 with all_or_none(trainer.world_size):
                     self.result, *further = self._run(trainer, pl_module)
                 self.further_results = dict(zip(self.further_probes, further, strict=True))
-                metrics = {**self.result.metrics, "seconds": time.perf_counter() - started}
-                for masking, result in self.further_results.items():
-                    metrics |= {f"{masking}/{name}": value for name, value in result.metrics.items()}
+                metrics = scores_of([self.result, *further], seconds=time.perf_counter() - started)
                 self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
                 self._make_monitorable(pl_module, metrics)
                 self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
-                    self._write(trainer, self.result, metrics, step)
+                    self._write(trainer, metrics, step)
                     self._show_in_notebook(self.result)
         except Exception as error:
             if self.on_error == "raise":
@@ -391,29 +383,9 @@ class FillInBlanksCallback(Callback):
 
     def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
         """The result with what has changed since the last probe, undefined in the first."""
-        labels, covered = result.labels, result.covered
-        means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
         masking = result.settings["masking"]
-        changes, last = {"carryover_accuracy": math.nan, "drift": math.nan}, self._last_probes.get(masking)
-        if last is not None:
-            changes = {
-                "carryover_accuracy": carryover_accuracy(
-                    pl_module, last["prototypes"], last["labels"], last["covered"], self.logits_fn
-                ),
-                "drift": drift(last["class_means"], means),
-            }
-        self._last_probes[masking] = {
-            "prototypes": result.prototypes,
-            "labels": labels,
-            "covered": covered,
-            "class_means": means,
-        }
-        interval = wilson_interval(changes["carryover_accuracy"], len(labels))
-        return dataclasses.replace(
-            result,
-            metrics={**result.metrics, **changes},
-            confidence={**result.confidence, "carryover_accuracy": interval},
-        )
+        result, self._last_probes[masking] = compared(pl_module, result, self._last_probes.get(masking), self.logits_fn)
+        return result
 
     def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
         if self.class_names is not None:
@@ -444,49 +416,35 @@ class FillInBlanksCallback(Callback):
             for prefix in ("", *(f"{masking}/" for masking in self.further_probes)):
                 self._make_monitorable(pl_module, {f"{prefix}{name}": math.nan for name in wanted})
 
-    def _write(self, trainer: Trainer, result: FillInBlanksResult, metrics: dict[str, float], step: int) -> None:
+    def _write(self, trainer: Trainer, metrics: dict[str, float], step: int) -> None:
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
-        if not loggers:
+        if not loggers or self.result is None:
             return
-        from fitb_callbacks.confusion import confusion_picture
-        from fitb_callbacks.loggers import log_files, log_picture, log_record, log_scores
-        from fitb_callbacks.pictures import prototype_grid
-        from fitb_callbacks.record import make_record
+        from fitb_callbacks.logged import compose, give
+        from fitb_callbacks.loggers import log_files
 
-        pictures = {"prototypes": prototype_grid(result), "confusion": confusion_picture(result)}
-        pictures["timeline"] = self._timeline(result)
-        for masking, further in self.further_results.items():
-            pictures[f"{masking}/prototypes"] = prototype_grid(further)
-            pictures[f"{masking}/timeline"] = self._timeline(further)
-        records = [
-            make_record(
-                each,
-                {**each.metrics, "seconds": metrics["seconds"]},
-                epoch=self._probed_epoch,
-                step=step,
-                prefix=self.prefix,
-                judge=self._judge_in_words(),
-            )
-            for each in (result, *self.further_results.values())
-        ]
-        scores = {f"{self.prefix}/{name}": value for name, value in metrics.items()} | self._of_classes(result)
-        defined = {key: value for key, value in scores.items() if not math.isnan(value)}
-        settings = self._settings_files(result)
+        results = [self.result, *self.further_results.values()]
+        for result in results:
+            masking = result.settings["masking"]
+            self._timelines[masking] = self._timelines.get(masking, Timeline()).with_probe(result, self._probed_epoch)
+        logged = compose(
+            results,
+            metrics,
+            self._timelines,
+            epoch=self._probed_epoch,
+            step=step,
+            prefix=self.prefix,
+            judge=self._judge_in_words(),
+            draw=self._can_draw(),
+        )
+        settings = self._settings_files(self.result)
         changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:
             kind = type(logger).__name__
             try:
-                separator = logger.group_separator
-                log_scores(logger, {key.replace("/", separator): value for key, value in defined.items()}, step)
                 if changed:
                     log_files(logger, self.prefix, settings)
-                # One picture after the other: a logger takes all or none
-                taken = all(
-                    log_picture(logger, f"{self.prefix}/{name}", shown, step) for name, shown in pictures.items()
-                )
-                for record in records:
-                    log_record(logger, record)
-                if not taken:
+                if not give(logger, logged):
                     self._warn_once(
                         kind,
                         f"{kind} gets the scores but no pictures: register a function for it with "
@@ -501,6 +459,14 @@ class FillInBlanksCallback(Callback):
                     trace=True,
                 )
 
+    def _can_draw(self) -> bool:
+        try:
+            import PIL  # noqa: F401
+        except ModuleNotFoundError:
+            self._warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
+            return False
+        return True
+
     def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
         """What a later probe needs to be the same as this one."""
         return write_record(
@@ -513,7 +479,7 @@ class FillInBlanksCallback(Callback):
 
     def _show_in_notebook(self, result: FillInBlanksResult) -> None:
         """Show the last probe in the output of the training's cell, if there is one."""
-        if "IPython" not in sys.modules:
+        if "IPython" not in sys.modules or not self._can_draw():
             return
         from fitb_callbacks.integrations.notebook import in_notebook, live_display
 
@@ -525,13 +491,6 @@ class FillInBlanksCallback(Callback):
             return f"the module {type(self.judge).__name__}"
         source = "training images" if self.reference is None else "trusted images"
         return None if self.judge is None else f"class means of {source}"
-
-    def _timeline(self, result: FillInBlanksResult) -> Picture:
-        """The picture of all probes so far, this one included."""
-        masking = result.settings["masking"]
-        timeline = self._timelines.get(masking, Timeline()).with_probe(result, self._probed_epoch)
-        self._timelines[masking] = timeline
-        return timeline_picture(timeline, result)
 
     def _settle(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.history:
@@ -553,16 +512,6 @@ class FillInBlanksCallback(Callback):
                     f"stands {'before' if first else 'after'} {kind} in the Trainer's callbacks. Without validation "
                     "it is always the current weights"
                 )
-
-    def _of_classes(self, result: FillInBlanksResult) -> dict[str, float]:
-        """Scores of the first classes among the probe images, by key."""
-        classes = result.labels.unique().tolist()[:_MOST_CLASSES]
-        names = result.class_names or [str(label) for label in range(int(result.settings["num_classes"]))]
-        return {
-            class_key(self.prefix, score, names[label]): values[label]
-            for score, values in result.per_class.items()
-            for label in classes
-        }
 
     def _warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
         if topic in self._warned:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fitb_callbacks.callback import FillInBlanksCallback
 from fitb_callbacks.data import LabelledImages
 
-__all__ = ["DemoRun", "SmallCNN", "run_demo"]
+__all__ = ["DemoRun", "SmallCNN", "quiet", "run_demo"]
 
 
 class SmallCNN(LightningModule):
@@ -89,7 +89,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
     output.mkdir(parents=True, exist_ok=True)
     probe = FillInBlanksCallback(class_names=data.classes)
     record = _ValidationAccuracy()
-    with _quiet():
+    with quiet():
         seed_everything(0)
         tensorboard = TensorBoardLogger(save_dir=output / "tensorboard", name=name)
         mlflow_logger = MLFlowLogger(
@@ -114,7 +114,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Only what the demo itself says, and errors."""
     import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
 

@@ -15,9 +15,10 @@ from fitb_callbacks.batches import ProbeImages, batches_of, read_batch
 from fitb_callbacks.data import LOADERS
 from fitb_callbacks.guard import generators_restored
 from fitb_callbacks.imports import import_named, one_line
+from fitb_callbacks.judges import CentroidJudge
 from fitb_callbacks.logits import describe
 
-__all__ = ["ImageSet", "open_images"]
+__all__ = ["ImageSet", "open_images", "open_judge"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,28 @@ def open_images(
     if not len(chosen):
         raise ValueError(f"--data {source} holds no image")
     return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)))
+
+
+def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> CentroidJudge:
+    """The judge of all images in a source; see `fitb_callbacks.judges.CentroidJudge`.
+
+    Args:
+        source: As for `open_images`.
+        probed: What the judge shall judge, for the images' shape; a class of it that the source lacks is an error.
+        data_dir: As for `open_images`.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: As for `open_images`, and if the images do not fit those that are probed.
+
+    Example:
+        >>> open_judge("mnist", open_images("mnist", per_class=1)).counts.sum().item()
+        1000.0
+    """
+    shape = tuple(probed.images.shape[1:])
+    trusted = open_images(source, per_class=2**31, image_shape=shape, data_dir=data_dir)
+    num_classes = 1 + int(max(trusted.labels.max(), probed.labels.max()))
+    return CentroidJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
 
 
 _Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]

@@ -3,15 +3,78 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.judges import ModuleJudge
 from fitb_callbacks.logits import LogitsFn
+from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["carryover_accuracy", "class_means", "drift"]
+__all__ = ["carryover_accuracy", "class_means", "compared", "drift", "scores_of"]
+
+
+def compared(
+    model: nn.Module,
+    result: FillInBlanksResult,
+    last: Mapping[str, Tensor] | None,
+    logits_fn: LogitsFn | None = None,
+) -> tuple[FillInBlanksResult, dict[str, Tensor]]:
+    """The result with what has changed since the last probe of the same run and images.
+
+    Args:
+        model: The model that was probed, with its present weights; left as it was found.
+        result: What was found.
+        last: The second value that this returned for the last probe; None for the first, whose scores are NaN.
+        logits_fn: As for the probe.
+
+    Returns:
+        The result with ``carryover_accuracy`` and ``drift``, and tensors to compare the next one with.
+
+    Example:
+        >>> import torch
+        >>> from fitb_callbacks import FillInBlanks
+        >>> model, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), torch.rand(6, 1, 4, 4)
+        >>> result = FillInBlanks(num_masks=8, target="predicted").probe(model, images)
+        >>> first, last = compared(model, result, None)
+        >>> second, _ = compared(model, result, last)
+        >>> first.metrics["drift"], round(second.metrics["drift"], 3) + 0.0
+        (nan, 0.0)
+    """
+    labels, covered = result.labels, result.covered
+    means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
+    changes = {"carryover_accuracy": math.nan, "drift": math.nan}
+    if last is not None:
+        changes = {
+            "carryover_accuracy": carryover_accuracy(
+                model, last["prototypes"], last["labels"], last["covered"], logits_fn
+            ),
+            "drift": drift(last["class_means"], means),
+        }
+    interval = wilson_interval(changes["carryover_accuracy"], len(labels))
+    present = {"prototypes": result.prototypes, "labels": labels, "covered": covered, "class_means": means}
+    return replace(
+        result,
+        metrics={**result.metrics, **changes},
+        confidence={**result.confidence, "carryover_accuracy": interval},
+    ), present
+
+
+def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float) -> dict[str, float]:
+    """All scores of one epoch's probes: those of the first by name, those of others as ``masking/name``.
+
+    Args:
+        results: One a masking.
+        seconds: How long all of them took.
+    """
+    scores = {**results[0].metrics, "seconds": seconds}
+    for result in results[1:]:
+        scores |= {f"{result.settings['masking']}/{name}": value for name, value in result.metrics.items()}
+    return scores
 
 
 def carryover_accuracy(

@@ -10,6 +10,9 @@ import fitb_callbacks
 from fitb_callbacks.cli.ablate import ablate
 from fitb_callbacks.cli.check import check
 from fitb_callbacks.cli.demo import demo
+from fitb_callbacks.cli.doctor import doctor
+from fitb_callbacks.cli.probe import probe
+from fitb_callbacks.cli.replay import replay
 from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
 
@@ -33,5 +36,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, ablate, check, report, resend):
+for command in (demo, doctor, probe, replay, report, check, ablate, resend):
     app.command()(command)

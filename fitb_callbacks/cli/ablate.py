@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+
+from fitb_callbacks.cli.work_bar import work_bar
 
 __all__ = ["ablate"]
 
@@ -48,10 +49,7 @@ def ablate(
     try:
         from fitb_callbacks.ablation_run import run_ablation
 
-        with Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-        ) as progress:
-            bar = progress.add_task("Probing")
+        with work_bar(console, "Probing", "settings") as show:
             run = run_ablation(
                 data=data,
                 data_dir=data_dir,
@@ -65,7 +63,7 @@ def ablate(
                 num_masks=num_masks,
                 images_per_class=images_per_class,
                 output=output,
-                on_cell=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_cell=show,
             )
     except (FileNotFoundError, ModuleNotFoundError, RuntimeError, ValueError) as error:
         console.print(f"[red]fitb ablate:[/red] {error}", highlight=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""``fitb probe``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fitb_callbacks.cli import options
+from fitb_callbacks.cli.refused import refused
+from fitb_callbacks.cli.work_bar import work_bar
+
+if TYPE_CHECKING:
+    from fitb_callbacks.result import FillInBlanksResult
+
+__all__ = ["probe"]
+
+
+def probe(
+    checkpoint: Annotated[Path, typer.Argument(help="Lightning checkpoint or state_dict.")],
+    module: options.ClassPath,
+    data: Annotated[str, typer.Option(help=f"Images to probe on: {options.DATA_HELP}.")],
+    reference: options.Reference = None,
+    data_dir: options.DataDir = None,
+    allow_pickle: options.AllowPickle = False,
+    images_per_class: options.ImagesPerClass = 4,
+    max_images: options.MaxImages = 64,
+    masking: options.Masking = "random",
+    num_masks: options.NumMasks = 256,
+    mask_ratio: options.MaskRatio = 0.25,
+    patch_size: options.PatchSize = None,
+    seed: options.Seed = 0,
+    output: Annotated[Path, typer.Option(help="Folder for the picture and the result.")] = Path("fitb-probe"),
+) -> None:
+    """Probe a model that was trained before or elsewhere."""
+    console = Console()
+    with refused("fitb probe", console):
+        from fitb_callbacks import FillInBlanks
+        from fitb_callbacks.checkpoints import load_checkpoint
+        from fitb_callbacks.image_sets import open_images, open_judge
+
+        settings = FillInBlanks(
+            masking=masking, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed
+        )
+        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle)
+        chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
+        judge = None if reference is None else open_judge(reference, chosen, data_dir=data_dir)
+        with work_bar(console, "Probing", "masked images") as progress:
+            result = settings.probe(
+                model,
+                chosen.images,
+                chosen.labels,
+                class_names=chosen.class_names,
+                judge=judge,
+                progress=progress,
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        result.figure().save(output / "prototypes.png")
+        result.save(output / "result.npz")
+    console.print(_scores(result))
+    if judge is None:
+        console.print("Without --reference there is no judge: a model recognises its own gradient.", soft_wrap=True)
+    console.print(f"The prototypes: {output / 'prototypes.png'}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"The result: {output / 'result.npz'}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _scores(result: FillInBlanksResult) -> Table:
+    from fitb_callbacks.metrics import METRICS
+
+    table = Table(title=f"{len(result.images)} probe images", title_justify="left")
+    for column in ("score", "value", "95% interval", "better", "chance level"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for name, value in result.metrics.items():
+        metric = METRICS[name]
+        interval = "{:.2f} to {:.2f}".format(*result.confidence[name]) if name in result.confidence else ""
+        table.add_row(name, f"{value:.3f}", interval, metric.better, re.split("[:,(]", metric.chance)[0].strip())
+    return table

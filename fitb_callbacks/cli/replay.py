@@ -1,0 +1,101 @@
+"""``fitb replay``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fitb_callbacks.cli import options
+from fitb_callbacks.cli.refused import refused
+from fitb_callbacks.cli.work_bar import work_bar
+
+__all__ = ["replay"]
+
+
+def replay(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Lightning checkpoints of one run, or folders that hold them.")
+    ],
+    module: options.ClassPath,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Images to probe on: {options.DATA_HELP}. Not needed where the run had the callback: its checkpoints "
+            "hold the images."
+        ),
+    ] = None,
+    reference: options.Reference = None,
+    data_dir: options.DataDir = None,
+    allow_pickle: options.AllowPickle = False,
+    images_per_class: options.ImagesPerClass = 4,
+    max_images: options.MaxImages = 64,
+    masking: Annotated[list[str], typer.Option(help="random or progressive; give it once for each.")] = ["random"],  # noqa: B006
+    num_masks: options.NumMasks = 256,
+    mask_ratio: options.MaskRatio = 0.25,
+    patch_size: options.PatchSize = None,
+    seed: options.Seed = 0,
+    prefix: Annotated[str, typer.Option(help="What the keys of the scores begin with.")] = "fitb",
+    output: Annotated[Path, typer.Option(help="Folder for scores, pictures and records.")] = Path("fitb-replay"),
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files there, too.")] = False,
+    mlflow_run: Annotated[
+        str | None, typer.Option(help="Log into this MLflow run, too (MLFLOW_TRACKING_URI says where).")
+    ] = None,
+) -> None:
+    """Probe all checkpoints of a run, for the series that the callback would have logged."""
+    console = Console()
+    with refused("fitb replay", console):
+        from fitb_callbacks import FillInBlanks
+        from fitb_callbacks.checkpoints import load_checkpoint
+        from fitb_callbacks.image_sets import ImageSet, open_images, open_judge
+        from fitb_callbacks.replay import find_checkpoints, replay, seen_by_callback
+        from fitb_callbacks.replay_run import log_replay, loggers_for
+
+        probes = [
+            FillInBlanks(masking=each, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed)
+            for each in masking
+        ]
+        found, left_out = find_checkpoints(checkpoints, prefix=prefix, allow_pickle=allow_pickle)
+        for path, why in left_out.items():
+            console.print(f"Left out: {path} {why}", highlight=False, soft_wrap=True, markup=False)
+        seen = seen_by_callback(found)
+        if data is not None:
+            chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
+            judge, words = None, None
+        elif seen is not None:
+            chosen, judge, words = ImageSet(seen[0], seen[1], None), seen[2], "class means of training images"
+        else:
+            raise ValueError("--data must be given: the checkpoints hold no state of the callback, and so no images")
+        if reference is not None:
+            judge, words = open_judge(reference, chosen, data_dir=data_dir), f"class means of {reference}"
+        loggers = loggers_for(output, tensorboard=tensorboard, mlflow_run=mlflow_run)
+        with work_bar(console, f"Probing {len(found)} checkpoints", "masked images") as progress:
+            series = replay(
+                lambda path: load_checkpoint(path, module, allow_pickle=allow_pickle),
+                found,
+                chosen.images,
+                chosen.labels,
+                probes=probes,
+                judge=judge,
+                class_names=chosen.class_names,
+                progress=progress,
+            )
+            history = log_replay(series, loggers, prefix=prefix, judge=words)
+    console.print(_table(history))
+    console.print(f"Scores, pictures and records: {output}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"All on one page: fitb report {output}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _table(history: Sequence[Mapping[str, float]]) -> Table:
+    shown = ("accuracy", "coverage", "structure", "drift", "seconds")
+    columns = [name for name in shown if name in history[0]]
+    table = Table(title="What the model learned, by epoch", title_justify="left")
+    for title in ("epoch", "step", *columns):
+        table.add_column(title, justify="right")
+    for row in history:
+        table.add_row(f"{row['epoch']:.0f}", f"{row['step']:.0f}", *(f"{row[name]:.3f}" for name in columns))
+    return table
