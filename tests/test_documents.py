@@ -35,6 +35,7 @@ def run_commands(example):
             continue  # .ci/run does, from a fresh installation
         if words and words[0] == "fitb":
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+            words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
             command = [sys.executable, "-m", "fitb_callbacks", *words[1:]]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
