@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fitb_callbacks.pictures import Picture
 
 if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
     from fitb_callbacks.result import FillInBlanksResult
 
 __all__ = ["answer_counts", "confusion_picture"]
@@ -68,6 +69,8 @@ def answer_counts(labels: Tensor, answers: Tensor, classes: Sequence[int]) -> Te
 
 
 def _panel(title: str, counts: Tensor, names: Sequence[str]) -> Image.Image:
+    from PIL import Image, ImageDraw, ImageFont
+
     cell = max(8, _SIDE // counts.shape[1])
     font = ImageFont.load_default(size=min(14, max(8, cell - 6)))
     heading = ImageFont.load_default(size=15)

@@ -48,6 +48,7 @@ def compose(
     step: int,
     prefix: str,
     judge: str | None,
+    draw: bool = True,
 ) -> Logged:
     """Make what the loggers get.
 
@@ -59,22 +60,22 @@ def compose(
         step: The step at which the epoch's metrics are logged.
         prefix: What the keys begin with.
         judge: What the judge is, in words.
+        draw: Whether there are pictures and records, which need Pillow.
     """
-    pictures = {}
-    for result in results:
+    pictures, drawn = {}, results if draw else []
+    for result in drawn:
         masking = result.settings["masking"]
         within = "" if result is results[0] else f"{masking}/"
         pictures[f"{within}prototypes"] = prototype_grid(result)
         pictures[f"{within}timeline"] = timeline_picture(timelines[masking], result)
-    pictures["confusion"] = confusion_picture(results[0])
+    if draw:
+        pictures["confusion"] = confusion_picture(results[0])
     scores = {f"{prefix}/{name}": value for name, value in metrics.items()} | _of_classes(results[0], prefix)
+    times = {name: metrics[name] for name in ("seconds", "overhead")}
     records = [
-        make_record(
-            result, {**result.metrics, "seconds": metrics["seconds"]}, epoch=epoch, step=step, prefix=prefix,
-            judge=judge,
-        )
-        for result in results
-    ]  # fmt: skip
+        make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
+        for result in drawn
+    ]
     return Logged(
         step=step,
         scores={key: value for key, value in scores.items() if not math.isnan(value)},

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fitb_callbacks.masks import partition_masks, random_masks
 
 if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
     from fitb_callbacks.result import FillInBlanksResult
 
 __all__ = [
@@ -176,6 +177,8 @@ def lay_out(
     Returns:
         Height x width x 3, uint8.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     font = ImageFont.load_default(size=14)
     row_titles = [_shortened(title, font, _LONGEST_TITLE) for title in row_titles]
     margin = max((round(font.getlength(title)) for title in (*row_titles, corner)), default=0) + 2 * _GAP
@@ -205,6 +208,8 @@ def lay_out(
 
 def _fitted(picture: Picture, tile: int) -> Image.Image:
     """The picture enlarged by a whole factor, or shrunk, and centred in a square tile."""
+    from PIL import Image
+
     image = Image.fromarray(picture)
     longer = max(image.size)
     if longer > tile:

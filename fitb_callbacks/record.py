@@ -18,9 +18,26 @@ if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
     from fitb_callbacks.result import FillInBlanksResult
 
-__all__ = ["FORMAT", "make_record"]
+__all__ = ["FORMAT", "KEYS", "make_record"]
 
 FORMAT = "fitb-callbacks record 1"
+KEYS = {
+    *(
+        "format",
+        "prefix",
+        "epoch",
+        "step",
+        "scores",
+        "confidence",
+        "verdict",
+        "settings",
+        "images",
+        "classes",
+        "number",
+    ),
+    *("per_class", "answers", "confusion", "pictures"),
+}
+"""What every record holds."""
 
 _MOST_CLASSES = 64
 _TILE = 96
@@ -55,8 +72,8 @@ def make_record(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
         >>> record = json.loads(json.dumps(make_record(result, epoch=3)))
-        >>> record["epoch"], record["number"]
-        (3, [2, 2, 1])
+        >>> record["epoch"], record["number"], record.keys() == KEYS
+        (3, [2, 2, 1], True)
     """
     from fitb_callbacks.confusion import answer_counts
     from fitb_callbacks.pictures import column_tiles

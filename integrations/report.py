@@ -34,7 +34,7 @@ _DIGITS = 5
 def render_report(records: Sequence[Mapping[str, Any]], *, title: str, problems: Iterable[str] = ()) -> str:
     """The page of some probes, as one HTML file that needs nothing else.
 
-    Probes with another prefix or masking are a series of their own, which the page lets one choose.
+    Probes with another prefix, masking or classes are a series of their own, which the page lets one choose.
 
     Args:
         records: Of `fitb_callbacks.record.make_record`, at least one.
@@ -68,19 +68,22 @@ def _page_data(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the page's script draws: pictures and settings that occur again are there once."""
     pictures: dict[str, int] = {}
     settings: dict[str, int] = {}
-    series: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    series: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     # random masks first, as the callback's usual ones
     for record in sorted(
         records, key=lambda each: (each["settings"]["masking"] != "random", each["epoch"], each["step"])
     ):
         drawn = {name: pictures.setdefault(uri, len(pictures)) for name, uri in record["pictures"].items()}
         described = settings.setdefault(json.dumps(record["settings"]), len(settings))
-        key = (record["prefix"], record["settings"]["masking"])
+        key = (record["prefix"], record["settings"]["masking"], *record["classes"])
         series.setdefault(key, []).append(_rounded({**record, "pictures": drawn, "settings": described}))
     grouped = {name for names in _GROUPS.values() for name in names}
     others = tuple(name for name in METRICS if name not in grouped)
     return {
-        "series": [{"name": f"{prefix}, {masking}", "records": each} for (prefix, masking), each in series.items()],
+        "series": [
+            {"name": f"{prefix}, {masking}, {len(classes)} classes", "records": each}
+            for (prefix, masking, *classes), each in series.items()
+        ],
         "pictures": list(pictures),
         "settings": [json.loads(each) for each in settings],
         "groups": {**_GROUPS, "Cost": others},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fitb_callbacks.integrations.folder import RECORDS
-from fitb_callbacks.record import FORMAT, make_record
+from fitb_callbacks.record import FORMAT, KEYS, make_record
 from fitb_callbacks.result import FillInBlanksResult
 
 __all__ = ["Source", "read_source"]
@@ -85,11 +85,13 @@ def _from_mlflow(run_id: str, uri: str | None) -> Source:
         run = client.get_run(run_id)
     except MlflowException as error:
         raise FileNotFoundError(f"no run {run_id!r} in {uri}: {error.message}") from error
-    if not client.list_artifacts(run_id, RECORDS):
+    artifacts = [file.path for file in client.list_artifacts(run_id, RECORDS)]
+    if not artifacts:
         raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
     with tempfile.TemporaryDirectory() as folder:
-        downloaded = Path(client.download_artifacts(run_id, RECORDS, folder))
-        return _read(run.info.run_name or run_id, sorted(downloaded.glob("*.json")), of=f"the run {run_id}")
+        # one by one: for a whole folder, MLflow draws a bar, also where the output is no terminal
+        paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
+        return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
 
 
 def _read(title: str, paths: Sequence[Path], *, of: object) -> Source:
@@ -113,4 +115,6 @@ def _record(path: Path) -> dict[str, Any]:
         raise ValueError("it is cut off or not JSON") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"it is not a {FORMAT!r}")
+    if missing := sorted(KEYS - record.keys()):
+        raise ValueError(f"it lacks {', '.join(missing)}")
     return record

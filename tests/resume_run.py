@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -77,7 +78,7 @@ if __name__ == "__main__":
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
-        logger=False,
+        logger=CSVLogger(FOLDER, name="log", version="run"),
         callbacks=[probe, saved, Note(probe)],
         enable_progress_bar=False,
         enable_model_summary=False,

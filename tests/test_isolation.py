@@ -48,8 +48,8 @@ print("done")
 """
 
 
-def run(more=""):
-    script = SCRIPT.format(blocked=set(BLOCKED), more=more)
+def run(more="", blocked=BLOCKED):
+    script = SCRIPT.format(blocked=set(blocked), more=more)
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -61,6 +61,35 @@ def test_the_probe_needs_neither_lightning_nor_any_platform():
 def test_the_callback_says_that_it_needs_lightning():
     done = run("fitb_callbacks.FillInBlanksCallback")
     assert "lightning" in done.stderr.splitlines()[-1]
+
+
+TRAINING = """
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
+
+class Module(BoringModel):
+    def forward(self, images):
+        return images.flatten(1)[:, :3]
+    def training_step(self, batch, batch_idx):
+        return self.layer.weight.sum()
+    def validation_step(self, batch, batch_idx):
+        pass
+
+data = torch.utils.data.TensorDataset(torch.rand(30, 1, 4, 4), torch.arange(30) % 3)
+probe = fitb_callbacks.FillInBlanksCallback(num_masks=2, on_error="raise")
+trainer = Trainer(max_epochs=1, accelerator="cpu", logger=CSVLogger("logs"), callbacks=[probe],
+                  enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+loader = torch.utils.data.DataLoader(data, batch_size=10)
+trainer.fit(Module(), loader, loader)
+assert "fitb/coverage" in open("logs/lightning_logs/version_0/metrics.csv").read()
+"""
+
+
+def test_without_pillow_there_are_scores_and_one_line_says_that_there_are_no_pictures():
+    done = run(TRAINING, blocked=["PIL", "tensorboard", "matplotlib", "mlflow"])
+    assert done.stdout.strip().endswith("done"), done.stderr
+    assert done.stderr.count("there are scores but no pictures without Pillow: pip install pillow") == 1
 
 
 def test_the_command_says_what_it_needs():

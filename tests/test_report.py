@@ -106,7 +106,7 @@ def test_folder_mlflow_and_tensorboard_give_the_same_page(run, written, tmp_path
         assert data_of(tmp_path / f"{name}.html") == data_of(written)
     assert "<title>first: what this model learned" in (tmp_path / "mlflow.html").read_text()
     first, second = data_of(written)["series"]
-    assert (first["name"], second["name"]) == ("fitb, random", "fitb, progressive")
+    assert (first["name"], second["name"]) == ("fitb, random, 10 classes", "fitb, progressive, 10 classes")
     assert [record["epoch"] for record in first["records"]] == [0, 1, 2, 3]
     assert [record["step"] for record in first["records"]] == [entry["step"] for entry in probe.history]
     for record, entry in zip(first["records"], probe.history, strict=True):
@@ -138,13 +138,27 @@ def test_a_partial_run_shows_what_there_is(run, tmp_path):
     records[0].unlink()
     records[1].write_text(records[1].read_text()[:500])
     records[2].write_text('{"format": "of something else"}')
+    of_the_other = sorted((tmp_path / "half" / "fitb-records").glob("fitb-progressive-*"))
+    of_the_other[0].write_text(
+        json.dumps({**json.loads(of_the_other[1].read_text()), "extra": 1}).replace("images", "x")
+    )
     code, output = report(tmp_path / "half", "--output", "half.html")
     assert code == 0
     assert f"Left out: {records[1].name}: it is cut off or not JSON" in output
-    assert "5 probes" in output
+    assert f"Left out: {of_the_other[0].name}: it lacks images" in output
+    assert "4 probes" in output
     page = Path("half.html").read_text()
     assert f"Left out: {records[2].name}" in page
     assert [record["epoch"] for record in data_of(Path("half.html"))["series"][0]["records"]] == [3]
+
+
+def test_results_of_other_classes_are_a_series_of_their_own(trained, probe_images, tmp_path):
+    for number, classes in enumerate((10, 3)):
+        images, labels = (tensor[: 3 * classes] for tensor in probe_images)
+        FillInBlanks(num_masks=2).probe(trained, images, labels).save(tmp_path / f"{number}.npz")
+    assert report(tmp_path, "--output", "page.html")[0] == 0
+    series = data_of(Path("page.html"))["series"]
+    assert [each["name"] for each in series] == ["fitb, random, 10 classes", "fitb, random, 3 classes"]
 
 
 def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
@@ -228,7 +242,7 @@ def test_pointing_at_a_curve_shows_its_value_and_pressing_goes_there(opened, wri
 def test_another_masking_can_be_chosen(opened):
     page = opened()
     before = picture(page)
-    page.locator("#series").select_option("fitb, progressive")
+    page.locator("#series").select_option("fitb, progressive, 10 classes")
     page.wait_for_timeout(100)
     assert picture(page) != before
     assert "progressive" in page.locator("#settings").inner_text()

@@ -27,7 +27,12 @@ def run(folder, kill="never", *options):
 
 def series(folder):
     history = json.loads((folder / "history.json").read_text())
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+    return [{key: value for key, value in entry.items() if key not in {"seconds", "overhead"}} for entry in history]
+
+
+def timelines(folder):
+    """The timeline as it was after each epoch."""
+    return [path.read_bytes() for path in sorted((folder / "log" / "run" / "fitb" / "timeline").iterdir())]
 
 
 def notes(folder):
@@ -74,6 +79,8 @@ def test_a_killed_run_gives_the_same_series(tmp_path, uninterrupted, kill, optio
     if kill != "in the first epoch":  # there, Lightning begins the epoch's data anew: other weights
         assert series(tmp_path) == series(expected)
         assert notes(tmp_path) == notes(expected)
+        assert len(set(timelines(tmp_path))) == 5
+        assert timelines(tmp_path) == timelines(expected)
 
 
 def checkpointed(trainer, loaders, tmp_path, callbacks):
