@@ -49,13 +49,15 @@ class Examination:
     Attributes:
         found: What to what it is, in words, in the order in which to read it.
         loggers: Of the Trainer.
-        seconds: Estimated time of the probe at the end of an epoch, on this machine.
+        seconds: Estimated time of the probe at the end of an epoch, on this machine, if there is time for all masks.
+        max_overhead: The callback's setting, which may keep it shorter.
         hints: What may need attention.
     """
 
     found: dict[str, str]
     loggers: list[LoggerFound]
     seconds: float
+    max_overhead: float | None
     hints: list[str]
 
 
@@ -182,7 +184,13 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
     _limit_to_one_batch(trainer)
     trainer.fit(model, *args, **options)
     assert look.seconds is not None
-    return Examination({"callback": used, **look.found}, loggers, look.seconds, look.hints)
+    return Examination(
+        found={"callback": used, **look.found},
+        loggers=loggers,
+        seconds=look.seconds,
+        max_overhead=probing._budget.max_overhead,
+        hints=look.hints,
+    )
 
 
 def _limit_to_one_batch(trainer: Trainer) -> None:
