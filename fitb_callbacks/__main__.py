@@ -12,7 +12,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"typer", "rich"}:
             raise
-        sys.exit(f"fitb needs {error.name}: pip install 'fitb-callbacks[demo]'")
+        print(f"fitb needs {error.name}: pip install 'fitb-callbacks[demo]'", file=sys.stderr)
+        sys.exit(2)  # not 1, which is a model that fitb check refuses
     app()
 
 

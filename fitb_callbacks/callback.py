@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fitb_callbacks.audit import audited
 from fitb_callbacks.bars import probing_line
 from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
+from fitb_callbacks.budget import Budget
 from fitb_callbacks.checks import check_choice, check_integer
 from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
 from fitb_callbacks.logits import LogitsFn
@@ -78,6 +79,9 @@ class FillInBlanksCallback(Callback):
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
             ends training. Errors found in the check of the first batch always raise.
+        max_overhead: Share of an epoch's time that a probe may take, above 0; None for any. If there is no time for all
+            masks, there are fewer, but at least 64 an image; the number found in the first probe is kept, so that the
+            scores of all epochs compare. Drawing and writing the pictures is not counted.
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, hooks, optimizers,
             schedulers, other callbacks, random numbers) before and after each probe, and report what changed, as an
             error (see ``on_error``). Costs reading all of it twice an epoch.
@@ -107,6 +111,7 @@ class FillInBlanksCallback(Callback):
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
         on_error: str = "warn",
+        max_overhead: float | None = 0.05,
         audit: bool = False,
         masking: str | Sequence[str] = "random",
         **settings: Any,
@@ -154,6 +159,7 @@ class FillInBlanksCallback(Callback):
         """Further masking to what the last probe with it found."""
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
+        self._budget = Budget(max_overhead)
         self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
         self._images: Tensor | None = None
@@ -202,6 +208,10 @@ class FillInBlanksCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As `teardown`, which Lightning leaves out after an error."""
         self._settle(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time."""
+        self._budget.epoch_begins()
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -332,7 +342,9 @@ class FillInBlanksCallback(Callback):
                 with all_or_none(trainer.world_size):
                     self.result, *further = self._run(trainer, pl_module)
                 self.further_results = dict(zip(self.further_probes, further, strict=True))
-                metrics = scores_of([self.result, *further], seconds=time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                overhead = self._budget.overhead(seconds)
+                metrics = scores_of([self.result, *further], seconds=seconds, overhead=overhead)
                 self.history.append({"epoch": trainer.current_epoch, "step": step, **metrics})
                 self._make_monitorable(pl_module, metrics)
                 self._report_nonfinite(trainer, metrics)
@@ -356,9 +368,11 @@ class FillInBlanksCallback(Callback):
             self._fix_images(trainer)
         if self._images is None:
             raise RuntimeError("no batch has passed by yet from which to take probe images")
-        results = []
+        self._budget.epoch_ends(trainer.world_size)
+        results, num_probes = [], 1 + len(self.further_probes)
         with trainer.precision_plugin.forward_context():
-            for probe in (self.probe, *self.further_probes.values()):
+            for asked in (self.probe, *self.further_probes.values()):
+                probe, started = self._budget.limited(asked), time.perf_counter()
                 with probing_line(trainer) as progress:
                     result = probe.probe(
                         pl_module,
@@ -369,7 +383,11 @@ class FillInBlanksCallback(Callback):
                         judge=self._present_judge(trainer),
                         share=(trainer.global_rank, trainer.world_size),
                         progress=progress,
+                        seconds=self._budget.seconds_for(probe.masking, num_probes=num_probes),
                     )
+                line = self._budget.learn_from(probe, result, time.perf_counter() - started)
+                if line is not None:
+                    rank_zero_info(f"FillInBlanksCallback: {line}")
                 results.append(result)
             return [self._compared(pl_module, result) for result in results]
 
@@ -542,6 +560,7 @@ class FillInBlanksCallback(Callback):
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
             "timelines": {masking: timeline.state_dict() for masking, timeline in self._timelines.items()},
+            "num_masks": self._budget.state_dict(),
             "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
             "streamed_epoch": self._streamed_epoch,
         }
@@ -556,6 +575,7 @@ class FillInBlanksCallback(Callback):
         self._timelines = {
             masking: Timeline.from_state_dict(state) for masking, state in state_dict["timelines"].items()
         }
+        self._budget.load_state_dict(state_dict["num_masks"])
         if self._streamed is not None and state_dict["streamed"] is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]

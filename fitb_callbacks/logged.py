@@ -71,13 +71,11 @@ def compose(
     if draw:
         pictures["confusion"] = confusion_picture(results[0])
     scores = {f"{prefix}/{name}": value for name, value in metrics.items()} | _of_classes(results[0], prefix)
+    times = {name: metrics[name] for name in ("seconds", "overhead")}
     records = [
-        make_record(
-            result, {**result.metrics, "seconds": metrics["seconds"]}, epoch=epoch, step=step, prefix=prefix,
-            judge=judge,
-        )
+        make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
         for result in drawn
-    ]  # fmt: skip
+    ]
     return Logged(
         step=step,
         scores={key: value for key, value in scores.items() if not math.isnan(value)},

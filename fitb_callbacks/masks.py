@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,7 @@ __all__ = ["default_patch_size", "masks_per_round", "partition_masks", "patch_of
 
 _PATCHES_PER_SIDE = 14
 _UINT32 = 0xFFFFFFFF
+_Integers = TypeVar("_Integers", Tensor, int)
 
 
 def random_masks(
@@ -47,7 +51,7 @@ def random_masks(
         >>> (~visible).sum(0).unique().tolist()  # the four masks hide every pixel exactly once
         [1]
     """
-    pixel_patch = patch_of_pixel(height, width, patch_size, device=indices.device)
+    pixel_patch = _patch_of_pixel(height, width, patch_size, indices.device)
     num_patches = int(-(-height // patch_size) * -(-width // patch_size))
     num_hidden = _num_hidden(num_patches, mask_ratio)
     round_length = num_patches // num_hidden
@@ -99,7 +103,7 @@ def partition_masks(
         >>> (~visible).sum((0, 2, 3)).tolist(), (~visible).sum((0, 1)).unique().tolist()
         ([3, 2, 2, 2], [1])
     """
-    pixel_patch = patch_of_pixel(height, width, patch_size, device=indices.device)
+    pixel_patch = _patch_of_pixel(height, width, patch_size, indices.device)
     num_patches = int(-(-height // patch_size) * -(-width // patch_size))
     step_of_patch = _ranks(indices, num_patches, seed) * num_steps // num_patches
     steps = torch.arange(num_steps, device=indices.device)[:, None, None]
@@ -122,6 +126,11 @@ def patch_of_pixel(height: int, width: int, patch_size: int, device: torch.devic
         >>> patch_of_pixel(2, 3, 2).tolist()
         [[0, 0, 1], [0, 0, 1]]
     """
+    return _patch_of_pixel(height, width, patch_size, device).clone()
+
+
+@lru_cache(maxsize=16)
+def _patch_of_pixel(height: int, width: int, patch_size: int, device: torch.device | None) -> Tensor:
     rows = torch.arange(height, device=device) // patch_size
     columns = torch.arange(width, device=device) // patch_size
     return rows.unsqueeze(1) * -(-width // patch_size) + columns
@@ -143,13 +152,16 @@ def _num_hidden(num_patches: int, mask_ratio: float) -> int:
 
 def _ranks(rounds: Tensor, num_patches: int, seed: int) -> Tensor:
     """A random permutation of the patches for each round, as the rank of every patch; shape (K, num_patches)."""
-    patches = torch.arange(num_patches, device=rounds.device)
-    stream = _hash(_hash(torch.full_like(rounds, seed)) ^ rounds)
-    keys = _hash(stream.unsqueeze(1) ^ _hash(patches + 0x9E3779B9))
+    keys = _hash(_hash(_hash(seed) ^ rounds).unsqueeze(1) ^ _hashed_patches(num_patches, rounds.device))
     return keys.argsort(dim=1, stable=True).argsort(dim=1)
 
 
-def _hash(values: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def _hashed_patches(num_patches: int, device: torch.device) -> Tensor:
+    return _hash(torch.arange(num_patches, device=device) + 0x9E3779B9)
+
+
+def _hash(values: _Integers) -> _Integers:
     """Mix integers to 32 well-spread bits.
 
     A counter-based hash rather than a Generator: a Generator's stream differs between CPU and GPU and has to be drawn

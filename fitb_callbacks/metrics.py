@@ -208,6 +208,15 @@ METRICS: dict[str, Metric] = {
         source="this package",
         undefined=None,
     ),
+    "overhead": Metric(
+        meaning="That time as a share of the epoch's own, see ``max_overhead``",
+        better="lower",
+        bounds="0 and up",
+        chance="none",
+        when_low="A high value: the epochs are too short for a probe each; a low one costs nothing",
+        source="this package",
+        undefined=None,
+    ),
 }
 """Score name, without the prefix, to what it means."""
 

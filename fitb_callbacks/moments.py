@@ -49,6 +49,12 @@ class Moments:
             nonfinite=torch.zeros(shape[0], dtype=dtype, device=device),
         )
 
+    @classmethod
+    def of(cls, images: Tensor) -> Moments:
+        """No updates yet, for these images: on their device, in float32 at least."""
+        dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+        return cls.zeros(tuple(images.shape), dtype=dtype, device=images.device)
+
     def add(self, values: Tensor, keep: Tensor, rows: slice = slice(None)) -> None:
         """Add K updates of each of some images.
 
@@ -57,26 +63,40 @@ class Moments:
             keep: Which of them count, boolean, shape ``(K, R)``. Those that are not finite never do.
             rows: Which of the N images the R images are.
         """
-        finite = values.flatten(2).isfinite().all(dim=2)
+        # One pass over the values: a sum with NaN or infinity in it is not finite either.
+        finite = values.flatten(2).sum(dim=2).isfinite()
         keep = keep & finite
-        weight = keep.to(self.mean.dtype)[..., None, None, None]
-        values = torch.where(weight > 0, values.to(self.mean.dtype), 0)
+        weight = keep[..., None, None, None]
+        values = torch.where(weight, values.to(self.mean.dtype), 0)
         count = keep.sum(0).to(self.count.dtype)
         mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
-        squares = ((values - mean).square() * weight).sum(0)
+        squares = values.sub_(mean).mul_(weight).square_().sum(0)
         self._merge_rows(rows, count, mean, squares, (~finite).sum(0).to(self.count.dtype))
 
-    def merge(self, other: Moments) -> None:
-        """Add what another set of moments of the same images has seen."""
-        self._merge_rows(slice(None), other.count, other.mean, other.squares, other.nonfinite)
+    def merge(self, other: Moments, rows: slice | Tensor = slice(None)) -> None:
+        """Add what another set of moments has seen.
 
-    def _merge_rows(self, rows: slice, count: Tensor, mean: Tensor, squares: Tensor, nonfinite: Tensor) -> None:
+        Args:
+            other: Of R images.
+            rows: Which of the N images these are, as a slice or as integers that are all different.
+        """
+        self._merge_rows(rows, other.count, other.mean, other.squares, other.nonfinite)
+
+    def merged(self, other: Moments) -> Moments:
+        """A new set: this one and another one of the same images."""
+        both = Moments(self.count.clone(), self.mean.clone(), self.squares.clone(), self.nonfinite.clone())
+        both.merge(other)
+        return both
+
+    def _merge_rows(
+        self, rows: slice | Tensor, count: Tensor, mean: Tensor, squares: Tensor, nonfinite: Tensor
+    ) -> None:
         total = self.count[rows] + count
         share = (count / total.clamp(min=1))[:, None, None, None]
         difference = mean - self.mean[rows]
         squares = squares + difference.square() * share * self.count[rows][:, None, None, None]
         step = difference * share
-        # From here on nothing is allocated: running out of memory above leaves everything as it was.
+        # From here on slices allocate nothing: running out of memory above leaves everything as it was.
         self.squares[rows] += squares
         self.mean[rows] += step
         self.count[rows] = total
@@ -111,3 +131,21 @@ class Moments:
     def standard_error(self) -> Tensor:
         """Standard error of the mean, as if updates were independent, shape ``(N, C, H, W)``."""
         return (self.variance() / self.count.clamp(min=1)[:, None, None, None]).sqrt()
+
+    def relative_error(self) -> Tensor:
+        """How far each mean is likely to be from the truth, as a share of the truth's size, shape ``(N,)``.
+
+        The root mean square of the standard errors over that of the mean, less what of the mean is only error. An error
+        ``e`` means a correlation of about ``1 / sqrt(1 + e^2)`` with the truth: 0.98 for 0.2. Infinite where the mean
+        does not stand out from its error, or fewer than two updates were kept.
+
+        Example:
+            >>> moments = Moments.zeros((1, 1, 1, 1))
+            >>> moments.add(torch.tensor([4.0, 6.0]).view(2, 1, 1, 1, 1), torch.tensor([[True], [True]]))
+            >>> round(moments.relative_error().item(), 3)  # 5 +- 1
+            0.204
+        """
+        error = self.standard_error().square().flatten(1).mean(dim=1)
+        signal = (self.mean.square().flatten(1).mean(dim=1) - error).clamp(min=0)
+        known = (self.count > 1) & ((signal > 0) | (error == 0))
+        return torch.where(known, (error / signal.where(signal > 0, 1)).sqrt(), torch.inf)

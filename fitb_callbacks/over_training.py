@@ -64,14 +64,15 @@ def compared(
     ), present
 
 
-def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float) -> dict[str, float]:
+def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float, overhead: float = math.nan) -> dict[str, float]:
     """All scores of one epoch's probes: those of the first by name, those of others as ``masking/name``.
 
     Args:
         results: One a masking.
         seconds: How long all of them took.
+        overhead: What share of the epoch's own time that is, where there is an epoch.
     """
-    scores = {**results[0].metrics, "seconds": seconds}
+    scores = {**results[0].metrics, "seconds": seconds, "overhead": overhead}
     for result in results[1:]:
         scores |= {f"{result.settings['masking']}/{name}": value for name, value in result.metrics.items()}
     return scores

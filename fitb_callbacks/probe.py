@@ -10,8 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.averaging import AddUpdates, Progress, average
 from fitb_callbacks.bfgs import bfgs_update
+from fitb_callbacks.blocks import block_of, in_chunks, usual_chunk_size
+from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
+from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.judged import judged
@@ -21,16 +25,14 @@ from fitb_callbacks.masks import default_patch_size, masks_per_round, partition_
 from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.progressive import fill_progressively
+from fitb_callbacks.ranks import confirm
 from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
 from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
-from fitb_callbacks.updates import Classify, gradient_update
+from fitb_callbacks.updates import gradient_update
 
 __all__ = ["FillInBlanks", "Progress"]
-
-Progress = Callable[[int, int], None]
-"""Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
 
 _FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
@@ -55,7 +57,10 @@ class FillInBlanks:
             hide ``1 / num_steps``.
         patch_size: Side of a patch in pixels, at least 1. None takes about 14 patches on the shorter side: 2 for
             28 pixels as in the paper, 16 for 224.
-        num_masks: Masks an image, at least 1; progressive ones come in whole partitions, at least one.
+        num_masks: Most masks an image, at least 1; progressive ones come in whole partitions, at least one.
+        tolerance: An image gets no more masks once its mean update is known to this relative standard error, above 0:
+            0.2 stands for a correlation of about 0.98 with the mean over all masks there are. It is first looked at
+            after 64 masks. None gives every image ``num_masks``.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
         update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
@@ -75,8 +80,10 @@ class FillInBlanks:
             unmasked image, so no labels are needed. Either way a mask is kept if the masked image is predicted as
             that label.
         seed: Of the masks, an integer in [0, 2**32).
-        chunk_size: Masked images that go through the model at once, at least 1. None fits it to image size and
-            device. The numbers depend on it only by rounding; memory does, but not on the number of masks.
+        chunk_size: Masked images that go through the model at once, at least 1. None tries, in the first long probe
+            of a model, what is fastest, also in channels-last format. The numbers depend on either only by rounding;
+            a number here makes them the same to the last bit in every process. Memory depends on it, but not on the
+            number of masks.
 
     Raises:
         ValueError: If a value is out of range; the error names the argument, the value and what is allowed.
@@ -94,6 +101,7 @@ class FillInBlanks:
     mask_ratio: float = 0.25
     patch_size: int | None = None
     num_masks: int = 256
+    tolerance: float | None = 0.2
     num_steps: int = 4
     update: str = "gradient"
     bfgs_steps: int = 3
@@ -112,6 +120,8 @@ class FillInBlanks:
         if self.patch_size is not None:
             check_integer("patch_size", self.patch_size, at_least=1)
         check_integer("num_masks", self.num_masks, at_least=1)
+        if self.tolerance is not None:
+            check_number_between("tolerance", self.tolerance, 0, math.inf)
         check_integer("num_steps", self.num_steps, at_least=1)
         check_choice("update", self.update, ("gradient", "bfgs"))
         check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
@@ -135,6 +145,7 @@ class FillInBlanks:
         class_names: Sequence[str] | None = None,
         judge: Judge | None = None,
         share: tuple[int, int] = (0, 1),
+        seconds: float | None = None,
         progress: Progress | None = None,
     ) -> FillInBlanksResult:
         """Probe a model on some images.
@@ -149,6 +160,9 @@ class FillInBlanks:
             judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`; adds its scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
+            seconds: Time limit for the masks: images get no more when it is used up. The first 64, or partitions of as
+                many, are always made. ``result.tried`` says how many there were, ``result.out_of_time`` whether that
+                was for lack of time.
             progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
                 times partitions. It does not wait for a GPU.
 
@@ -161,47 +175,66 @@ class FillInBlanks:
                 judge for other images or classes.
         """
         images = _checked_images(images)
+        device = _device_of(model, default=images.device)
         patch_size = self.resolved_patch_size(images)
         low, high, baseline = self._values(images)
-        device = _device_of(model, default=images.device)
         with left_as_found(model):
             classify = classifier(model, logits_fn)
             images = images.detach().to(device, copy=True)  # a copy is a normal tensor even under inference mode
             low, high, baseline = low.to(images), high.to(images), baseline.to(images)
-            chunk_size = self.chunk_size or _default_chunk_size(images)
-            logits = _in_chunks(classify, images, chunk_size)
+            logits = in_chunks(classify, images, self.chunk_size or usual_chunk_size(images))
             if self.target == "predicted":
                 labels = logits.argmax(dim=1)
             labels = _checked_labels(labels, images, num_classes=logits.shape[1])
             if judge is not None:
                 judge.check(tuple(images.shape[1:]), logits.shape[1])
+            if class_names is not None and len(class_names) != logits.shape[1]:
+                raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
 
             def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
                 if self.update == "bfgs":
                     return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
                 update, predicted = gradient_update(classify, masked, labels)
-                return update.masked_fill(visible & update.isfinite(), 0), predicted  # the rest is not kept
+                return update.mul_(~visible), predicted  # what is not finite stays so, and is not kept
 
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
+            asked = _Question(images, labels, baseline, patch_size)
+            steps = None
             if self.masking == "random":
-                steps = None
-                moments, other_half = self._random(
-                    find_update, images, labels, baseline, patch_size, chunk_size, share, progress
-                )
+                add = partial(self._add_random, find_update, asked)
             else:
-                (moments, other_half), steps = self._progressive(
-                    find_update, fill, images, labels, baseline, patch_size, chunk_size, share, progress
+                steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
+                add = partial(self._add_progressive, find_update, fill, asked, steps)
+            started = seconds_on(device)
+            plan = self._plan(model, add, images, num_ranks=share[1], seconds=seconds)
+            with plan.format_of(model):
+                averaged = average(
+                    add,
+                    images,
+                    num_masks=self._num_updates(),
+                    masks_per_round=self._updates_per_round(images, patch_size),
+                    masks_per_index=self.num_steps if steps is not None else 1,
+                    chunk_size=plan.chunk_size,
+                    share=share,
+                    tolerance=self.tolerance,
+                    seconds=seconds,
+                    started=started,
+                    progress=progress,
                 )
-            reliability = split_half_reliability(moments.mean, other_half.mean)
-            moments.merge(other_half)
+            if steps is not None and share[1] > 1:
+                confirm()
+                torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
+            reliability = split_half_reliability(averaged.halves[0].mean, averaged.halves[1].mean)
+            moments = averaged.halves[0].merged(averaged.halves[1])
             covered = moments.count > 0
             prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
-            predictions = _in_chunks(classify, prototypes, chunk_size).argmax(dim=1).where(covered, -1)
+            predictions = in_chunks(classify, prototypes, plan.chunk_size).argmax(dim=1).where(covered, -1)
 
-        if class_names is not None and len(class_names) != logits.shape[1]:
-            raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
+        if averaged.out_of_time:
+            resolved["num_masks"] = int(averaged.tried.max())
         metrics = self_consistency(predictions, labels, covered, num_classes=logits.shape[1])
+        updates = averaged.tried.sum().item() / (1 if steps is None else self.num_steps)
         result = FillInBlanksResult(
             images=images.cpu(),
             labels=labels.cpu(),
@@ -211,11 +244,13 @@ class FillInBlanks:
             kept=moments.count.long().cpu(),
             standard_error=moments.standard_error().cpu(),
             reliability=reliability.cpu(),
+            tried=averaged.tried.cpu(),
+            out_of_time=averaged.out_of_time,
             metrics={
                 **metrics,
                 "area": effective_area(moments.mean[covered]).mean().item(),
                 "reliability": reliability.nanmean().item(),
-                "nonfinite": moments.nonfinite.sum().item() / (self._num_updates() * len(images)),
+                "nonfinite": moments.nonfinite.sum().item() / updates,
             },
             confidence=_confidence(metrics, covered),
             settings=asdict(self)
@@ -251,9 +286,7 @@ class FillInBlanks:
         with left_as_found(model):
             filled = self._fill(result.updates.to(device), low=low, high=high, baseline=baseline)
             prototypes = torch.where(covered[:, None, None, None], filled, baseline)
-            logits = _in_chunks(
-                classifier(model, logits_fn), prototypes, self.chunk_size or _default_chunk_size(images)
-            )
+            logits = in_chunks(classifier(model, logits_fn), prototypes, self.chunk_size or usual_chunk_size(images))
             predictions = logits.argmax(dim=1).where(covered, -1)
         scores = self_consistency(predictions, result.labels.to(device), covered, num_classes=logits.shape[1])
         return replace(
@@ -311,158 +344,87 @@ class FillInBlanks:
             )
         return low, high, _channel_values("baseline", self.baseline, images, default=low)
 
-    def _random(
-        self,
-        find_update: _FindUpdate,
-        images: Tensor,
-        labels: Tensor,
-        baseline: Tensor,
-        patch_size: int,
-        chunk_size: int,
-        share: tuple[int, int],
-        progress: Progress | None,
-    ) -> tuple[Moments, Moments]:
-        """Moments of the kept updates of every image, in memory that does not depend on the number of masks."""
+    def _updates_per_round(self, images: Tensor, patch_size: int) -> int:
+        """How many consecutive updates depend on each other."""
+        if self.masking == "progressive":
+            return 1
         height, width = images.shape[-2:]
-        grid = {"height": height, "width": width, "patch_size": patch_size}
+        return masks_per_round(height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio)
 
-        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
-            visible = random_masks(indices, **grid, mask_ratio=self.mask_ratio, seed=self.seed)[:, None, None]
-            masked = torch.where(visible, images[rows], baseline)
-            block = masked.shape[:2]
-            seen = visible.expand(*block, 1, height, width).flatten(0, 1)
-            update, predicted = find_update(masked.flatten(0, 1), labels[rows].repeat(block[0]), seen)
-            moments.add(update.unflatten(0, block), predicted.view(block) == labels[rows], rows)
+    def _plan(
+        self, model: nn.Module, add: AddUpdates, images: Tensor, *, num_ranks: int, seconds: float | None
+    ) -> Plan:
+        """How the masked images go through the model: what is fastest, unless the chunk size is given."""
+        if self.chunk_size is not None:
+            return Plan(self.chunk_size)
+        every = torch.arange(self._num_updates(), device=images.device)
 
-        indices = _share_of(self._num_updates(), share, images)
-        rounds = indices // masks_per_round(**grid, mask_ratio=self.mask_ratio)
-        return _in_halves(add, indices, rounds, images, chunk_size, share, progress)
+        def attempt(size: int) -> int:
+            indices, rows = block_of(every, len(images), size)
+            add(Moments.of(images[rows]), indices, torch.arange(rows.stop, device=images.device), rows)
+            return len(indices) * int(rows.stop)
 
-    def _progressive(
+        return fastest_plan(
+            model, images, attempt, planned=self._num_updates() * len(images) // num_ranks, seconds=seconds
+        )
+
+    def _add_random(
+        self, find_update: _FindUpdate, asked: _Question, moments: Moments, indices: Tensor, of: Tensor, rows: slice
+    ) -> None:
+        """Updates under random masks."""
+        images, labels = asked.images[of], asked.labels[of]
+        height, width = images.shape[-2:]
+        visible = random_masks(
+            indices,
+            height=height,
+            width=width,
+            patch_size=asked.patch_size,
+            mask_ratio=self.mask_ratio,
+            seed=self.seed,
+        )[:, None, None]
+        masked = torch.where(visible, images, asked.baseline)
+        block = masked.shape[:2]
+        seen = visible.expand(*block, 1, height, width).flatten(0, 1)
+        update, predicted = find_update(masked.flatten(0, 1), labels.repeat(block[0]), seen)
+        moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
+
+    def _add_progressive(
         self,
         find_update: _FindUpdate,
         fill: Callable[[Tensor], Tensor],
-        images: Tensor,
-        labels: Tensor,
-        baseline: Tensor,
-        patch_size: int,
-        chunk_size: int,
-        share: tuple[int, int],
-        progress: Progress | None,
-    ) -> tuple[tuple[Moments, Moments], Tensor]:
-        """Moments of the updates over the kept partitions of every image, and the steps of partition 0."""
-        height, width = images.shape[-2:]
-        steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
+        asked: _Question,
+        steps: Tensor,
+        moments: Moments,
+        indices: Tensor,
+        of: Tensor,
+        rows: slice,
+    ) -> None:
+        """Updates over whole partitions; the steps of partition 0 are put into ``steps``."""
+        height, width = asked.images.shape[-2:]
+        visible = partition_masks(
+            indices, height=height, width=width, patch_size=asked.patch_size, num_steps=self.num_steps, seed=self.seed
+        )
+        update, right, filled = fill_progressively(
+            find_update, fill, asked.images[of], asked.labels[of], visible, asked.baseline
+        )
+        moments.add(update, right, rows)
+        first = indices[0] == 0  # without asking the device for its value
+        steps[of] = torch.where(first, filled[0], steps[of])
 
-        def add(moments: Moments, indices: Tensor, rows: slice) -> None:
-            visible = partition_masks(
-                indices, height=height, width=width, patch_size=patch_size, num_steps=self.num_steps, seed=self.seed
-            )
-            update, right, filled = fill_progressively(find_update, fill, images[rows], labels[rows], visible, baseline)
-            moments.add(update, right, rows)
-            if indices[0] == 0:
-                steps[rows] = filled[0]
 
-        indices = _share_of(self._num_updates(), share, images)
-        halves = _in_halves(add, indices, indices, images, chunk_size, share, progress)
-        if share[1] > 1:
-            torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
-        return halves, steps
+@dataclass(frozen=True)
+class _Question:
+    """What a probe asks about, on the model's device: which images are to be seen as what."""
+
+    images: Tensor
+    labels: Tensor
+    baseline: Tensor
+    patch_size: int
 
 
 def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
     numbers = {"accuracy": int(covered.sum()), "accuracy_all": len(covered), "coverage": len(covered)}
     return {name: wilson_interval(metrics[name], number) for name, number in numbers.items()}
-
-
-def _no_moments(images: Tensor) -> Moments:
-    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    return Moments.zeros(tuple(images.shape), dtype=dtype, device=images.device)
-
-
-def _share_of(count: int, share: tuple[int, int], images: Tensor) -> Tensor:
-    """This rank's share of the masks, or of the partitions."""
-    return torch.arange(share[0], count, share[1], device=images.device)
-
-
-def _in_halves(
-    add: Callable[[Moments, Tensor, slice], None],
-    indices: Tensor,
-    rounds: Tensor,
-    images: Tensor,
-    chunk_size: int,
-    share: tuple[int, int],
-    progress: Progress | None,
-) -> tuple[Moments, Moments]:
-    """Moments of the even rounds of masks and of the odd ones: two halves that know nothing of each other."""
-    halves = _no_moments(images), _no_moments(images)
-    done, total = 0, len(indices) * len(images)
-
-    def add_and_report(moments: Moments, indices: Tensor, rows: slice) -> None:
-        nonlocal done
-        add(moments, indices, rows)
-        done += len(indices) * (rows.stop - rows.start)
-        if progress is not None:
-            progress(done, total)
-
-    for parity, moments in enumerate(halves):
-        half = indices[rounds % 2 == parity]
-        if len(half):
-            chunk_size = _in_blocks(partial(add_and_report, moments), half, len(images), chunk_size)
-        if share[1] > 1:
-            moments.all_reduce()
-    return halves
-
-
-def _in_blocks(work: Callable[[Tensor, slice], None], indices: Tensor, num_images: int, chunk_size: int) -> int:
-    """Call ``work(indices, rows)`` for blocks of masks and images that together cover all pairs once.
-
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what
-    it was halved to is returned.
-    """
-
-    def run(indices: Tensor, rows: slice) -> None:
-        nonlocal chunk_size
-        size = len(indices) * (rows.stop - rows.start)
-        if size > chunk_size:
-            step = min(chunk_size, rows.stop - rows.start)
-            for start in range(rows.start, rows.stop, step):
-                part = slice(start, min(start + step, rows.stop))
-                for some in indices.split(max(1, chunk_size // (part.stop - part.start))):
-                    run(some, part)
-            return
-        try:
-            work(indices, rows)
-            return
-        except (RuntimeError, MemoryError) as error:
-            if size == 1 or not _is_out_of_memory(error):
-                raise
-        chunk_size = max(1, size // 2)  # outside the handler, so that the failed block's tensors are free by now
-        run(indices, rows)
-
-    if len(indices):  # with fewer masks than ranks, some have none
-        run(indices, slice(0, num_images))
-    return chunk_size
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch has a type of its own for accelerators only; the CPU's allocator raises a RuntimeError with these words.
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:
-    """Logits of images without gradients, on the images' device."""
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        once = torch.zeros(1, dtype=torch.long)
-        _in_blocks(lambda _, rows: parts.append(classify(images[rows]).float()), once, len(images), chunk_size)
-        return torch.cat(parts)
-
-
-def _default_chunk_size(images: Tensor) -> int:
-    """Chunks of about as many pixels as a CPU's cache, or a GPU's occupancy, wants."""
-    values = 2**17 if images.device.type == "cpu" else 2**23
-    return min(max(values // math.prod(images.shape[1:]), 8), 1024)
 
 
 def _device_of(model: nn.Module, default: torch.device) -> torch.device:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch.distributed as dist
 
-__all__ = ["OtherRankError", "all_or_none", "confirm"]
+__all__ = ["OtherRankError", "all_or_none", "confirm", "largest"]
 
 
 class OtherRankError(RuntimeError):
@@ -57,6 +57,28 @@ def confirm() -> None:
     failures = {rank: failure for rank, failure in enumerate(_exchange(None)) if failure is not None}
     if failures:
         raise OtherRankError("; ".join(f"rank {rank} failed with {failure}" for rank, failure in failures.items()))
+
+
+def largest(values: Sequence[float], world_size: int) -> tuple[float, ...]:
+    """The largest value of all processes at each place, the same on each.
+
+    Args:
+        values: This process's, as many as on every other.
+        world_size: Number of processes in the default group.
+
+    Raises:
+        OtherRankError: If a process failed.
+
+    Example:
+        >>> largest([1.0, 2.0], world_size=1)
+        (1.0, 2.0)
+    """
+    if world_size == 1:
+        return tuple(values)
+    confirm()
+    gathered: list[Sequence[float]] = [values] * world_size
+    dist.all_gather_object(gathered, values)
+    return tuple(map(max, zip(*gathered, strict=True)))
 
 
 def _exchange(failure: str | None) -> list[str | None]:

@@ -348,9 +348,11 @@ def _recorded(
                 tags={"fitb.model": checked.model, "fitb.verdict": verdict, "fitb.digest": digest},
             )
         written = f"the run {run_id}"
-        scores = {key: round(value, 6) for key, value in checked.check.scores.items()}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        details = {"scores": json.dumps(scores), "run_id": run_id, "digest": digest, "time": now}
+        scores = _of_rules(checked.check, checked.check.scores)
+        details = {"scores": scores, "run_id": run_id, "digest": digest, "time": now}
+        if checked.training is not None:
+            details["training"] = checked.training.differs or _of_rules(checked.check, checked.training.scores)
         on_step("Tagging the model")
         registry.tag(client, model, details, verdict)
         if alias is not None:
@@ -364,6 +366,12 @@ def _recorded(
             f"the verdict ({verdict}) could not be recorded, {written} was written: {one_line(error)}"
         ) from error
     return dataclasses.replace(checked, run_id=run_id, digest=digest)
+
+
+def _of_rules(check: ModelCheck, scores: Mapping[str, float]) -> str:
+    """The scores that the rules are about, as JSON: short enough for the page of a version."""
+    keys = dict.fromkeys(outcome.rule.key for outcome in check.outcomes)
+    return json.dumps({key: round(scores[key], 6) for key in keys if key in scores})
 
 
 def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:

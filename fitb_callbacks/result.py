@@ -37,6 +37,8 @@ class FillInBlanksResult:
         standard_error: Standard error of each value of the updates, shape ``(N, C, H, W)``.
         reliability: How well each update would come out the same from other masks, up to 1, shape ``(N,)``; NaN where
             half of the masks kept nothing. See `fitb_callbacks.shape.split_half_reliability`.
+        tried: Number of masks made for each image, kept or not, shape ``(N,)``.
+        out_of_time: Whether there were no more because of a time limit.
         metrics: Score name, without prefix, to value; see `fitb_callbacks.metrics.METRICS`.
         settings: Everything the numbers depend on beside model and images, as JSON types: the probe's settings with
             its defaults resolved (patch size, low, high, baseline).
@@ -64,12 +66,14 @@ class FillInBlanksResult:
     kept: Tensor
     standard_error: Tensor
     reliability: Tensor
+    tried: Tensor
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
     confidence: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     judged: Tensor | None = None
     class_names: Sequence[str] | None = None
     steps: Tensor | None = None
+    out_of_time: bool = False
 
     @property
     def covered(self) -> Tensor:
@@ -145,6 +149,7 @@ class FillInBlanksResult:
             "settings": dict(self.settings),
         }
         described["confidence"] = {name: list(ends) for name, ends in self.confidence.items()}
+        described["out_of_time"] = self.out_of_time
         described["class_names"] = None if self.class_names is None else list(self.class_names)
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}

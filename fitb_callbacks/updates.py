@@ -48,7 +48,7 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
     # are in proportion to 1 - p(label), so each image's loss is divided by that, and its gradient multiplied again.
     smallness = -torch.expm1(-loss.detach()).clamp(max=-1e-7)
     (gradient,) = torch.autograd.grad((loss / smallness).sum(), leaf)
-    return -gradient.to(loss.dtype) * smallness[:, None, None, None], logits.detach().argmax(dim=1)
+    return gradient.to(loss.dtype) * -smallness[:, None, None, None], logits.detach().argmax(dim=1)
 
 
 def classified(classify: Classify, leaf: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def test_without_pillow_there_are_scores_and_one_line_says_that_there_are_no_pic
 
 def test_the_command_says_what_it_needs():
     done = run("from fitb_callbacks.__main__ import main; main()")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "fitb needs" in done.stderr
     assert "pip install" in done.stderr
 

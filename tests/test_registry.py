@@ -2,18 +2,27 @@
 
 import hashlib
 import json
+import os
+import signal
+import socket
 import subprocess
+import sys
+import time
 import warnings
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+import requests
+import yaml
+from cryptography.fernet import Fernet
 from junitparser import JUnitXml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookEvent
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
@@ -27,6 +36,7 @@ from fitb_callbacks.rules import Rule, Rules
 from mlflow_server import Server
 from small_module import SmallModule
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 WEAK, GOOD, PICKLE, DROPOUT, CHECKPOINT = "12345"
 RULES = ["--min", "coverage=0.5", "--max", "nonfinite=0"]
 
@@ -88,7 +98,13 @@ def train(store, digits, *, epochs, num_masks, folder):
 def store(tmp_path_factory, digits):
     """A weak champion, a good candidate, its pickle, one with dropout on, and a bare checkpoint of another probe."""
     folder = tmp_path_factory.mktemp("registry")
-    server = Server(folder)
+    server = Server(  # with webhooks to this machine
+        folder,
+        MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=Fernet.generate_key().decode(),
+        MLFLOW_WEBHOOK_ALLOWED_SCHEMES="http",
+        MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS="true",
+        MLFLOW_WEBHOOK_CACHE_TTL="0",
+    )
     server.start()
     store = Store(server, folder)
     np.savez(store.data, images=digits.tensors[0][1500:1700], labels=digits.tensors[1][1500:1700])
@@ -147,7 +163,8 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["verdict"] == "passed" == version.tags["fitb.verdict"]
     assert verdict["promoted_from"] == WEAK
-    assert json.loads(version.tags["fitb.scores"])["coverage"] == pytest.approx(verdict["scores"]["coverage"])
+    of_rules = {key: pytest.approx(verdict["scores"][key], abs=1e-5) for key in ("coverage", "nonfinite")}
+    assert json.loads(version.tags["fitb.scores"]) == json.loads(version.tags["fitb.training"]) == of_rules
     assert version.tags["fitb.time"].endswith("Z")
     assert [case.is_passed for suite in JUnitXml.fromfile("junit.xml") for case in suite] == [True] * 3
 
@@ -436,3 +453,83 @@ def test_as_an_evaluator_of_mlflow(registered):
     mlflow.validate_evaluation_results(asks(0.1), found)
     with pytest.raises(ModelValidationFailedException):
         mlflow.validate_evaluation_results(asks(1.1), found)
+
+
+def rules_for(store, folder):
+    """The example's rules, on the digits of these tests."""
+    rules = yaml.safe_load((EXAMPLES / "registry_rules.yaml").read_text())
+    rules |= {"data": store.data, "settings": {"num_masks": 8}}
+    (folder / "registry_rules.yaml").write_text(yaml.safe_dump(rules))
+
+
+def test_the_workflow_files_command(registered, tmp_path):
+    rules_for(registered, tmp_path)
+    workflow = yaml.safe_load((EXAMPLES / "registry_check.yml").read_text())
+    (command,) = (step["run"] for step in workflow["jobs"]["check"]["steps"] if step.get("name") == "Check")
+    environment = {**os.environ, "MODEL": "digits", "VERSION": GOOD, "MLFLOW_TRACKING_URI": registered.uri}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
+    for name in ("check.xml", "check.json"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
+    rules_for(registered, tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "FITB_WEBHOOK_SECRET": "shared", "MLFLOW_TRACKING_URI": registered.uri}
+    command = [sys.executable, EXAMPLES / "registry_webhook.py", "--rules", "registry_rules.yaml", "--port", str(port)]
+    client = registered.client
+    with (tmp_path / "receiver.log").open("w") as log:
+        receiver = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        forged = {"entity": "model_version", "action": "created", "data": {"name": "digits", "version": GOOD}}
+        headers = {"X-MLflow-Delivery-Id": "1", "X-MLflow-Timestamp": str(int(time.time()))}
+        assert requests.post(address, json=forged, timeout=10, headers=headers).status_code == 401
+        created = WebhookEvent("model_version", "created")
+        webhook = client.create_webhook("fitb-check", address, [created], secret="shared")
+        source = registered.version(GOOD).source
+        model_id = source.removeprefix("models:/")
+        version = client.create_model_version("digits", source, registered.run_id, model_id=model_id).version
+        try:
+            wait_until(lambda: "fitb.verdict" in client.get_model_version("digits", version).tags)
+            assert client.get_model_version("digits", version).tags["fitb.verdict"] == "passed"
+            wait_until(lambda: client.get_model_version_by_alias("digits", "champion").version == version)
+            assert registered.version(GOOD).tags == {}
+        finally:
+            client.set_registered_model_alias("digits", "champion", WEAK)
+            client.delete_model_version("digits", version)
+            client.delete_webhook(webhook.webhook_id)
+    finally:
+        receiver.terminate()
+        receiver.wait()
+
+
+def wait_until(done, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.2)
+
+
+def test_an_interrupt_is_no_refusal(registered, tmp_path):
+    """Ctrl-C, which would otherwise end the command with 1."""
+    before = registered.everything()
+    slow = "import pathlib, time\ndef images():\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+    (tmp_path / "slow_images.py").write_text(slow)
+    command = [sys.executable, "-m", "fitb_callbacks", "check", "models:/digits/2", *RULES]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": registered.uri}
+    process = subprocess.Popen(
+        [*command, "--data", "slow_images:images"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_until((tmp_path / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 2, output
+    assert "it was interrupted" in output
+    assert registered.everything() == before

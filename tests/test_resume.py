@@ -27,7 +27,7 @@ def run(folder, kill="never", *options):
 
 def series(folder):
     history = json.loads((folder / "history.json").read_text())
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+    return [{key: value for key, value in entry.items() if key not in {"seconds", "overhead"}} for entry in history]
 
 
 def timelines(folder):

@@ -1,0 +1,74 @@
+"""Masked updates a second of the probe, against the best bare loop of forward and input gradient.
+
+    OMP_NUM_THREADS=1 python benchmarks/throughput.py
+
+The bare loop gets its masked images ready made and throws the gradients away. It is swept over chunk sizes and memory
+formats; the probe finds its own, in a first probe that is not counted. Then the best bare loop and the probe are run
+in turn, and the median of the ratios is taken. Times are this process's CPU time, so that other programs count little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from throughput_models import MODELS, build
+from timing import cpu_seconds, medians
+from torch import Tensor, nn
+
+from fitb_callbacks import FillInBlanks
+from fitb_callbacks.calibration import _plans
+
+NUM_MASKS = 128
+
+
+def bare_loop(model: nn.Module, masked: Tensor, labels: Tensor, chunk_size: int) -> None:
+    """Input gradients of masked images, and nothing else."""
+    for images, of in zip(masked.split(chunk_size), labels.split(chunk_size), strict=True):
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(model(leaf), of, reduction="sum"), leaf)
+
+
+def measure(name: str, *, num_images: int, rounds: int) -> None:
+    """Print the updates a second of every candidate."""
+    model, images, labels = build(name, num_images)
+    masked, of = images.repeat(NUM_MASKS, 1, 1, 1), labels.repeat(NUM_MASKS)
+    bare = copy.deepcopy(model).requires_grad_(False)
+    last = copy.deepcopy(bare).to(memory_format=torch.channels_last)
+    sizes = [size for size in (16, 32, 64, 128, 256) if size <= len(masked)]
+    candidates: dict[str, Callable[[], None]] = {}
+    for size in sizes:
+        candidates[f"bare, {size}"] = lambda size=size: bare_loop(bare, masked, of, size)
+        candidates[f"bare, {size}, channels-last"] = lambda size=size: bare_loop(last, masked, of, size)
+    seconds = medians(candidates, rounds)
+    for key, value in seconds.items():
+        print(f"{name}: {key}: {len(masked) / value:,.0f} a second", flush=True)
+    best = candidates[min(seconds, key=seconds.__getitem__)]
+    probe = FillInBlanks(num_masks=NUM_MASKS, tolerance=None)
+    # One that calibrates, with an allowance that is large enough, and stops after the first stage.
+    FillInBlanks(num_masks=100 * NUM_MASKS, tolerance=1e9).probe(model, images, labels)
+    pairs = [
+        (cpu_seconds(best), cpu_seconds(lambda: probe.probe(model, images, labels))) for _ in range(3 * rounds + 1)
+    ][1:]
+    ratio = statistics.median(bare / probed for bare, probed in pairs)
+    speed = len(masked) / statistics.median(probed for _, probed in pairs)
+    plan = next(iter(_plans[model].values()))
+    print(f"{name}: probe: {speed:,.0f} a second, {ratio:.2f} of the best bare loop; {plan}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="part of a model's name")
+    arguments = parser.parse_args()
+    for name in MODELS:
+        if arguments.only in name:
+            measure(name, num_images=32 if "CNN" in name else 8, rounds=arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

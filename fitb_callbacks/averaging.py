@@ -1,0 +1,207 @@
+"""The mean update of every image over as many masks as it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fitb_callbacks.blocks import in_blocks
+from fitb_callbacks.clock import seconds_on
+from fitb_callbacks.moments import Moments
+from fitb_callbacks.ranks import largest
+
+__all__ = ["AddUpdates", "Average", "Progress", "average"]
+
+AddUpdates = Callable[[Moments, Tensor, Tensor, slice], None]
+"""``add(moments, indices, images, rows)`` adds the updates of masks, by index, of images, by index, to rows."""
+
+Progress = Callable[[int, int], None]
+"""Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
+
+_FIRST = 64
+"""Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
+
+_FEWEST = 16
+"""Kept masks from which a standard error can be told."""
+
+_GROWTH = 1.5
+"""How much longer each look at the means is put off than the one before."""
+
+_SAFETY = 0.9
+"""Share of a time limit that is planned for; speed varies."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """What `average` found.
+
+    Attributes:
+        halves: Moments of the even rounds of masks and of the odd ones, which know nothing of each other.
+        tried: Masks that went into each image's moments, kept or not, shape ``(N,)``.
+        out_of_time: Whether there was no time for more masks, though some images were to get them.
+    """
+
+    halves: tuple[Moments, Moments]
+    tried: Tensor
+    out_of_time: bool
+
+
+def average(
+    add: AddUpdates,
+    images: Tensor,
+    *,
+    num_masks: int,
+    masks_per_round: int,
+    masks_per_index: int = 1,
+    chunk_size: int,
+    share: tuple[int, int] = (0, 1),
+    tolerance: float | None = None,
+    seconds: float | None = None,
+    started: float | None = None,
+    progress: Progress | None = None,
+) -> Average:
+    """Stream the kept updates of every image into moments, in memory that does not depend on the number of masks.
+
+    Without a tolerance or a time limit, every image gets all masks. With one, masks come in stages, each half as large
+    as all before it. After each, images whose mean is known well enough are left alone, and if the time that is left
+    is not enough for the next stage at the speed so far, that was the last one. All processes decide the same.
+
+    Args:
+        add: See `AddUpdates`.
+        images: Shape ``(N, C, H, W)``.
+        num_masks: Most masks an image.
+        masks_per_round: How many consecutive masks depend on each other; stages end with whole pairs of rounds.
+        masks_per_index: How many masks an index stands for: 1, or those of a partition.
+        chunk_size: Pairs of masks and images at once.
+        share: This process's rank and the number of processes.
+        tolerance: The relative standard error, see `Moments.relative_error`, that is small enough.
+        seconds: The time limit, the same on every process. The first stage, of 64 masks, runs however long it takes.
+        started: When the time began to count, as `fitb_callbacks.clock.seconds_on` gave it. None is now.
+        progress: See `Progress`.
+
+    Raises:
+        fitb_callbacks.ranks.OtherRankError: If another process failed.
+
+    Example:
+        >>> import torch
+        >>> def add(moments, indices, images, rows):
+        ...     shape = (len(indices), len(images), 1, 1, 1)
+        ...     moments.add(torch.ones(shape), torch.ones(shape[:2], dtype=torch.bool), rows)
+        >>> average(add, torch.rand(2, 1, 1, 1), num_masks=512, masks_per_round=4, chunk_size=100, tolerance=0.1).tried
+        tensor([64, 64])
+    """
+    began = seconds_on(images.device)
+    streams = _Streams(add, images, masks_per_round, chunk_size, share, total=num_masks, progress=progress)
+    stages = _Stages(num_masks, unit=2 * masks_per_round, first=max(1, _FIRST // masks_per_index))
+    out_of_time = False
+    while streams.done < num_masks and len(streams.active):
+        stop = stages.after(streams.done) if tolerance is not None or seconds is not None else num_masks
+        if seconds is not None and streams.done:
+            now = seconds_on(images.device)
+            spent, elapsed = largest([now - (began if started is None else started), now - began], share[1])
+            affordable = (_SAFETY * seconds - spent) / elapsed * streams.pairs / len(streams.active)
+            stop = min(stop, stages.whole(streams.done + affordable))
+            if stop <= streams.done:
+                out_of_time = True
+                break
+        streams.go_on_to(stop)
+        if tolerance is not None and stop < num_masks:
+            streams.active = streams.active[_unsure(streams.halves, tolerance)[streams.active]]
+    streams.report_end()
+    return Average(streams.halves, streams.tried * masks_per_index, out_of_time)
+
+
+class _Streams:
+    """The moments of every image, as far as they have come.
+
+    Attributes:
+        halves: Of the even rounds and of the odd ones, the same on every process.
+        tried: Indices that went into each image's moments, shape ``(N,)``.
+        active: Images that get more of them, as indices.
+        done: Where the next stage begins.
+        pairs: Pairs of indices and images so far.
+    """
+
+    def __init__(
+        self,
+        add: AddUpdates,
+        images: Tensor,
+        masks_per_round: int,
+        chunk_size: int,
+        share: tuple[int, int],
+        *,
+        total: int,
+        progress: Progress | None,
+    ) -> None:
+        self._add = add
+        self._images = images
+        self._masks_per_round = masks_per_round
+        self._chunk_size = chunk_size
+        self._share = share
+        self._total = total
+        self._progress = progress
+        self._reported = 0
+        self._all_pairs = total * len(images)
+        self.halves = Moments.of(images), Moments.of(images)
+        self.tried = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        self.active = torch.arange(len(images), device=images.device)
+        self.done = 0
+        self.pairs = 0
+
+    def go_on_to(self, stop: int) -> None:
+        """Let all indices before ``stop`` go into the moments of the active images."""
+        rank, world_size = self._share
+        first = self.done + (rank - self.done) % world_size
+        indices = torch.arange(first, stop, world_size, device=self._images.device)
+        rounds = indices // self._masks_per_round
+        # Images that are left alone count as done.
+        self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
+        for parity, half in enumerate(self.halves):
+            part = Moments.of(self._images[self.active])
+            work = partial(self._add_block, part)
+            self._chunk_size = in_blocks(work, indices[rounds % 2 == parity], len(self.active), self._chunk_size)
+            if world_size > 1:
+                part.all_reduce()
+            half.merge(part, self.active)
+        self.tried[self.active] += stop - self.done
+        self.pairs += (stop - self.done) * len(self.active)
+        self.done = stop
+
+    def _add_block(self, part: Moments, indices: Tensor, rows: slice) -> None:
+        self._add(part, indices, self.active[rows], rows)
+        if self._progress is not None:
+            self._reported += len(indices) * (rows.stop - rows.start) * self._share[1]
+            self._progress(min(self._reported, self._all_pairs), self._all_pairs)
+
+    def report_end(self) -> None:
+        """Report that all is done, if the last block did not: images were left alone, or time ran out."""
+        if self._progress is not None and self._reported < self._all_pairs:
+            self._progress(self._all_pairs, self._all_pairs)
+
+
+class _Stages:
+    """After how many masks the means are looked at."""
+
+    def __init__(self, num_masks: int, *, unit: int, first: int) -> None:
+        self._num_masks = num_masks
+        self._unit = unit
+        self._first = first
+
+    def after(self, done: int) -> int:
+        """The stage that follows."""
+        wanted = max(self._first, round(done * _GROWTH))
+        return min(max(-(-wanted // self._unit), done // self._unit + 1) * self._unit, self._num_masks)
+
+    def whole(self, masks: float) -> int:
+        """So many masks, or a few less."""
+        return min(max(int(masks), 0) // self._unit * self._unit, self._num_masks)
+
+
+def _unsure(halves: tuple[Moments, Moments], tolerance: float) -> Tensor:
+    """Which images need more masks, boolean, shape ``(N,)``."""
+    whole = halves[0].merged(halves[1])
+    return (whole.count < _FEWEST) | ~(whole.relative_error() <= tolerance)

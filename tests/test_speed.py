@@ -1,0 +1,261 @@
+"""What makes the probe fast, and what it must not change: formats, chunk sizes, stopping early, the budget."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from fitb_callbacks import calibration as calibration_module
+from fitb_callbacks.budget import Budget
+from fitb_callbacks.calibration import Plan, fastest_plan
+from fitb_callbacks.masks import random_masks
+from fitb_callbacks.memory_format import channels_last_weights
+from fitb_callbacks.updates import gradient_update
+from small_module import SmallModule
+
+
+def convolutions():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)),
+        *(nn.Flatten(), nn.Linear(8 * 12 * 12, 3)),
+    ).eval()
+
+
+def test_channels_last_changes_nothing_but_rounding_and_leaves_every_tensor_where_it_was():
+    model, images = convolutions(), torch.rand(4, 1, 12, 12)
+    held = [(parameter.data_ptr(), parameter.stride(), parameter.clone()) for parameter in model.parameters()]
+    as_it_is = model(images)
+    formats = []
+    model[2].register_forward_hook(lambda *_: formats.append(_[2].is_contiguous(memory_format=torch.channels_last)))
+    with channels_last_weights(model):
+        torch.testing.assert_close(model(images), as_it_is, rtol=1e-4, atol=1e-5)
+    model(images)
+    assert formats == [True, False]
+    for parameter, (pointer, stride, value) in zip(model.parameters(), held, strict=True):
+        assert (parameter.data_ptr(), parameter.stride()) == (pointer, stride)
+        assert torch.equal(parameter, value)
+
+
+def test_weights_are_given_back_after_an_error():
+    model = convolutions()
+    held = [parameter.data_ptr() for parameter in model.parameters()]
+    with pytest.raises(ZeroDivisionError), channels_last_weights(model):
+        1 / 0  # noqa: B018
+    assert [parameter.data_ptr() for parameter in model.parameters()] == held
+
+
+@pytest.mark.parametrize("plan", [Plan(7, channels_last=True), Plan(64, channels_last=True), Plan(1000)])
+def test_every_plan_gives_the_same_numbers(monkeypatch, plan):
+    model, images, labels = convolutions(), torch.rand(5, 1, 12, 12), torch.arange(5) % 3
+    probe = FillInBlanks(num_masks=64, target="predicted", tolerance=None)
+    monkeypatch.setattr("fitb_callbacks.probe.fastest_plan", lambda *_, **__: Plan(50))
+    usual = probe.probe(model, images, labels)
+    monkeypatch.setattr("fitb_callbacks.probe.fastest_plan", lambda *_, **__: plan)
+    other = probe.probe(model, images, labels)
+    assert torch.equal(usual.kept, other.kept)
+    torch.testing.assert_close(usual.updates, other.updates, rtol=0, atol=1e-6 * usual.updates.abs().max().item())
+
+
+def test_the_fastest_plan_is_found_remembered_and_not_looked_for_twice():
+    """A model that is slow in chunks of any size but 64, by so much that no busy machine can hide it."""
+    asked = []
+
+    def attempt(size):
+        asked.append(size)
+        torch.rand(size * (2 if size == 64 else 20), 500).sum()
+        return size
+
+    model, images = nn.Flatten(), torch.rand(2, 1, 32, 32)  # whose usual chunk is 128
+    assert fastest_plan(model, images, attempt, planned=100_000) == Plan(64)
+    tried = len(asked)
+    assert set(asked) >= {128, 256, 64}
+    assert fastest_plan(model, images, attempt, planned=100_000) == Plan(64)
+    assert len(asked) == tried
+    fastest_plan(model, torch.rand(2, 1, 16, 16), attempt, planned=100_000)
+    assert len(asked) > tried
+
+
+def test_nothing_is_tried_for_a_small_probe_nor_beyond_the_allowance():
+    used = []
+
+    def attempt(size):
+        used.append(size)
+        return size
+
+    model, images = convolutions(), torch.rand(2, 1, 32, 32)
+    assert fastest_plan(model, images, attempt, planned=2_000) == Plan(128)
+    assert not used
+    fastest_plan(model, images, attempt, planned=10_000)
+    assert 0 < sum(used) <= 10_000 / 5
+    used.clear()
+    fastest_plan(copy.deepcopy(model), images, attempt, planned=10**9, seconds=1e-9)
+    assert not used
+
+
+def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
+    def attempt(size):
+        if size > 128:
+            raise MemoryError
+        return size
+
+    plan = fastest_plan(nn.Flatten(), torch.rand(2, 1, 32, 32), attempt, planned=100_000)
+    assert plan.chunk_size <= 128
+
+
+def test_a_model_is_forgotten_with_its_last_reference():
+    model = convolutions()
+    fastest_plan(model, torch.rand(2, 1, 32, 32), lambda size: size, planned=100_000)
+    before = len(calibration_module._plans)
+    del model
+    assert len(calibration_module._plans) == before - 1
+
+
+def test_the_loop_over_masks_never_waits_for_the_device():
+    """No value is read back from the device for a mask or a chunk: as many reads for 16 masks as for 160."""
+
+    class Reads(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            reading = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
+            self.count += function.name().split(".")[0] in reading
+            return function(*args, **(kwargs or {}))
+
+    def reads(masking, num_masks):
+        probe = FillInBlanks(masking=masking, num_masks=num_masks, tolerance=None, chunk_size=8)
+        with Reads() as counted:
+            probe.probe(convolutions(), torch.rand(3, 1, 12, 12), torch.arange(3))
+        return counted.count
+
+    for masking in ("random", "progressive"):
+        assert reads(masking, 16) == reads(masking, 160) > 0
+
+
+# --- stopping early -------------------------------------------------------------------------------------------------
+
+
+def small_world():
+    """Twelve pixels of which three are hidden: 220 masks, so that the true mean over all of them is known."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 3))
+    images = torch.rand(20, 1, 3, 4, generator=generator)
+    labels = model(images).argmax(dim=1)
+    total, kept = torch.zeros_like(images), torch.zeros(len(images))
+    for hidden in itertools.combinations(range(12), 3):
+        visible = torch.ones(12, dtype=torch.bool)
+        visible[list(hidden)] = False
+        visible = visible.view(1, 1, 3, 4)
+        update, predicted = gradient_update(model, torch.where(visible, images, 0.0), labels)
+        right = (predicted == labels).float()
+        total += update.masked_fill(visible, 0) * right[:, None, None, None]
+        kept += right
+    return model, images, labels, total / kept[:, None, None, None]
+
+
+@pytest.mark.parametrize("tolerance", [0.2, 0.1])
+def test_an_image_that_stops_is_as_near_the_truth_as_was_asked(tolerance):
+    model, images, labels, truth = small_world()
+    errors, stopped = [], 0
+    for seed in range(30):
+        probe = FillInBlanks(num_masks=2000, tolerance=tolerance, patch_size=1, seed=seed, baseline=0.0)
+        result = probe.probe(model, images, labels)
+        early = result.tried < 2000
+        stopped += int(early.sum())
+        error = (result.updates - truth)[early].flatten(1).norm(dim=1) / truth[early].flatten(1).norm(dim=1)
+        errors.append(error)
+    errors = torch.cat(errors)
+    assert stopped > 0.9 * 30 * len(images)
+    assert (errors <= tolerance).float().mean() >= 0.9
+    assert errors.median() > 0.3 * tolerance  # and not by making far more masks than needed
+
+
+def test_images_stop_on_their_own_and_a_tighter_tolerance_takes_more_masks():
+    model, images, labels, _ = small_world()
+    settings = {"num_masks": 4000, "patch_size": 1, "baseline": 0.0}
+    loose = FillInBlanks(tolerance=0.2, **settings).probe(model, images, labels)
+    tight = FillInBlanks(tolerance=0.1, **settings).probe(model, images, labels)
+    assert len(set(loose.tried.tolist())) > 1
+    assert loose.tried.min() >= 64
+    assert (tight.tried >= loose.tried).all()
+    assert tight.tried.sum() > 2 * loose.tried.sum()
+    # What an image gets is what it would get from so many masks alone.
+    for index, tried in enumerate(loose.tried.tolist()[:3]):
+        alone = FillInBlanks(**{**settings, "num_masks": tried}, tolerance=None).probe(model, images, labels)
+        torch.testing.assert_close(alone.updates[index], loose.updates[index], rtol=1e-4, atol=1e-6)
+        assert alone.kept[index] == loose.kept[index]
+
+
+def test_an_image_that_the_model_never_recognises_gets_all_masks():
+    model, images, labels, _ = small_world()
+    wrong = (labels + 1) % 3
+    result = FillInBlanks(num_masks=400, tolerance=10.0, patch_size=1).probe(model, images, wrong)
+    assert (result.tried[~result.covered] == 400).all()
+    assert (~result.covered).any()
+
+
+@pytest.mark.parametrize("masking", ["random", "progressive"])
+def test_a_time_limit_ends_the_probe_after_the_first_masks(masking):
+    model, images, labels, _ = small_world()
+    probe = FillInBlanks(masking=masking, num_masks=10_000, patch_size=1, tolerance=None)
+    result = probe.probe(model, images, labels, seconds=1e-9)
+    assert result.out_of_time
+    assert result.tried.unique().tolist() == [64]
+    assert result.settings["num_masks"] == 64
+    unhurried = FillInBlanks(masking=masking, num_masks=128, patch_size=1, tolerance=None)
+    assert not unhurried.probe(model, images, labels, seconds=1e9).out_of_time
+
+
+def test_masks_of_an_early_stop_are_the_first_ones():
+    few, many = (
+        random_masks(torch.arange(number), height=8, width=8, patch_size=2, mask_ratio=0.25, seed=3)
+        for number in (64, 200)
+    )
+    assert torch.equal(few, many[:64])
+
+
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+def test_short_epochs_get_the_least_number_of_masks_and_a_line(trainer, loaders, caplog):
+    with caplog.at_level("INFO"):
+        callback = FillInBlanksCallback(num_masks=20_000, max_overhead=1e-6, tolerance=None)
+        trainer(callbacks=[callback], max_epochs=3).fit(SmallModule(), *loaders)
+    lines = [record.message for record in caplog.records if "max_overhead" in record.message]
+    assert len(lines) == 1
+    assert "64 of 20000 random masks" in lines[0]
+    assert "too short" in lines[0]
+    assert callback.result.tried.unique().tolist() == [64]
+    assert all(entry["overhead"] > 1e-6 and entry["seconds"] > 0 for entry in callback.history)
+
+
+def test_no_limit_makes_all_masks(trainer, loaders):
+    callback = FillInBlanksCallback(num_masks=100, max_overhead=None, tolerance=None)
+    trainer(callbacks=[callback]).fit(SmallModule(), *loaders)
+    assert callback.result.tried.unique().tolist() == [100]
+
+
+def test_a_resumed_run_keeps_to_the_number_of_masks():
+    budget = Budget(0.5)
+    again = Budget(0.5)
+    again.load_state_dict({"random": 96})
+    assert budget.limited(FillInBlanks()).num_masks == 256
+    assert again.limited(FillInBlanks()).num_masks == 96
+    assert again.state_dict() == {"random": 96}
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-0.1, ValueError), ("much", TypeError), (True, TypeError)]
+)
+def test_wrong_shares_and_tolerances(value, error):
+    with pytest.raises(error, match="max_overhead must be a number greater than 0"):
+        FillInBlanksCallback(max_overhead=value)
+    with pytest.raises(error, match="tolerance must be a number greater than 0"):
+        FillInBlanks(tolerance=value)
