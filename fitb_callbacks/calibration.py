@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.blocks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.clock import seconds_on, working_seconds_on
-from fitb_callbacks.memory_format import channels_last_weights, has_convolutions
+from fitb_callbacks.memory_format import bytes_of_copies, channels_last_weights
 
 __all__ = ["Plan", "fastest_plan"]
 
@@ -28,6 +29,9 @@ _BETTER = 1.05
 
 _TIMES = 3
 """Runs that are compared; the best one counts, since what else goes on can only make a run slower."""
+
+_MEMORY = 0.1
+"""Largest share of a chunk's own memory that copies of weights may take."""
 
 _LARGEST_CHUNK = 8192
 
@@ -91,7 +95,9 @@ def fastest_plan(
         )
         if not trial.allows(usual, usual):
             return usual
-        plans[key] = _search(trial, usual, formats=(False, True) if has_convolutions(model) else (False,))
+        copies = bytes_of_copies(model)
+        small = 0 < copies <= _MEMORY * _saved_bytes(model, partial(attempt, usual.chunk_size))
+        plans[key] = _search(trial, usual, formats=(False, True) if small else (False,))
     return plans[key]
 
 
@@ -110,6 +116,22 @@ def _search(trial: _Trial, best: Plan, *, formats: Sequence[bool]) -> Plan:
         if best.chunk_size > first:
             break  # larger was better, so smaller is not
     return best
+
+
+def _saved_bytes(model: nn.Module, work: Callable[[], object]) -> int:
+    """What a forward pass keeps for the backward pass, weights aside."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(saved.values())
 
 
 class _Trial:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["channels_last_weights", "has_convolutions"]
+__all__ = ["bytes_of_copies", "channels_last_weights"]
 
 
 @contextmanager
@@ -43,14 +43,14 @@ def channels_last_weights(model: nn.Module) -> Iterator[None]:
             weight.data = data
 
 
-def has_convolutions(model: nn.Module) -> bool:
-    """Whether `channels_last_weights` would make a difference to a model.
+def bytes_of_copies(model: nn.Module) -> int:
+    """What the copies of `channels_last_weights` would take; 0 if it would make no difference to a model.
 
     Example:
-        >>> has_convolutions(torch.nn.Linear(2, 2)), has_convolutions(torch.nn.Conv2d(1, 2, 3))
-        (False, True)
+        >>> bytes_of_copies(torch.nn.Linear(2, 2)), bytes_of_copies(torch.nn.Conv2d(1, 2, 3))
+        (0, 72)
     """
-    return bool(_convolution_weights(model))
+    return sum(weight.nbytes for weight in _convolution_weights(model))
 
 
 def _convolution_weights(model: nn.Module) -> list[Tensor]:

@@ -107,6 +107,20 @@ def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
     assert plan.chunk_size <= 128
 
 
+@pytest.mark.parametrize(("width", "tried"), [(4, True), (512, False)])
+def test_copies_of_weights_are_small_beside_what_a_chunk_takes_or_are_not_made(width, tried):
+    model = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, width, 3, stride=8), nn.Flatten())
+    strides = set()
+
+    def attempt(size):
+        strides.add(model[1].weight.stride())
+        model(torch.rand(64, 1, 8, 8, requires_grad=True)).sum().backward()
+        return size
+
+    fastest_plan(model, torch.rand(2, 1, 8, 8), attempt, planned=10**6)
+    assert (len(strides) == 2) is tried
+
+
 def test_a_model_is_forgotten_with_its_last_reference():
     model = convolutions()
     fastest_plan(model, torch.rand(2, 1, 32, 32), lambda size: size, planned=100_000)
