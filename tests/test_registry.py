@@ -78,7 +78,7 @@ def train(store, digits, *, epochs, num_masks, folder):
     seed_everything(0, verbose=False)
     images, labels = digits.tensors
     logger = MLFlowLogger(experiment_name="digits", tracking_uri=store.uri, log_model=True)
-    probe = FillInBlanksCallback(num_masks=num_masks, images_per_class=2)
+    probe = FillInBlanksCallback(num_masks=num_masks, images_per_class=2, max_overhead=None)
     module = SmallModule()
     trainer = Trainer(
         max_epochs=epochs,

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.imports import one_line
 from fitb_callbacks.junit import junit_xml
 from fitb_callbacks.model_check import Outcome
@@ -33,13 +34,7 @@ def check(
             help="models:/NAME/VERSION, models:/NAME@ALIAS, models:/MODEL_ID, runs:/RUN_ID/NAME, or a checkpoint file."
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images to probe on: a folder with one folder a class, an .npz file, package.module:function, mnist "
-            "or fashion-mnist."
-        ),
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"Images to probe on: {DATA_HELP}.")] = None,
     at_least: Annotated[list[str] | None, typer.Option("--min", metavar="KEY=VALUE", help="A score's least.")] = None,
     at_most: Annotated[list[str] | None, typer.Option("--max", metavar="KEY=VALUE", help="A score's most.")] = None,
     against: Annotated[
@@ -48,12 +43,12 @@ def check(
     max_drop: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much lower than the reference's a score may be.")
     ] = None,
-    rules: Annotated[Path | None, typer.Option(help="YAML file of rules; the options above go before it.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file of rules; options go before its entries.")] = None,
     certain: Annotated[
         bool, typer.Option("--certain", help="A rule is kept only if the score's whole 95% interval keeps it.")
     ] = False,
     trusted: Annotated[
-        str | None, typer.Option(help="Trusted images whose class means judge the prototypes, as for --data.")
+        str | None, typer.Option(help=f"Trusted images whose class means judge the prototypes: {DATA_HELP}.")
     ] = None,
     images_per_class: Annotated[
         int | None, typer.Option(min=1, help="Probe images of each class; as in training, or 10.")
