@@ -24,6 +24,7 @@ from fitb_callbacks.rules import Rule, Rules, parse_values
 __all__ = ["check"]
 
 _PASSED, _REFUSED, _COULD_NOT = 0, 1, 2
+_EXTRA = ("jinja2", "junitparser", "mlflow", "PIL", "yaml")
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 
@@ -102,22 +103,22 @@ def check(
                 on_step=lambda step: status.update(f"{step} …"),
             )
         _show(console, checked, dry_run=dry_run)
-        code = _PASSED if checked.passed else _REFUSED
-        content, xml = checked.as_dict(), junit_xml(checked.model, checked.check.outcomes)
+        code, reason = _PASSED if checked.passed else _REFUSED, None
+        address, outcomes, content = checked.model, checked.check.outcomes, checked.as_dict()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - none may end with 1, which says: refused
         code, reason = _COULD_NOT, _reason(console, error)
         console.print(f"[red]fitb check:[/red] {escape(reason)}", **_PLAIN)
+        address, outcomes = model, ()
         content = {"model": model, "verdict": "could not be checked", "reason": reason}
-        xml = junit_xml(model, error=reason) if junit is not None else ""
     try:
         if junit is not None:
-            junit.write_text(xml)
+            junit.write_text(junit_xml(address, outcomes, error=reason))
         if json_file == Path("-"):
             typer.echo(json.dumps(content, indent=1))
         elif json_file is not None:
             json_file.write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        console.print(f"[red]fitb check:[/red] {escape(str(error))}", **_PLAIN)
+    except (ImportError, OSError) as error:
+        console.print(f"[red]fitb check:[/red] {escape(_reason(console, error))}", **_PLAIN)
         code = _COULD_NOT
     raise typer.Exit(code)
 
@@ -136,6 +137,8 @@ def _reason(console: Console, error: BaseException) -> str:
     """An error in one line; of one that nobody foresaw, the traceback comes first."""
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
+        return f"it needs {error.name}: pip install 'fitb-callbacks[check]'"
     if isinstance(error, (CouldNotCheckError, ImportError, OSError, TypeError, ValueError)):
         return " ".join(str(error).split())
     console.print_exception()
@@ -177,9 +180,12 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
     if checked.run_id is not None:
         console.print(f"Recorded in run {checked.run_id}, evidence {checked.digest}", **_PLAIN)
     if checked.promoted is not None:
-        verb = "would move" if dry_run else "moved"
-        origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
-        console.print(escape(f"{checked.promoted} {verb} {origin} to {checked.model}"), **_PLAIN)
+        if checked.model.endswith(f"/{checked.promoted_from}"):
+            moved = "is already at"
+        else:
+            origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
+            moved = f"{'would move' if dry_run else 'moved'} {origin} to"
+        console.print(escape(f"{checked.promoted} {moved} {checked.model}"), **_PLAIN)
     elif dry_run:
         console.print("Nothing was written: --dry-run", **_PLAIN)
 
