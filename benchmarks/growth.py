@@ -153,12 +153,12 @@ def plot(found: Seconds, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    figure, axes = pyplot.subplots(1, len(SWEEPS), figsize=(14, 3), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(SWEEPS), figsize=(10.5, 2.6), sharey=True, layout="constrained")
     for axis, (field, (title, values)) in zip(axes, SWEEPS.items(), strict=True):
         probe, bare = zip(*found[field].values(), strict=True)
         axis.plot(values, bare, color="0.7", linewidth=4, label="the model alone")
         axis.plot(values, probe, "o-", color="tab:blue", label="probe")
-        axis.set(xscale="log", yscale="log", xlabel=title, xticks=values)
+        axis.set(xscale="log", yscale="log", xlabel=title, xticks=values[:: 1 + len(values) // 6])
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_formatter(StrMethodFormatter("{x:g}"))
             one.set_minor_formatter(NullFormatter())
@@ -166,9 +166,9 @@ def plot(found: Seconds, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks((0.1, 0.3, 1, 3, 10))
     axes[0].set_ylabel("seconds")
-    axes[0].legend(frameon=False)
+    axes[2].legend(frameon=False, loc="upper center")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,12 @@ def main() -> None:
             print(f"{side} pixels, seed {seed}: accuracy {own:.3f}", flush=True)
             for patches, ratio in settings():
                 probe = FillInBlanks(
-                    mask_ratio=ratio, patch_size=round(side / patches), num_masks=options.num_masks, low=0, high=1
+                    mask_ratio=ratio,
+                    patch_size=round(side / patches),
+                    num_masks=options.num_masks,
+                    tolerance=None,
+                    low=0,
+                    high=1,
                 )
                 result = probe.probe(model, enlarged(probe_images, side), probe_labels, judge=judge)
                 scores = {name: result.metrics[name] for name in SCORES}

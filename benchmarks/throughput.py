@@ -24,6 +24,7 @@ from fitb_callbacks import FillInBlanks
 from fitb_callbacks.calibration import _plans
 
 NUM_MASKS = 128
+NUM_IMAGES = {"small CNN, 1 x 28 x 28": 32, "ResNet-18, 3 x 64 x 64": 4, "small ViT, 3 x 32 x 32": 8}
 
 
 def bare_loop(model: nn.Module, masked: Tensor, labels: Tensor, chunk_size: int) -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in MODELS:
         if arguments.only in name:
-            measure(name, num_images=32 if "CNN" in name else 8, rounds=arguments.rounds)
+            measure(name, num_images=NUM_IMAGES[name], rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def main() -> None:
     for masking in ("random", "progressive"):
         for key, case in trained.items():
             data, name, noise, seed = key
-            probe = FillInBlanks(masking=masking, num_masks=budget.masks)
+            probe = FillInBlanks(tolerance=None, masking=masking, num_masks=budget.masks)
             result = probe.probe(case.model, case.images, case.labels, class_names=names[data])
             results[masking, key] = result
             print(f"probed {name} on {data}, noise {noise}, seed {seed}, {masking} masks: {result}", flush=True)
@@ -120,7 +120,8 @@ def describe(budget: Budget, quick: bool) -> list[str]:
         *warning,
         f"Models trained on {budget.train_images:,} images (the paper: 60,000) for {budget.epochs} epochs, probed on "
         f"{10 * budget.images_per_class} others, {budget.images_per_class} a class, with the default settings of "
-        f"`FillInBlanks` but for what a heading names, and {budget.masks} masks an image. Mean ± standard deviation "
+        f"`FillInBlanks` but for what a heading names, and {budget.masks} masks an image, all of them "
+        "(`tolerance=None`). Mean ± standard deviation "
         f"over {budget.seeds} seeds, which change the weights and the order of the training images. Accuracy and F1 "
         "count covered images alone, as the paper does; *its own* is the model's accuracy on 1,000 real images, and "
         "*accuracy, all* counts an image without a kept mask as wrong. Networks *trained with noise* have seen "
@@ -165,7 +166,7 @@ def fresh(trained: dict[Case, Trained], budget: Budget) -> list[str]:
     ]
     for data, name, noise in RUNS:
         if data == "MNIST":
-            probe = FillInBlanks(num_masks=budget.masks)
+            probe = FillInBlanks(tolerance=None, num_masks=budget.masks)
             cases = [trained[data, name, noise, seed] for seed in range(budget.seeds)]
             found = [probe.probe(case.model, images, labels) for case in cases]
             scores = ("accuracy", "coverage", "accuracy_all")
@@ -195,7 +196,9 @@ def many(
     case = trained[key]
     images, labels = per_class(case.images, case.labels, 1)
     started = time.perf_counter()
-    result = FillInBlanks(num_masks=budget.many_masks).probe(case.model, images, labels, class_names=names["MNIST"])
+    result = FillInBlanks(tolerance=None, num_masks=budget.many_masks).probe(
+        case.model, images, labels, class_names=names["MNIST"]
+    )
     seconds = time.perf_counter() - started
     few = results["random", key].updates[:: budget.images_per_class]
     similarity = torch.nn.functional.cosine_similarity(few.flatten(1), result.updates.flatten(1))[result.covered]
@@ -242,12 +245,12 @@ def figures(
     )
     case = trained["MNIST", "CNN", 0.0, 0]
     one, label = case.images[three : three + 1], case.labels[three : three + 1]
-    cells = ablate(case.model, one, label, probe=FillInBlanks(num_masks=budget.masks))
+    cells = ablate(case.model, one, label, probe=FillInBlanks(tolerance=None, num_masks=budget.masks))
     yield "Figure 4: mask ratio and patch size", "CNN on MNIST, one 3.", cells.picture()
 
     images, labels = per_class(case.images, case.labels, 1)
     orders = {
-        title: FillInBlanks(update=update, num_masks=budget.bfgs_masks).probe(
+        title: FillInBlanks(tolerance=None, update=update, num_masks=budget.bfgs_masks).probe(
             case.model, images, labels, class_names=names["MNIST"]
         )
         for title, update in (("gradient", "gradient"), ("BFGS", "bfgs"))
@@ -261,7 +264,7 @@ def figures(
     )
     choices = {
         f"{masking}, {'not binarised' if cut is None else 'binarised'}": FillInBlanks(
-            masking=masking, num_masks=budget.masks, binarize=cut
+            tolerance=None, masking=masking, num_masks=budget.masks, binarize=cut
         ).probe(case.model, images, labels, class_names=names["MNIST"])
         for masking in ("random", "progressive")
         for cut in (BINARIZE, None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fitb_callbacks.blocks import is_out_of_memory, usual_chunk_size
-from fitb_callbacks.clock import seconds_on
+from fitb_callbacks.clock import seconds_on, working_seconds_on
 from fitb_callbacks.memory_format import channels_last_weights, has_convolutions
 
 __all__ = ["Plan", "fastest_plan"]
@@ -27,7 +27,7 @@ _BETTER = 1.05
 """Gains below this are noise."""
 
 _TIMES = 3
-"""Runs that are compared; the best one counts, since other programs can only make a run slower."""
+"""Runs that are compared; the best one counts, since what else goes on can only make a run slower."""
 
 _LARGEST_CHUNK = 8192
 
@@ -152,9 +152,9 @@ class _Trial:
 
     def _speed(self, plan: Plan) -> float:
         with plan.format_of(self._model):
-            started = seconds_on(self._device)
+            started = working_seconds_on(self._device)
             number = self._attempt(plan.chunk_size)
-            return number / max(seconds_on(self._device) - started, 1e-9)
+            return number / max(working_seconds_on(self._device) - started, 1e-9)
 
     @staticmethod
     def _cost(plans: Sequence[Plan]) -> int:

@@ -29,8 +29,8 @@ from fitb_callbacks.logits import classifier, describe
 
 __all__ = ["Examination", "LoggerFound", "examine"]
 
-_MASKS = 8
-_TIMED_MASKS = 24
+_MASKS = 2
+_LONG_ENOUGH = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ class Examination:
     Attributes:
         found: What to what it is, in words, in the order in which to read it.
         loggers: Of the Trainer.
-        seconds: Estimated time of the probe at the end of an epoch, on this machine.
+        seconds: Estimated time of the probe at the end of an epoch, on this machine, if there is time for all masks.
+        max_overhead: The callback's setting, which may keep it shorter.
         hints: What may need attention.
     """
 
     found: dict[str, str]
     loggers: list[LoggerFound]
     seconds: float
+    max_overhead: float | None
     hints: list[str]
 
 
@@ -182,7 +184,13 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
     _limit_to_one_batch(trainer)
     trainer.fit(model, *args, **options)
     assert look.seconds is not None
-    return Examination({"callback": used, **look.found}, loggers, look.seconds, look.hints)
+    return Examination(
+        found={"callback": used, **look.found},
+        loggers=loggers,
+        seconds=look.seconds,
+        max_overhead=probing._budget.max_overhead,
+        hints=look.hints,
+    )
 
 
 def _limit_to_one_batch(trainer: Trainer) -> None:
@@ -258,21 +266,19 @@ class _Look(Callback):
         self.found["probe"] = f"{self.num_masks} masks on up to {expected} images ({candidates.per_class} a class)"
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule, expected: int) -> float:
-        """Seconds of a probe of this many images, from two short ones: what a mask costs, and what all share."""
+        """Seconds of a probe of this many images: more and more masks are timed until it takes long enough to tell."""
         images, labels = self.probing._images, self.probing._labels
         assert images is not None
-
-        def timed(num_masks: int) -> float:
-            started = time.perf_counter()
-            for probe in (self.probing.probe, *self.probing.further_probes.values()):
-                short = dataclasses.replace(probe, num_masks=num_masks)
-                short.probe(pl_module, images, labels, logits_fn=self.probing.logits_fn)
-            return time.perf_counter() - started
-
+        timed, seconds = 0, 0.0
         with trainer.precision_plugin.forward_context():
-            few, many = timed(_MASKS), timed(_MASKS + _TIMED_MASKS)
-        a_mask = max(many - few, 0.0) / _TIMED_MASKS
-        return (few + a_mask * (self.num_masks - _MASKS)) * expected / len(images)
+            while seconds < _LONG_ENOUGH and timed < self.num_masks:
+                timed = min(max(1, 2 * timed), self.num_masks)
+                started = time.perf_counter()
+                for probe in (self.probing.probe, *self.probing.further_probes.values()):
+                    short = dataclasses.replace(probe, num_masks=timed)
+                    short.probe(pl_module, images, labels, logits_fn=self.probing.logits_fn)
+                seconds = time.perf_counter() - started
+        return seconds * self.num_masks / timed * expected / len(images)
 
     def _hint(self, text: str) -> None:
         if text not in self.hints:

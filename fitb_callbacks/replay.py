@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ def replay(
     probes: Sequence[FillInBlanks] = (FillInBlanks(),),
     judge: Judge | None = None,
     class_names: Sequence[str] | None = None,
+    masks_of_the_run: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Replayed]:
     """Probe a run's checkpoints in order, as the callback would have done at the end of each epoch.
@@ -163,6 +165,7 @@ def replay(
         probes: One a masking.
         judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.judges`.
         class_names: One name a class.
+        masks_of_the_run: Take no more masks than the callback of the run had time for (``max_overhead``).
         progress: As for `FillInBlanks.probe`, over all checkpoints and probes.
 
     Yields:
@@ -182,6 +185,9 @@ def replay(
         started = time.perf_counter()
         results = []
         for number, probe in enumerate(probes):
+            if masks_of_the_run and checkpoint.callback is not None:
+                had_time_for = checkpoint.callback["num_masks"].get(probe.masking, probe.num_masks)
+                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, had_time_for))
             found = probe.probe(model, images, labels, judge=judge, class_names=class_names, progress=report)
             result, last[number] = compared(model, found, last.get(number))
             results.append(result)

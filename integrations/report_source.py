@@ -40,8 +40,8 @@ def read_source(source: str, *, mlflow_uri: str | None = None) -> Source:
         mlflow_uri: Address of the MLflow store; None takes MLflow's own default.
 
     Raises:
-        FileNotFoundError: If there is no such folder, file or run.
-        ValueError: If it holds nothing that can be shown, or several runs.
+        FileNotFoundError: If there is no such folder, file or database.
+        ValueError: If there is no such run, or it holds nothing that can be shown, or there are several.
         ConnectionError: If the MLflow server cannot be reached.
     """
     if source.startswith("runs:/"):
@@ -79,19 +79,22 @@ def _from_mlflow(run_id: str, uri: str | None) -> Source:
     from fitb_callbacks.integrations.mlflow import check_health
 
     uri = uri or mlflow.get_tracking_uri()
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if file != uri and not Path(file).exists():  # MLflow would make an empty one
+        raise FileNotFoundError(f"there is no MLflow database {uri}")
     check_health(uri)
-    client = mlflow.MlflowClient(uri)
     try:
+        client = mlflow.MlflowClient(uri)
         run = client.get_run(run_id)
+        artifacts = [file.path for file in client.list_artifacts(run_id, RECORDS)]
+        if not artifacts:
+            raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
+        with tempfile.TemporaryDirectory() as folder:
+            # one by one: for a whole folder, MLflow draws a bar, also where the output is no terminal
+            paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
+            return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
     except MlflowException as error:
-        raise FileNotFoundError(f"no run {run_id!r} in {uri}: {error.message}") from error
-    artifacts = [file.path for file in client.list_artifacts(run_id, RECORDS)]
-    if not artifacts:
-        raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
-    with tempfile.TemporaryDirectory() as folder:
-        # one by one: for a whole folder, MLflow draws a bar, also where the output is no terminal
-        paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
-        return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
+        raise ValueError(f"the run {run_id} cannot be read from {uri}: {error.message}") from error
 
 
 def _read(title: str, paths: Sequence[Path], *, of: object) -> Source:

@@ -55,7 +55,9 @@ def train(folder, callbacks, **options):
 def run(tmp_path_factory):
     """A folder of checkpoints, and the history of the callback in the run."""
     folder = tmp_path_factory.mktemp("run")
-    callback = FillInBlanksCallback(num_masks=32, masking=["random", "progressive"], on_error="raise")
+    callback = FillInBlanksCallback(
+        num_masks=32, masking=["random", "progressive"], on_error="raise", max_overhead=None
+    )
     train(folder, [callback])
     return folder, callback.history
 
@@ -93,6 +95,18 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     chosen.offer(*validation().tensors)
     judge = CentroidJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
     assert_same_series(replayed(checkpoints, chosen.images, chosen.labels, judge, probes=PROBES), run[1])
+
+
+def test_as_many_masks_as_the_callback_had_time_for(tmp_path):
+    callback = FillInBlanksCallback(num_masks=100_000, max_overhead=1e-6, on_error="raise", tolerance=None)
+    train(tmp_path / "short", [callback])
+    checkpoints, _ = find_checkpoints([tmp_path / "short"])
+    made = checkpoints[0].callback["num_masks"]["random"]
+    assert 1 < made < 100_000
+    images, labels, judge = seen_by_callback(checkpoints)
+    probes = [FillInBlanks(num_masks=100_000, tolerance=None)]
+    found = replayed(checkpoints, images, labels, judge, probes=probes, masks_of_the_run=True)
+    assert_same_series(found, callback.history)
 
 
 def test_other_weights_give_another_series(run):

@@ -176,7 +176,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
         ([tmp_path / "broken"], "holds no probe that can be read: fitb-random-00000001.json: it is cut off"),
         ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult"),
         ([folder], "holds 3 runs; give one of them: "),
-        (["runs:/abc", *store], "no run 'abc' in sqlite:"),
+        (["runs:/abc", *store], "the run abc cannot be read from sqlite:"),
+        (["runs:/abc", "--mlflow-uri", "sqlite:///none.db"], "there is no MLflow database sqlite:///none.db"),
+        (["runs:/abc", "--mlflow-uri", "nonsense://x"], "the run abc cannot be read from nonsense://x: "),
         ([f"runs:/{without}", *store], "holds no probes: it has no artifacts in fitb-records/"),
         (["runs:/abc", "--mlflow-uri", "http://127.0.0.1:9"], "127.0.0.1"),
         ([folder / "csv", "--output", tmp_path / "no" / "report.html"], "No such file or directory"),
@@ -186,6 +188,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
         assert output.startswith("fitb report: ")
         assert says in output
         assert "Traceback" not in output
+    assert not Path("none.db").exists()
 
 
 # --- the page ----------------------------------------------------------------------------------------------------

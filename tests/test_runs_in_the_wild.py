@@ -236,7 +236,8 @@ def test_weights_and_biases_offline(trainer, tmp_path):
     for key in set(os.environ) - before:  # what wandb leaves behind
         del os.environ[key]
     assert epochs(probe) == [0, 1]
-    assert len(list(tmp_path.rglob("prototypes*.png"))) == 2
+    for name in ("prototypes", "timeline", "confusion"):
+        assert len(list(tmp_path.rglob(f"{name}*.png"))) == 2
 
 
 def test_lightning_cli_builds_it_from_yaml(tmp_path, monkeypatch):

@@ -47,7 +47,10 @@ def doctor(
         console.print(loggers)
     else:
         console.print("The Trainer has no logger: scores can be monitored, pictures go nowhere.")
-    console.print(f"Estimated cost: {_duration(examination.seconds)} at the end of each epoch, on this machine.")
+    limit = (
+        "" if examination.max_overhead is None else f", or {examination.max_overhead:.0%} of the epoch if that is less"
+    )
+    console.print(f"Estimated cost: {_duration(examination.seconds)} at the end of each epoch on this machine{limit}.")
     for hint in examination.hints:
         console.print(f"[yellow]![/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
 

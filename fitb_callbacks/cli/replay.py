@@ -82,6 +82,7 @@ def replay(
                 probes=probes,
                 judge=judge,
                 class_names=chosen.class_names,
+                masks_of_the_run=data is None,
                 progress=progress,
             )
             history = log_replay(series, loggers, prefix=prefix, judge=words)
