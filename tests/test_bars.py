@@ -1,6 +1,7 @@
 """A probe's progress: in the Trainer's own bar on a real terminal, and nowhere else."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -8,12 +9,15 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from fitb_callbacks import FillInBlanks
+from fitb_callbacks.cli.work_bar import work_bar
 
 COMMAND = [sys.executable, Path(__file__).with_name("bars_run.py")]
 
@@ -64,3 +68,16 @@ def test_the_probe_reports_every_masked_image_once(trained, probe_images, maskin
     assert list(done) == sorted(set(done))
     assert set(totals) == {done[-1]} == {30 * (16 if masking == "random" else 4)}
     assert torch.equal(shown.updates, probe.probe(trained, *probe_images).updates)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_of_a_command_shows_rate_and_time_left(terminal):
+    output = io.StringIO()
+    with work_bar(Console(file=output, force_terminal=terminal, width=100), "Probing", "masked images") as show:
+        for done in range(0, 101, 20):
+            show(done, 200)
+            time.sleep(0.12)
+    if terminal:
+        assert re.search(r"100/200 [\d,]+ masked images/s 00:0\d", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
+    else:
+        assert "Probing" not in output.getvalue()

@@ -45,6 +45,13 @@ def test_mlflow(tmp_path):
         assert len([path for path in pictures if name in path and path.endswith(".png")]) == 3
 
 
+def test_registry(tmp_path):
+    lines = run("registry_run.py").splitlines()
+    assert [line for line in lines if line.startswith("passed")]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_model_version_by_alias("digits", "champion").tags["fitb.verdict"] == "passed"
+
+
 def test_lightning_cli():
     run("lightning_cli.py", "fit", "--config", EXAMPLES / "lightning_cli.yaml")
     events = event_file("fitb-runs/digits-cli/version_0")

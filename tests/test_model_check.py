@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -188,3 +190,16 @@ def test_values_are_yaml():
     assert parse_values(["a=1e-3", "b=null", "c=[0.5, 0.5]", "d=bfgs"], argument="--set") == {
         "a": 1e-3, "b": None, "c": [0.5, 0.5], "d": "bfgs",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["mlflow", "junitparser", "yaml"])
+def test_the_command_says_which_extra_it_needs(missing):
+    """And does not end with 1, which says: refused."""
+    script = (
+        f"import sys; sys.modules[{missing!r}] = None; from fitb_callbacks.__main__ import main; "
+        "sys.argv[1:] = ['check', 'models:/digits/1', '--data', 'mnist', '--min', 'coverage=0.5', '--junit', 'a.xml']; "
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"it needs {missing}: pip install 'fitb-callbacks[check]'" in done.stdout

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.imports import one_line
 from fitb_callbacks.junit import junit_xml
 from fitb_callbacks.model_check import Outcome
@@ -23,6 +24,7 @@ from fitb_callbacks.rules import Rule, Rules, parse_values
 __all__ = ["check"]
 
 _PASSED, _REFUSED, _COULD_NOT = 0, 1, 2
+_EXTRA = ("jinja2", "junitparser", "mlflow", "PIL", "yaml")
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 
@@ -33,13 +35,7 @@ def check(
             help="models:/NAME/VERSION, models:/NAME@ALIAS, models:/MODEL_ID, runs:/RUN_ID/NAME, or a checkpoint file."
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images to probe on: a folder with one folder a class, an .npz file, package.module:function, mnist "
-            "or fashion-mnist."
-        ),
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"Images to probe on: {DATA_HELP}.")] = None,
     at_least: Annotated[list[str] | None, typer.Option("--min", metavar="KEY=VALUE", help="A score's least.")] = None,
     at_most: Annotated[list[str] | None, typer.Option("--max", metavar="KEY=VALUE", help="A score's most.")] = None,
     against: Annotated[
@@ -48,12 +44,12 @@ def check(
     max_drop: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much lower than the reference's a score may be.")
     ] = None,
-    rules: Annotated[Path | None, typer.Option(help="YAML file of rules; the options above go before it.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file of rules; options go before its entries.")] = None,
     certain: Annotated[
         bool, typer.Option("--certain", help="A rule is kept only if the score's whole 95% interval keeps it.")
     ] = False,
     trusted: Annotated[
-        str | None, typer.Option(help="Trusted images whose class means judge the prototypes, as for --data.")
+        str | None, typer.Option(help=f"Trusted images whose class means judge the prototypes: {DATA_HELP}.")
     ] = None,
     images_per_class: Annotated[
         int | None, typer.Option(min=1, help="Probe images of each class; as in training, or 10.")
@@ -107,22 +103,22 @@ def check(
                 on_step=lambda step: status.update(f"{step} …"),
             )
         _show(console, checked, dry_run=dry_run)
-        code = _PASSED if checked.passed else _REFUSED
-        content, xml = checked.as_dict(), junit_xml(checked.model, checked.check.outcomes)
+        code, reason = _PASSED if checked.passed else _REFUSED, None
+        address, outcomes, content = checked.model, checked.check.outcomes, checked.as_dict()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - none may end with 1, which says: refused
         code, reason = _COULD_NOT, _reason(console, error)
         console.print(f"[red]fitb check:[/red] {escape(reason)}", **_PLAIN)
+        address, outcomes = model, ()
         content = {"model": model, "verdict": "could not be checked", "reason": reason}
-        xml = junit_xml(model, error=reason) if junit is not None else ""
     try:
         if junit is not None:
-            junit.write_text(xml)
+            junit.write_text(junit_xml(address, outcomes, error=reason))
         if json_file == Path("-"):
             typer.echo(json.dumps(content, indent=1))
         elif json_file is not None:
             json_file.write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        console.print(f"[red]fitb check:[/red] {escape(str(error))}", **_PLAIN)
+    except (ImportError, OSError) as error:
+        console.print(f"[red]fitb check:[/red] {escape(_reason(console, error))}", **_PLAIN)
         code = _COULD_NOT
     raise typer.Exit(code)
 
@@ -141,6 +137,8 @@ def _reason(console: Console, error: BaseException) -> str:
     """An error in one line; of one that nobody foresaw, the traceback comes first."""
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
+        return f"it needs {error.name}: pip install 'fitb-callbacks[check]'"
     if isinstance(error, (CouldNotCheckError, ImportError, OSError, TypeError, ValueError)):
         return " ".join(str(error).split())
     console.print_exception()
@@ -182,9 +180,12 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
     if checked.run_id is not None:
         console.print(f"Recorded in run {checked.run_id}, evidence {checked.digest}", **_PLAIN)
     if checked.promoted is not None:
-        verb = "would move" if dry_run else "moved"
-        origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
-        console.print(escape(f"{checked.promoted} {verb} {origin} to {checked.model}"), **_PLAIN)
+        if checked.model.endswith(f"/{checked.promoted_from}"):
+            moved = "is already at"
+        else:
+            origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
+            moved = f"{'would move' if dry_run else 'moved'} {origin} to"
+        console.print(escape(f"{checked.promoted} {moved} {checked.model}"), **_PLAIN)
     elif dry_run:
         console.print("Nothing was written: --dry-run", **_PLAIN)
 
