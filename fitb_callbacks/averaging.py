@@ -17,10 +17,13 @@ from fitb_callbacks.ranks import largest
 __all__ = ["AddUpdates", "Average", "Progress", "average"]
 
 AddUpdates = Callable[[Moments, Tensor, Tensor, slice], None]
-"""``add(moments, indices, images, rows)`` adds the updates of masks, by index, of images, by index, to rows."""
+"""``add(moments, masks, images, rows)`` adds to rows the updates under masks, as prepared, of images, by index."""
 
 Progress = Callable[[int, int], None]
 """Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
+
+_TOGETHER = 64
+"""Masks that are prepared at a time: few enough to take little memory, enough to take little time."""
 
 _FIRST = 64
 """Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
@@ -51,6 +54,7 @@ class Average:
 
 
 def average(
+    prepare: Callable[[Tensor], Tensor],
     add: AddUpdates,
     images: Tensor,
     *,
@@ -71,6 +75,7 @@ def average(
     is not enough for the next stage at the speed so far, that was the last one. All processes decide the same.
 
     Args:
+        prepare: From indices of masks, shape ``(K,)``, to what ``add`` needs of them, first dimension K.
         add: See `AddUpdates`.
         images: Shape ``(N, C, H, W)``.
         num_masks: Most masks an image.
@@ -88,14 +93,15 @@ def average(
 
     Example:
         >>> import torch
-        >>> def add(moments, indices, images, rows):
-        ...     shape = (len(indices), len(images), 1, 1, 1)
+        >>> def add(moments, masks, images, rows):
+        ...     shape = (len(masks), len(images), 1, 1, 1)
         ...     moments.add(torch.ones(shape), torch.ones(shape[:2], dtype=torch.bool), rows)
-        >>> average(add, torch.rand(2, 1, 1, 1), num_masks=512, masks_per_round=4, chunk_size=100, tolerance=0.1).tried
+        >>> settings = {"num_masks": 512, "masks_per_round": 4, "chunk_size": 100, "tolerance": 0.1}
+        >>> average(torch.clone, add, torch.rand(2, 1, 1, 1), **settings).tried
         tensor([64, 64])
     """
     began = seconds_on(images.device)
-    streams = _Streams(add, images, masks_per_round, chunk_size, share, total=num_masks, progress=progress)
+    streams = _Streams(prepare, add, images, masks_per_round, chunk_size, share, total=num_masks, progress=progress)
     stages = _Stages(num_masks, unit=2 * masks_per_round, first=max(1, _FIRST // masks_per_index))
     out_of_time = False
     while streams.done < num_masks and len(streams.active):
@@ -128,6 +134,7 @@ class _Streams:
 
     def __init__(
         self,
+        prepare: Callable[[Tensor], Tensor],
         add: AddUpdates,
         images: Tensor,
         masks_per_round: int,
@@ -137,6 +144,7 @@ class _Streams:
         total: int,
         progress: Progress | None,
     ) -> None:
+        self._prepare = prepare
         self._add = add
         self._images = images
         self._masks_per_round = masks_per_round
@@ -160,10 +168,12 @@ class _Streams:
         rounds = indices // self._masks_per_round
         # Images that are left alone count as done.
         self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
+        together = max(_TOGETHER, self._chunk_size // len(self.active))
         for parity, half in enumerate(self.halves):
             part = Moments.of(self._images[self.active])
             work = partial(self._add_block, part)
-            self._chunk_size = in_blocks(work, indices[rounds % 2 == parity], len(self.active), self._chunk_size)
+            for some in indices[rounds % 2 == parity].split(together):
+                self._chunk_size = in_blocks(work, self._prepare(some), len(self.active), self._chunk_size)
             if world_size > 1:
                 part.all_reduce()
             half.merge(part, self.active)
@@ -171,10 +181,10 @@ class _Streams:
         self.pairs += (stop - self.done) * len(self.active)
         self.done = stop
 
-    def _add_block(self, part: Moments, indices: Tensor, rows: slice) -> None:
-        self._add(part, indices, self.active[rows], rows)
+    def _add_block(self, part: Moments, masks: Tensor, rows: slice) -> None:
+        self._add(part, masks, self.active[rows], rows)
         if self._progress is not None:
-            self._reported += len(indices) * (rows.stop - rows.start) * self._share[1]
+            self._reported += len(masks) * (rows.stop - rows.start) * self._share[1]
             self._progress(min(self._reported, self._all_pairs), self._all_pairs)
 
     def report_end(self) -> None:

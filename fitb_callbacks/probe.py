@@ -195,20 +195,26 @@ class FillInBlanks:
                 if self.update == "bfgs":
                     return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
                 update, predicted = gradient_update(classify, masked, labels)
-                return update.mul_(~visible), predicted  # what is not finite stays so, and is not kept
+                return update.mul_(
+                    (~visible).to(update.dtype)
+                ), predicted  # what is not finite stays so, and is not kept
 
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             asked = _Question(images, labels, baseline, patch_size)
             steps = None
+            prepare: Callable[[Tensor], Tensor]
             if self.masking == "random":
+                prepare = partial(self._shown, asked)
                 add = partial(self._add_random, find_update, asked)
             else:
+                prepare = torch.clone  # partitions are made block by block: nothing is gained by doing it before
                 steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
                 add = partial(self._add_progressive, find_update, fill, asked, steps)
             started = seconds_on(device)
-            plan = self._plan(model, add, images, num_ranks=share[1], seconds=seconds)
+            plan = self._plan(model, prepare, add, images, num_ranks=share[1], seconds=seconds)
             with plan.format_of(model):
                 averaged = average(
+                    prepare,
                     add,
                     images,
                     num_masks=self._num_updates(),
@@ -352,7 +358,14 @@ class FillInBlanks:
         return masks_per_round(height=height, width=width, patch_size=patch_size, mask_ratio=self.mask_ratio)
 
     def _plan(
-        self, model: nn.Module, add: AddUpdates, images: Tensor, *, num_ranks: int, seconds: float | None
+        self,
+        model: nn.Module,
+        prepare: Callable[[Tensor], Tensor],
+        add: AddUpdates,
+        images: Tensor,
+        *,
+        num_ranks: int,
+        seconds: float | None,
     ) -> Plan:
         """How the masked images go through the model: what is fastest, unless the chunk size is given."""
         if self.chunk_size is not None:
@@ -361,19 +374,16 @@ class FillInBlanks:
 
         def attempt(size: int) -> int:
             indices, rows = block_of(every, len(images), size)
-            add(Moments.of(images[rows]), indices, torch.arange(rows.stop, device=images.device), rows)
+            add(Moments.of(images[rows]), prepare(indices), torch.arange(rows.stop, device=images.device), rows)
             return len(indices) * int(rows.stop)
 
         return fastest_plan(
             model, images, attempt, planned=self._num_updates() * len(images) // num_ranks, seconds=seconds
         )
 
-    def _add_random(
-        self, find_update: _FindUpdate, asked: _Question, moments: Moments, indices: Tensor, of: Tensor, rows: slice
-    ) -> None:
-        """Updates under random masks."""
-        images, labels = asked.images[of], asked.labels[of]
-        height, width = images.shape[-2:]
+    def _shown(self, asked: _Question, indices: Tensor) -> Tensor:
+        """Random masks as factors, 1 where visible and 0 where masked, shape ``(K, 1, 1, H, W)``."""
+        height, width = asked.images.shape[-2:]
         visible = random_masks(
             indices,
             height=height,
@@ -381,11 +391,18 @@ class FillInBlanks:
             patch_size=asked.patch_size,
             mask_ratio=self.mask_ratio,
             seed=self.seed,
-        )[:, None, None]
-        masked = torch.where(visible, images, asked.baseline)
+        )
+        return visible[:, None, None].to(asked.images.dtype)
+
+    def _add_random(
+        self, find_update: _FindUpdate, asked: _Question, moments: Moments, shown: Tensor, of: Tensor, rows: slice
+    ) -> None:
+        """Updates under random masks."""
+        images, labels = asked.images[of], asked.labels[of]
+        masked = torch.addcmul(asked.baseline * (1 - shown), images, shown)  # exact, and faster than a choice
         block = masked.shape[:2]
-        seen = visible.expand(*block, 1, height, width).flatten(0, 1)
-        update, predicted = find_update(masked.flatten(0, 1), labels.repeat(block[0]), seen)
+        visible = shown.bool().expand(*block, 1, *images.shape[-2:]).flatten(0, 1)
+        update, predicted = find_update(masked.flatten(0, 1), labels.repeat(block[0]), visible)
         moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
 
     def _add_progressive(
