@@ -27,6 +27,7 @@ def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | No
 
     Raises:
         ValueError: If there is no such run, or the folder holds one already.
+        FileNotFoundError: If MLflow's database does not exist.
     """
     if (output / RECORDS).exists():
         raise ValueError(f"--output must be a new folder; {output} holds the probes of a run already")
@@ -37,7 +38,10 @@ def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | No
         import mlflow
         from mlflow.exceptions import MlflowException
 
+        from fitb_callbacks.integrations.mlflow import check_database
+
         uri = mlflow.get_tracking_uri()
+        check_database(uri)
         try:
             mlflow.MlflowClient(uri).get_run(mlflow_run)
         except MlflowException as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fitb_callbacks.pictures import Picture
 
 __all__ = [
+    "check_database",
     "check_health",
     "deliver",
     "files_parcel",
@@ -154,6 +155,23 @@ def image_key(name: str) -> str:
 
 def _is_remote(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http:", "https:", "databricks"))
+
+
+def check_database(uri: str) -> None:
+    """Raise unless the database at a local address exists: MLflow would make an empty one of a mistyped address.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+
+    Example:
+        >>> check_database("sqlite:///nowhere/mlflow.db")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: there is no MLflow database sqlite:///nowhere/mlflow.db
+    """
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if file != uri and not Path(file).exists():
+        raise FileNotFoundError(f"there is no MLflow database {uri}")
 
 
 def check_health(tracking_uri: str) -> None:

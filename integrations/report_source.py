@@ -76,12 +76,10 @@ def _from_mlflow(run_id: str, uri: str | None) -> Source:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from fitb_callbacks.integrations.mlflow import check_health
+    from fitb_callbacks.integrations.mlflow import check_database, check_health
 
     uri = uri or mlflow.get_tracking_uri()
-    file = uri.removeprefix("sqlite:///").partition("?")[0]
-    if file != uri and not Path(file).exists():  # MLflow would make an empty one
-        raise FileNotFoundError(f"there is no MLflow database {uri}")
+    check_database(uri)
     check_health(uri)
     try:
         client = mlflow.MlflowClient(uri)

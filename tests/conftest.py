@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
@@ -25,6 +26,8 @@ def _nothing_leaks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     environment, threads = dict(os.environ), set(threading.enumerate())
     yield
+    if "mlflow" in sys.modules:  # Lightning's logger sets the address of the store for the whole process
+        sys.modules["mlflow"].set_tracking_uri(None)
     changed = {key for key in set(environment) | set(os.environ) if environment.get(key) != os.environ.get(key)}
     # but for pytest's own, and what Lightning and MLflow set by themselves for their subprocesses
     changed = {key for key in changed if not key.startswith(("PYTEST_", "PL_", "MLFLOW_", "_MLFLOW_"))}

@@ -46,7 +46,7 @@ def test_a_line_in_the_trainers_bar_on_a_terminal():
     shown = by_bar(written.decode())
     for bar in ("tqdm", "rich", "rich leave"):
         assert "Probing" in shown[bar], bar
-        assert "/10240" in shown[bar], bar  # 20 images under 512 masks
+        assert "/40960" in shown[bar], bar  # 20 images under 2,048 masks
     for bar in ("tqdm off", "none"):
         assert "Probing" not in shown[bar], bar
 

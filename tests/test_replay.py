@@ -189,7 +189,7 @@ def test_checkpoints_that_are_none_are_left_out(run, tmp_path):
         (["RUN", "--data", "mnist"], "the model fails on these images: mat1"),
         (["RUN", "--mask-ratio", "2"], "mask_ratio must be"),
         (["RUN", "--reference", "nothing.npz"], "there is no file nothing.npz"),
-        (["RUN", "--mlflow-run", "none"], "--mlflow-run must be a run in"),
+        (["RUN", "--mlflow-run", "none"], "there is no MLflow database sqlite:///"),
     ],
 )
 def test_bad_input_of_replay(run, arguments, says, monkeypatch, tmp_path):
@@ -197,6 +197,16 @@ def test_bad_input_of_replay(run, arguments, says, monkeypatch, tmp_path):
     done = fitb("replay", *(run[0] if word == "RUN" else word for word in arguments), "--class", MODULE)
     assert done.exit_code == 2, done.output
     assert says in done.output
+    assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_run_that_the_store_does_not_have(run, monkeypatch, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    MlflowClient(store).search_experiments()  # makes the database
+    done = fitb("replay", run[0], "--class", MODULE, "--mlflow-run", "none")
+    assert done.exit_code == 2
+    assert f"--mlflow-run must be a run in {store}" in done.output
     assert len(done.output.strip().splitlines()) == 1
 
 
