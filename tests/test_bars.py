@@ -28,6 +28,7 @@ def by_bar(written):
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+@pytest.mark.slow
 def test_a_line_in_the_trainers_bar_on_a_terminal():
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, 160, 0, 0))
@@ -51,6 +52,7 @@ def test_a_line_in_the_trainers_bar_on_a_terminal():
         assert "Probing" not in shown[bar], bar
 
 
+@pytest.mark.slow
 def test_no_line_where_the_output_is_no_terminal():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, timeout=250, check=True)
