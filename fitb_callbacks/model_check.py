@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.averaging import Progress
 from fitb_callbacks.checks import check_choice
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
@@ -117,6 +118,7 @@ def check_model(
     certain: bool = False,
     class_names: Sequence[str] | None = None,
     logits_fn: LogitsFn | None = None,
+    progress: Progress | None = None,
 ) -> ModelCheck:
     """Probe a model, and a reference on the same images and masks, and judge it by rules.
 
@@ -135,6 +137,7 @@ def check_model(
         certain: Whether a rule is kept only if the whole 95% interval keeps it.
         class_names: One name a class.
         logits_fn: As for the probe; for both models.
+        progress: As for the probe, once for each model.
 
     Raises:
         ValueError: If nothing can be said: a model's answers are not steady (dropout was left on), it covers no
@@ -161,7 +164,15 @@ def check_model(
     def probed(name: str, module: nn.Module) -> FillInBlanksResult:
         try:
             check_steady(module, images[:16], logits_fn=logits_fn)
-            result = probe.probe(module, images, labels, judge=judge, class_names=class_names, logits_fn=logits_fn)
+            result = probe.probe(
+                module,
+                images,
+                labels,
+                judge=judge,
+                class_names=class_names,
+                logits_fn=logits_fn,
+                progress=progress,
+            )
         except (AssertionError, RuntimeError, TypeError) as error:  # what exported models raise on other shapes
             shape = tuple(images.shape[1:])
             raise ValueError(f"the {name} cannot be probed on images of {shape}: {one_line(error)}") from error

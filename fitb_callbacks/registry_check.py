@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitb_callbacks.averaging import Progress
 from fitb_callbacks.batches import batches_of
 from fitb_callbacks.checkpoints import load_checkpoint
 from fitb_callbacks.image_sets import ImageSet, open_images
@@ -109,6 +110,7 @@ def check_registered(
     promote: str | None = None,
     dry_run: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
+    progress: Progress | None = None,
 ) -> RegistryCheck:
     """Check a model of MLflow's registry, or a checkpoint file, by rules; record the verdict; move an alias on a pass.
 
@@ -126,6 +128,7 @@ def check_registered(
         promote: Alias that shall point to this version if it passes.
         dry_run: Whether to write nothing.
         on_step: Called with what is done next, in words.
+        progress: As for `FillInBlanks.probe`, once for each model.
 
     Raises:
         ValueError: If an argument, a rule, a model or the data is wrong.
@@ -141,7 +144,7 @@ def check_registered(
             reference = None if rules.against is None else _find(client, rules.against, same_name_as=candidate)
             if promote is not None and (candidate.registered is None or candidate.registered.name is None):
                 raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
-            checked = _judged(candidate, reference, rules, class_path, allow_pickle, on_step)
+            checked = _judged(candidate, reference, rules, class_path, allow_pickle, on_step, progress)
             if client is None or candidate.registered is None:
                 return checked
             return _recorded(client, candidate.registered, checked, rules, promote, dry_run, on_step)
@@ -219,6 +222,7 @@ def _judged(
     class_path: str | None,
     allow_pickle: bool,
     on_step: Callable[[str], None],
+    progress: Progress | None,
 ) -> RegistryCheck:
     probe = _probe(candidate, reference, rules)
     record = candidate.record
@@ -247,6 +251,7 @@ def _judged(
         judge=judge,
         certain=rules.certain,
         class_names=chosen.class_names,
+        progress=progress,
     )
     return RegistryCheck(
         model=candidate.address,

@@ -76,10 +76,12 @@ def test_the_probe_reports_every_masked_image_once(trained, probe_images, maskin
 def test_the_bar_of_a_command_shows_rate_and_time_left(terminal):
     output = io.StringIO()
     with work_bar(Console(file=output, force_terminal=terminal, width=100), "Probing", "masked images") as show:
-        for done in range(0, 101, 20):
+        show.step("Probing both")
+        for done in (*range(0, 201, 40), *range(0, 101, 20)):  # twice, as for two models
             show(done, 200)
             time.sleep(0.12)
     if terminal:
+        assert "Probing both" in output.getvalue()
         assert re.search(r"100/200 [\d,]+ masked images/s 00:0\d", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
     else:
         assert "Probing" not in output.getvalue()

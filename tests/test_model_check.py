@@ -109,6 +109,17 @@ def test_a_good_model_passes_against_a_bad_one_and_not_the_other_way_round(train
     assert 'failures="1"' in junit_xml("it", bad.outcomes)
 
 
+def test_both_models_report_how_far_their_probe_is(trained, untrained, images):
+    reports = []
+    rules = [Rule("min", "coverage", 0)]
+    check_model(
+        trained, *images, rules, probe=PROBE, reference=untrained, progress=lambda *report: reports.append(report)
+    )
+    ends = [number for number, (done, total) in enumerate(reports) if done == total]
+    assert len(ends) == 2
+    assert ends[-1] == len(reports) - 1
+
+
 def test_an_exact_bound_is_kept_and_certainty_is_asked_for(trained, images):
     images = tuple(tensor[:30] for tensor in images)
     coverage = PROBE.probe(trained, *images).coverage

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fitb_callbacks.cli.options import DATA_HELP
+from fitb_callbacks.cli.work_bar import work_bar
 from fitb_callbacks.imports import one_line
 from fitb_callbacks.junit import junit_xml
 from fitb_callbacks.model_check import Outcome
@@ -91,7 +92,7 @@ def check(
             settings={**from_file.settings, **parse_values(settings or (), argument="--set")},
             **{name: value for name, value in given.items() if value is not None},
         )
-        with console.status("") as status:
+        with work_bar(console, "", "masked images") as bar:
             checked = check_registered(
                 model,
                 wanted,
@@ -100,7 +101,8 @@ def check(
                 tracking_uri=tracking_uri,
                 promote=promote,
                 dry_run=dry_run,
-                on_step=lambda step: status.update(f"{step} …"),
+                on_step=bar.step,
+                progress=bar,
             )
         _show(console, checked, dry_run=dry_run)
         code, reason = _PASSED if checked.passed else _REFUSED, None

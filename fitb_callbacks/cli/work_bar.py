@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-__all__ = ["work_bar"]
+__all__ = ["WorkBar", "work_bar"]
+
+
+class WorkBar:
+    """What is done, and of how much; made by `work_bar`."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=None)
+        self._last = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show what is done of how much; where that has become less, the bar starts again."""
+        if done < self._last:
+            self._progress.reset(self._task)
+        self._progress.update(self._task, completed=done, total=total)
+        self._last = done
+
+    def step(self, description: str) -> None:
+        """Show what is done next, before it is known how much that is."""
+        self._progress.reset(self._task, description=description, total=None)
+        self._last = 0
 
 
 @contextmanager
-def work_bar(console: Console, description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def work_bar(console: Console, description: str, unit: str) -> Iterator[WorkBar]:
     """A bar while a block runs; nothing where the console is no terminal.
 
     Args:
         console: Where the bar goes. It disappears at the end.
         description: What is being done.
         unit: What is counted, in the plural.
-
-    Returns:
-        Function of what is done and of how much. It starts again at every new total.
 
     Example:
         >>> with work_bar(Console(quiet=True), "Probing", "images") as show:
@@ -36,17 +54,7 @@ def work_bar(console: Console, description: str, unit: str) -> Iterator[Callable
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(description, total=None)
-        last = 0
-
-        def show(done: int, total: int) -> None:
-            nonlocal last
-            if done < last:
-                progress.reset(task)
-            progress.update(task, completed=done, total=total)
-            last = done
-
-        yield show
+        yield WorkBar(progress, description)
 
 
 class _Rate(ProgressColumn):
