@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from fitb_callbacks import __version__
 from fitb_callbacks.cli import app
 from fitb_callbacks.data import FASHION_MNIST_FOLDER, load_fashion_mnist
+from mlflow_store import new_store
 
 
 def run(*arguments):
@@ -40,6 +41,7 @@ def test_version():
 
 
 def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
+    new_store(tmp_path / "mlflow.db")
     done = run("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.output

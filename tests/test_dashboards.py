@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
 from fitb_callbacks import FillInBlanksCallback
+from mlflow_store import new_store
 from small_module import SmallModule
 
 NAMES = ["<b>zero</b>", "one & only", '"two"', "three/3", *map(str, range(4, 10))]
@@ -61,7 +62,7 @@ def train(trainer, loaders, logger):
 
 
 def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = new_store(tmp_path / "mlflow.db")
     logger = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
     train(trainer, loaders, logger)
     address = serve("mlflow", "server", "--backend-store-uri", store, "--workers", "1")
