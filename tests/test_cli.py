@@ -24,9 +24,9 @@ def write_idx(path, array):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in Fashion-MNIST's format with 300 + 100 images of ten simple shapes."""
+    """A folder in Fashion-MNIST's format with 300 + 10 images of ten simple shapes."""
     generator = np.random.default_rng(0)
-    for part, size in (("train", 300), ("t10k", 100)):
+    for part, size in (("train", 300), ("t10k", 10)):
         labels = np.arange(size, dtype=np.uint8) % 10
         images = generator.integers(0, 40, (size, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
