@@ -38,17 +38,26 @@ _WRONG = (190, 30, 45)
 _BLANK = (225, 225, 225)
 _TILE = 112
 _GAP = 6
+_MARGIN = 14
+_NARROWEST = 90
+_TEXT, _TEXT_LINE = 14, 20
 _LONGEST_TITLE = 200
 _FULL_COLOUR_AT = 3.0
+_CARD = (246, 210)  # room for a picture on MLflow's run page, in CSS pixels
+_LEGEND = (
+    "Large: the prototype, and what the model takes it for. "
+    "Small: the image, and the update over it (red: brighter, blue: darker)."
+)
 
 
 def prototype_grid(result: FillInBlanksResult) -> Picture:
-    """The picture of one probe: a column a class, by its first probe image.
+    """The picture of one probe: a cell a class, by its first probe image.
 
-    Rows: the image; the image under its first mask with the mean update over it (red would be brighter, blue darker;
-    full colour from three times the update's root mean square, the same for every image and epoch); the prototype.
-    Below stands what the model takes the prototype for, in red where that is not the label. A class whose image has no
-    kept mask has an empty tile. Columns stand in bands that make the picture about square, as dashboards show it.
+    Large, the prototype; above it the class, below it what the model takes it for, in red where that is not the class.
+    Under that, half as wide each, the image, and the image under its first mask with the mean update over it (red would
+    be brighter, blue darker; full colour from three times the update's root mean square, the same for every image and
+    epoch). A class whose image has no kept mask has an empty prototype and update. The cells stand in the number of
+    columns with which prototypes are largest on a dashboard's card. The last line says which tile is which.
 
     Args:
         result: What the probe found.
@@ -56,18 +65,61 @@ def prototype_grid(result: FillInBlanksResult) -> Picture:
     Returns:
         Height x width x 3, uint8.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     labels = result.labels.tolist()
-    classes = sorted(set(labels))
-    columns = [_column(result, labels.index(label)) for label in classes]
-    return lay_out(columns, row_titles=("image", "update", "filled in"))
+    cells = [_cell(result, labels.index(label)) for label in sorted(set(labels))]
+    small = _small_tile(*result.images.shape[-2:])
+    large = 2 * small[0] + _GAP, 2 * small[1] + _GAP
+    cell_width = max(large[0], _NARROWEST)
+    text_size = max(_TEXT, cell_width // 5)
+    font = _largest_font([text for name, _, answer, _ in cells for text in (name, answer)], cell_width, text_size)
+    line = round(1.25 * text_size)
+    cell_height = line + large[1] + line + _GAP + small[1]
+
+    def size(columns: int) -> tuple[int, int]:
+        rows = math.ceil(len(cells) / columns)
+        return _MARGIN + columns * (cell_width + _MARGIN), _GAP + rows * (cell_height + _MARGIN)
+
+    def scale_on_a_card(columns: int) -> float:
+        return min(room / side for room, side in zip(_CARD, size(columns), strict=True))
+
+    columns = max(range(1, len(cells) + 1), key=scale_on_a_card)
+    width, height = size(columns)
+    legend_font = ImageFont.load_default(size=_TEXT)
+    legend = _lines(_LEGEND, legend_font, width - 2 * _MARGIN)
+    canvas = Image.new("RGB", (width, height + _TEXT_LINE * len(legend) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for position, (name, (image, update, prototype), answer, right) in enumerate(cells):
+        row, column = divmod(position, columns)
+        centre = _MARGIN + column * (cell_width + _MARGIN) + cell_width // 2
+        left, top = centre - large[0] // 2, _GAP + row * (cell_height + _MARGIN)
+        draw.text((centre, top + line // 2), _shortened(name, font, cell_width), _INK, font, anchor="mm")
+        canvas.paste(_fitted(prototype, large), (left, top + line))
+        below = top + line + large[1]
+        colour = _INK if right else _WRONG
+        draw.text((centre, below + line // 2), _shortened(answer, font, cell_width), colour, font, anchor="mm")
+        canvas.paste(_fitted(image, small), (left, below + line + _GAP))
+        canvas.paste(_fitted(update, small), (left + small[0] + _GAP, below + line + _GAP))
+    for number, text in enumerate(legend):
+        draw.text((_MARGIN, height + number * _TEXT_LINE), text, _INK, legend_font)
+    return np.array(canvas)
 
 
-def _column(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture], str, bool]:
+def _cell(result: FillInBlanksResult, index: int) -> tuple[str, list[Picture], str, bool]:
+    """A class's name, its tiles, what the model takes its prototype for, and whether that is right."""
     names = result.class_names
     label, prediction = int(result.labels[index]), int(result.predictions[index])
     name = names[label] if names else str(label)
-    taken_for = "no mask kept" if prediction < 0 else f"= {names[prediction] if names else prediction}"
-    return name, column_tiles(result, index), taken_for, prediction == label
+    answer = "no mask kept" if prediction < 0 else f"= {names[prediction] if names else prediction}"
+    return name, column_tiles(result, index), answer, prediction == label
+
+
+def _small_tile(height: int, width: int) -> tuple[int, int]:
+    """Width and height of a small tile: a whole multiple of the image's, so that pixels stay sharp squares."""
+    longer = max(height, width)
+    scale = _TILE / longer if longer > _TILE else round(0.75 * _TILE / longer)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def column_tiles(result: FillInBlanksResult, index: int) -> list[Picture]:
@@ -179,7 +231,7 @@ def lay_out(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(size=14)
+    font = ImageFont.load_default(size=_TEXT)
     row_titles = [_shortened(title, font, _LONGEST_TITLE) for title in row_titles]
     margin = max((round(font.getlength(title)) for title in (*row_titles, corner)), default=0) + 2 * _GAP
     bands = bands or max(1, round(math.sqrt(len(columns) / len(row_titles))))
@@ -195,7 +247,7 @@ def lay_out(
         centre = left + tile // 2
         draw.text((centre, top + 8), _shortened(title, font, tile), _INK, font, anchor="mm")
         for row, picture in enumerate(tiles):
-            canvas.paste(_fitted(picture, tile), (left, top + 18 + row * (tile + _GAP)))
+            canvas.paste(_fitted(picture, (tile, tile)), (left, top + 18 + row * (tile + _GAP)))
         below = top + 18 + len(row_titles) * (tile + _GAP)
         draw.text((centre, below + 6), _shortened(caption, font, tile), _INK if good else _WRONG, font, anchor="mm")
         if position % per_band == 0:
@@ -206,21 +258,44 @@ def lay_out(
     return np.array(canvas)
 
 
-def _fitted(picture: Picture, tile: int) -> Image.Image:
-    """The picture enlarged by a whole factor, or shrunk, and centred in a square tile."""
+def _fitted(picture: Picture, tile: tuple[int, int]) -> Image.Image:
+    """The picture enlarged by a whole factor, or shrunk, and centred in a tile of this width and height."""
     from PIL import Image
 
     image = Image.fromarray(picture)
-    longer = max(image.size)
-    if longer > tile:
-        image = image.resize([max(1, round(side * tile / longer)) for side in image.size], Image.Resampling.LANCZOS)
+    scale = min(room / side for room, side in zip(tile, image.size, strict=True))
+    if scale < 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
     else:
-        image = image.resize([side * (tile // longer) for side in image.size], Image.Resampling.NEAREST)
-    if image.size == (tile, tile):
+        image = image.resize([side * int(scale) for side in image.size], Image.Resampling.NEAREST)
+    if image.size == tile:
         return image
-    square = Image.new("RGB", (tile, tile), _PAPER)
-    square.paste(image, ((tile - image.width) // 2, (tile - image.height) // 2))
-    return square
+    whole = Image.new("RGB", tile, _PAPER)
+    whole.paste(image, ((tile[0] - image.width) // 2, (tile[1] - image.height) // 2))
+    return whole
+
+
+def _largest_font(texts: Sequence[str], width: int, largest: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font with which all of the texts fit, but not a small one: rather are long texts shortened."""
+    from PIL import ImageFont
+
+    for size in range(largest, _TEXT, -1):
+        font = ImageFont.load_default(size=size)
+        if all(font.getlength(" ".join(text.split())) <= width for text in texts):
+            return font
+    return ImageFont.load_default(size=_TEXT)
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in lines of at most this width, if its words allow."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

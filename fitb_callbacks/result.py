@@ -106,7 +106,7 @@ class FillInBlanksResult:
         return int(self.settings["num_classes"])
 
     def figure(self) -> Image:
-        """The grid that the callback logs, a column a class, as a Pillow image. Needs Pillow."""
+        """The picture that the callback logs, a cell a class, as a Pillow image. Needs Pillow."""
         from PIL import Image
 
         from fitb_callbacks.pictures import prototype_grid

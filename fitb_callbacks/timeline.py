@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ __all__ = ["Timeline", "timeline_picture"]
 _MOST_COLUMNS = 12
 _MOST_CLASSES = 20
 _TILE = 56
+_SHAPE = 1.4  # width by height that the picture comes near to
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ class Timeline:
 
 
 def timeline_picture(timeline: Timeline, result: FillInBlanksResult) -> Picture:
-    """The timeline as a picture; epochs stand above the columns. Few classes stand in several bands.
+    """The timeline as a picture; epochs stand above the columns.
 
-    Where there are fewer columns than rows, the rest is left blank: dashboards crop a picture that is higher than wide.
+    For dashboards, which show pictures that are somewhat wider than high: few epochs of many classes stand in blocks of
+    classes side by side, many epochs of few classes in bands one below the other.
 
     Args:
         timeline: With at least one probe.
@@ -93,12 +96,18 @@ def timeline_picture(timeline: Timeline, result: FillInBlanksResult) -> Picture:
     assert timeline.tiles is not None
     names = result.class_names
     titles = [names[label] if names else str(label) for label in _classes(result)]
-    columns = [
-        (str(epoch), list(tiles.numpy()), "", True)
-        for epoch, tiles in zip(timeline.epochs, timeline.tiles, strict=True)
-    ]
-    blank = min(len(titles), _MOST_COLUMNS) - len(columns)
-    return lay_out([*columns, *[("", [], "", True)] * blank], row_titles=titles, corner="epoch", tile=_TILE)
+    across = len(timeline.epochs) + 1  # with the titles
+    rows = math.ceil(len(titles) / max(1, round(math.sqrt(_SHAPE * len(titles) / across))))
+    blocks = []
+    for first in range(0, len(titles), rows):
+        block = slice(first, first + rows)
+        columns = [
+            (str(epoch), list(tiles[block].numpy()), "", True)
+            for epoch, tiles in zip(timeline.epochs, timeline.tiles, strict=True)
+        ]
+        missing = rows - len(titles[block])
+        blocks.append(lay_out(columns, row_titles=titles[block] + [""] * missing, corner="epoch", tile=_TILE))
+    return np.concatenate(blocks, axis=1)
 
 
 def _classes(result: FillInBlanksResult) -> list[int]:

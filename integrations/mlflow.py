@@ -35,8 +35,7 @@ __all__ = [
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
-_THUMBNAIL = 256  # pixels on the longer side, as MLflow makes them: a card shows them at their own size
-_CARD = 3 / 2  # a card crops the bottom of pictures that are higher than this
+_THUMBNAIL = (512, 216)  # most pixels; a card shows at most that many in height, and shrinks what is wider than it
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
 
 
@@ -68,8 +67,9 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     """A picture that the run page shows under Model metrics, with a slider over the steps.
 
     The files are those that ``MlflowClient.log_image`` would write: the picture and its thumbnail, with key, step and
-    time in their names. The thumbnail, which is what a card shows, has white beside it where it would be cropped. The
-    names depend on nothing else, so that sending the files twice leaves one picture.
+    time in their names. The names depend on nothing else, so that sending the files twice leaves one picture. The
+    thumbnail is what a card shows: in the middle of a square, of which it cuts off the bottom. So it is a white square
+    itself, with the picture at its top.
 
     Args:
         tracking_uri: Address of the store.
@@ -81,9 +81,10 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     from PIL import Image
 
     image = Image.fromarray(picture)
-    whole = Image.new("RGB", (max(image.width, round(image.height * _CARD)), image.height), "white")
-    whole.paste(image)
-    thumbnail = whole.resize([max(1, side * _THUMBNAIL // max(whole.size)) for side in whole.size])
+    scale = min(1.0, *(most / side for most, side in zip(_THUMBNAIL, image.size, strict=True)))
+    small = image.resize([max(1, int(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    thumbnail = Image.new("RGB", (max(small.size), max(small.size)), "white")
+    thumbnail.paste(small)
     parcel = _parcel(tracking_uri, run_id, step, {})
     key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"

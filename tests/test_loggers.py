@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.integrations.mlflow import image_key
+from fitb_callbacks.integrations.mlflow import image_key, picture_parcel
 from mlflow_store import new_store
 from small_module import SmallModule
 
@@ -91,6 +91,21 @@ def test_undefined_scores_are_not_written(trainer, loaders, tmp_path):
         rows = list(csv.DictReader(file))
     assert "fitb/coverage" in rows[0]
     assert "fitb/accuracy" not in rows[0]
+
+
+@pytest.mark.parametrize("size", [(954, 756), (300, 1200), (2000, 90), (120, 96), (3, 900), (1, 1)])
+def test_mlflows_thumbnail_has_the_whole_picture_where_a_card_shows_it(size):
+    """A card shows a thumbnail in the middle of a square, as large as it is, and of that the upper 219 pixels."""
+    width, height = size
+    parcel = picture_parcel("sqlite:///mlflow.db", "0" * 32, "fitb/prototypes", np.zeros((height, width, 3), "u1"), 7)
+    (name,) = (name for name in parcel if name.endswith("+compressed.webp"))
+    with Image.open(io.BytesIO(parcel[name])) as thumbnail:
+        assert thumbnail.width == thumbnail.height
+        rows, columns = np.nonzero(np.array(thumbnail.convert("L")) < 128)
+    scale = min(1, 512 / width, 216 / height)
+    assert (rows.min(), columns.min()) == (0, 0)
+    assert rows.max() + 1 == pytest.approx(height * scale, abs=1)
+    assert columns.max() + 1 == pytest.approx(max(1, width * scale), abs=1)
 
 
 class Notebook(Logger):

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.timeline import Timeline, timeline_picture
@@ -56,8 +57,18 @@ def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result):
     assert len(columns) == 2 * len(timeline.epochs) == 16
     assert len(rows) == 2 * len(result.labels.unique()) == 20
     assert set(np.diff(columns)[::2]) == {56}  # 8 pixels, seven times as large
-    first = timeline_picture(Timeline().with_probe(result, 0), result)
-    assert first.shape[1] >= 0.9 * first.shape[0]  # a dashboard would crop a strip
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_few_epochs_of_many_classes_stand_in_blocks_side_by_side(result, epochs):
+    result, timeline = numbered(result, 100), Timeline()
+    for epoch in range(epochs):
+        timeline = timeline.with_probe(result, epoch)
+    picture = timeline_picture(timeline, result)
+    assert 1 <= picture.shape[1] / picture.shape[0] < 2.5
+    found = ndimage.find_objects(ndimage.label((picture == 26).all(axis=2))[0])
+    whole = [tile for tile in found if all(part.stop - part.start == 56 for part in tile)]
+    assert len(whole) == epochs * len(result.labels.unique())
 
 
 def test_few_classes_stand_in_bands(trained, probe_images):
