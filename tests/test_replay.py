@@ -92,8 +92,9 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     train(tmp_path / "plain", [], **options)
     checkpoints, _ = find_checkpoints([tmp_path / "plain"])
     assert seen_by_callback(checkpoints) is None
-    chosen = FillInBlanksCallback()._candidates
+    chosen = FillInBlanksCallback()._run_images
     chosen.offer(*validation().tensors)
+    chosen.fix(world_size=1)
     judge = CentroidJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
     assert_same_series(replayed(checkpoints, chosen.images, chosen.labels, judge, probes=PROBES), run[1])
 
