@@ -22,13 +22,13 @@ class RunLogs:
         run_warnings: Is told which logger did not take it; one logger's trouble is not another's.
 
     Example:
-        >>> import torch
+        >>> import tempfile, torch
         >>> from lightning.pytorch.loggers import CSVLogger
         >>> from fitb_callbacks import FillInBlanks
         >>> from fitb_callbacks.over_training import scores_of
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(3, 1, 4, 4), torch.arange(3))
-        >>> logger, scores = CSVLogger("."), scores_of([result], seconds=0.1)
+        >>> logger, scores = CSVLogger(tempfile.mkdtemp()), scores_of([result], seconds=0.1)
         >>> logs = RunLogs(RunWarnings("raise"))
         >>> logs.write([logger], [result], scores, {}, epoch=0, step=7, prefix="fitb", judge=None)
         >>> logger.experiment.metrics[0]["step"]
