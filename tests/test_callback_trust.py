@@ -67,9 +67,10 @@ def test_class_means_are_those_of_the_training_images_whatever_the_order(tmp_pat
     probing = callback()
     fit(probing, tmp_path, epochs=3)
     images, labels = bars()
+    streamed = probing.state_dict()["streamed"]
     for label in range(NUM_CLASSES):
-        torch.testing.assert_close(probing._run_judge.present(epoch=3).means[label], images[labels == label].mean(0))
-    assert probing._run_judge.present(epoch=3).counts.tolist() == [16, 16, 16]  # one epoch's, not three
+        torch.testing.assert_close(streamed["means"][label], images[labels == label].mean(0))
+    assert streamed["counts"].tolist() == [16, 16, 16]  # one epoch's, not three
 
 
 def test_a_trained_model_shows_structure_to_every_kind_of_judge(tmp_path):
@@ -160,6 +161,15 @@ def test_a_resumed_run_gives_the_same_scores_as_an_uninterrupted_one(tmp_path):
         expected.pop("overhead")
         assert entry == pytest.approx(expected, nan_ok=True)
     assert not math.isnan(resumed.history[2]["drift"])
+
+
+def test_a_resumed_run_keeps_the_class_means_of_its_first_epoch(tmp_path):
+    half, resumed = callback(), callback()
+    fit(half, tmp_path, epochs=1).save_checkpoint(tmp_path / "half.ckpt")
+    fit(resumed, tmp_path, epochs=3, data=bars(seed=9), ckpt_path=tmp_path / "half.ckpt")
+    before, after = (probing.state_dict()["streamed"] for probing in (half, resumed))
+    assert torch.equal(after["means"], before["means"])
+    assert torch.equal(after["counts"], before["counts"])
 
 
 def test_loggers_get_classes_and_the_confusion_matrix(tmp_path):

@@ -187,6 +187,10 @@ def test_a_strange_batch_is_passed_over(trainer, loaders):
     with pytest.warns(UserWarning, match="a batch gave no probe images"):
         trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
     assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    seen.clear()
+    with pytest.raises(KeyError, match="no picture in this one"):
+        strict = FillInBlanksCallback(num_masks=4, batch_adapter=adapter, on_error="raise")
+        trainer(callbacks=[strict]).fit(SmallModule(), *loaders)
 
 
 def test_a_logger_that_fails_does_not_take_the_others_along(trainer, loaders, tmp_path):
