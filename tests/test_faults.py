@@ -188,8 +188,8 @@ def test_a_strange_batch_is_passed_over(trainer, loaders):
         trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
     assert [entry["epoch"] for entry in probe.history] == [0, 1]
     seen.clear()
+    strict = FillInBlanksCallback(num_masks=4, batch_adapter=adapter, on_error="raise")
     with pytest.raises(KeyError, match="no picture in this one"):
-        strict = FillInBlanksCallback(num_masks=4, batch_adapter=adapter, on_error="raise")
         trainer(callbacks=[strict]).fit(SmallModule(), *loaders)
 
 
