@@ -29,6 +29,8 @@ class Warm:
     def __init__(self, script, *arguments, environment=None, folder=None):
         self._folder = tempfile.TemporaryDirectory()
         self._said = [Path(self._folder.name, stream) for stream in ("stdout", "stderr")]
+        for path in self._said:
+            path.touch()
         environment = dict(os.environ if environment is None else environment)
         self.args = [str(script), *map(str, arguments)]
         self._process = forks.Process(target=_run, args=(self.args, environment, folder or Path.cwd(), self._said))
@@ -42,10 +44,15 @@ class Warm:
         """Its exit status, negative if a signal killed it, and what it said: as of `subprocess.run`."""
         self._process.join(timeout)
         said = [path.read_text(encoding="utf-8", errors="replace") for path in self._said]
-        if self._process.exitcode is None:
+        self._folder.cleanup()  # left to the garbage collector, it would warn in the middle of another test
+        status = self._process.exitcode
+        if status is None:
             self._process.kill()
+            self._process.join()
+        self._process.close()
+        if status is None:
             raise TimeoutExpired(self.args, timeout, *said)
-        return CompletedProcess(self.args, self._process.exitcode, *said)
+        return CompletedProcess(self.args, status, *said)
 
 
 def run(script, *arguments, environment=None, timeout=250):
@@ -60,7 +67,7 @@ def _run(arguments, environment, folder, said):
     os.environ.clear()
     os.environ.update(environment)
     for stream, path in enumerate(said, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(path, os.O_WRONLY), stream)
     module = arguments[0] == "-m"
     sys.argv = arguments[1:] if module else arguments
     try:
