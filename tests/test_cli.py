@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from fitb_callbacks import __version__
 from fitb_callbacks.cli import app
 from fitb_callbacks.data import FASHION_MNIST_FOLDER, load_fashion_mnist
+from mlflow_store import new_store
 
 
 def run(*arguments):
@@ -23,9 +24,9 @@ def write_idx(path, array):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in Fashion-MNIST's format with 300 + 100 images of ten simple shapes."""
+    """A folder in Fashion-MNIST's format with 300 + 10 images of ten simple shapes."""
     generator = np.random.default_rng(0)
-    for part, size in (("train", 300), ("t10k", 100)):
+    for part, size in (("train", 300), ("t10k", 10)):
         labels = np.arange(size, dtype=np.uint8) % 10
         images = generator.integers(0, 40, (size, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
@@ -40,6 +41,7 @@ def test_version():
 
 
 def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
+    new_store(tmp_path / "mlflow.db")
     done = run("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.output

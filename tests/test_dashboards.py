@@ -1,9 +1,8 @@
 """The run page of MLflow and TensorBoard, served by the real servers and seen in a real browser."""
 
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 
@@ -12,7 +11,9 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
 from fitb_callbacks import FillInBlanksCallback
+from mlflow_store import new_store
 from small_module import SmallModule
+from warm_process import Warm
 
 NAMES = ["<b>zero</b>", "one & only", '"two"', "three/3", *map(str, range(4, 10))]
 # How far the last row of an image that is not white is above (in pixels) the lower edge of what a card shows
@@ -48,11 +49,10 @@ def serve():
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", *arguments, "--host", "127.0.0.1", "--port", str(port)]
+        command = ["-m", *arguments, "--host", "127.0.0.1", "--port", str(port)]
         # without MLflow's job workers, which take minutes to start on a small machine
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        processes.append(subprocess.Popen(command, env=environment, **quiet))
+        processes.append(Warm(*command, environment=environment))
         address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
@@ -64,7 +64,7 @@ def serve():
 
     yield start
     for process in processes:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
 
 
@@ -74,7 +74,7 @@ def train(trainer, loaders, logger):
 
 
 def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = new_store(tmp_path / "mlflow.db")
     logger = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
     train(trainer, loaders, logger)
     address = serve("mlflow", "server", "--backend-store-uri", store, "--workers", "1")

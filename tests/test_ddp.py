@@ -3,8 +3,7 @@
 import csv
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,29 +13,33 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from fitb_callbacks import FillInBlanksCallback
 from small_module import SmallModule
+from warm_process import Warm
 
 SCRIPT = Path(__file__).with_name("ddp_run.py")
 
 
-def run(folder, *, devices=2, case="plain"):
+def run(folder, *, devices=2, case="plain", started_by_lightning=False):
+    """What each process found, and what all said; the second process is started here, as a cluster would, or not."""
     folder.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_RANK", "NODE"))}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(devices), case],
-        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parent)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], done.stdout + done.stderr
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parent)}
+    places = [{}]
+    if devices > 1 and not started_by_lightning:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+        places = [{**meeting, "LOCAL_RANK": str(rank)} for rank in range(devices)]
+    processes = [Warm(SCRIPT, folder, devices, case, environment=environment | place) for place in places]
+    done = [process.wait() for process in processes]
+    said = "".join(each.stdout + each.stderr for each in done)
+    assert all(each.returncode == 0 for each in done), said
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], said
 
 
 @pytest.mark.parametrize("case", ["other classes on each rank", pytest.param("plain", marks=pytest.mark.slow)])
 def test_two_processes_get_the_numbers_of_one(tmp_path, case):
     (alone,), _ = run(tmp_path / "one", devices=1, case=case)
-    ranks, log = run(tmp_path / "two", case=case)
+    ranks, log = run(tmp_path / "two", case=case, started_by_lightning=case == "plain")
     for rank in ranks:
         assert rank["step"] == alone["step"] == 30
         assert rank["labels"] == alone["labels"]

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fitb_callbacks.cli import app
 from fitb_callbacks.metrics import METRICS, metrics_table
+from mlflow_store import new_store
 from small_module import SmallModule
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,7 @@ def test_every_code_block_runs(path, loaders, probe_images):
         model = SmallModule()
         named = {"train_loader": loaders[0], "val_loader": loaders[1], "images": images, "labels": labels}
         document.namespace.update(named, model=model)
+    new_store("mlflow.db")
     torch.manual_seed(0)
     for example in document.examples():
         example.evaluate()
@@ -153,12 +155,15 @@ def test_the_pages_are_whole_without_a_network(site, served):
     pages = sorted(f"{file.parent.relative_to(site)}/" for file in site.rglob("index.html"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 390, "height": 844})
+        phone = browser.new_context(viewport={"width": 390, "height": 844})
         requested, errors = [], []
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        for name in pages:
-            page.goto(f"{served}/{name}", wait_until="networkidle")
+        phone.on("request", lambda request: requested.append(request.url))
+        phone.on("weberror", lambda error: errors.append(str(error.error)))
+        opened = {name: phone.new_page() for name in pages}
+        for name, page in opened.items():  # all at once, as each is idle only after half a second without a request
+            page.goto(f"{served}/{name}", wait_until="commit")
+        for name, page in opened.items():
+            page.wait_for_load_state("networkidle")
             broken = "images => images.filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
             assert page.eval_on_selector_all("article img:not([loading=lazy])", broken) == [], name
             wide = page.evaluate("document.scrollingElement.scrollWidth")

@@ -1,8 +1,5 @@
 """Every example, run as a user would run it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +8,15 @@ from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import warm_process
+from mlflow_store import new_store
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(script, *arguments, **options):
+def run(script, *arguments):
     """Run a script in the current folder with one thread; its output, or a failure that shows it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / script, *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=250, check=False, **options,
-    )  # fmt: skip
+    done = warm_process.run(EXAMPLES / script, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -36,8 +32,9 @@ def test_tensorboard():
 
 
 def test_mlflow(tmp_path):
+    store = new_store(tmp_path / "mlflow.db")
     assert "best fitb/accuracy" in run("mlflow_run.py")
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(store)
     (found,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert len(client.get_metric_history(found.info.run_id, "fitb/accuracy")) == 3
     pictures = [file.path for file in client.list_artifacts(found.info.run_id, "images")]
@@ -46,9 +43,10 @@ def test_mlflow(tmp_path):
 
 
 def test_registry(tmp_path):
+    store = new_store(tmp_path / "mlflow.db")
     lines = run("registry_run.py").splitlines()
     assert [line for line in lines if line.startswith("passed")]
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(store)
     assert client.get_model_version_by_alias("digits", "champion").tags["fitb.verdict"] == "passed"
 
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback, FillInBlanksResult
 from fitb_callbacks.integrations.mlflow import image_key, picture_parcel
+from mlflow_store import new_store
 from small_module import SmallModule
 
 HOSTILE = [
@@ -36,8 +37,8 @@ def everything_under(folder):
 def test_class_and_run_names_reach_no_path(trainer, loaders, tmp_path):
     inner = tmp_path / "run"
     inner.mkdir()
+    uri = new_store(inner / "mlflow.db")
     before = everything_under(tmp_path)
-    uri = f"sqlite:///{inner}/mlflow.db"
     mlflow = MLFlowLogger(
         experiment_name=HOSTILE[3],
         run_name=HOSTILE[0] + HOSTILE[4],
@@ -99,7 +100,7 @@ def test_hostile_prefixes_are_refused(prefix):
 @pytest.mark.parametrize("prefix", ["fitb", "val/fitb", "probe 2", "a.b-c_d"])
 def test_usual_prefixes_are_taken_by_every_logger(trainer, loaders, tmp_path, prefix):
     mlflow = MLFlowLogger(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
+        tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
     probe = FillInBlanksCallback(num_masks=4, prefix=prefix, on_error="raise")
     run = trainer(callbacks=[probe], logger=[mlflow, TensorBoardLogger(tmp_path)], max_epochs=1)

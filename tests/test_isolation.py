@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = (
     "lightning",
     "pytorch_lightning",
@@ -48,19 +50,35 @@ print("done")
 """
 
 
-def run(more="", blocked=BLOCKED):
+def run(more, folder, blocked=BLOCKED):
     script = SCRIPT.format(blocked=set(blocked), more=more)
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_probe_needs_neither_lightning_nor_any_platform():
-    done = run()
-    assert done.stdout.strip() == "done", done.stderr
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """What a process says in which nothing is installed but torch: of the probe, the callback and the command."""
+    return run(
+        """
+print("probed")
+try:
+    fitb_callbacks.FillInBlanksCallback
+except ModuleNotFoundError as error:
+    print("callback:", error)
+from fitb_callbacks.__main__ import main
+main()
+""",
+        tmp_path_factory.mktemp("bare"),
+    )
 
 
-def test_the_callback_says_that_it_needs_lightning():
-    done = run("fitb_callbacks.FillInBlanksCallback")
-    assert "lightning" in done.stderr.splitlines()[-1]
+def test_the_probe_needs_neither_lightning_nor_any_platform(bare):
+    assert bare.stdout.splitlines()[0] == "probed", bare.stderr
+
+
+def test_the_callback_says_that_it_needs_lightning(bare):
+    assert bare.stdout.splitlines()[1] == "callback: blocked: lightning"
 
 
 TRAINING = """
@@ -86,17 +104,16 @@ assert "fitb/coverage" in open("logs/lightning_logs/version_0/metrics.csv").read
 """
 
 
-def test_without_pillow_there_are_scores_and_one_line_says_that_there_are_no_pictures():
-    done = run(TRAINING, blocked=["PIL", "tensorboard", "matplotlib", "mlflow"])
+def test_without_pillow_there_are_scores_and_one_line_says_that_there_are_no_pictures(tmp_path):
+    done = run(TRAINING, tmp_path, blocked=["PIL", "tensorboard", "matplotlib", "mlflow"])
     assert done.stdout.strip().endswith("done"), done.stderr
     assert done.stderr.count("there are scores but no pictures without Pillow: pip install pillow") == 1
 
 
-def test_the_command_says_what_it_needs():
-    done = run("from fitb_callbacks.__main__ import main; main()")
-    assert done.returncode == 2
-    assert "fitb needs" in done.stderr
-    assert "pip install" in done.stderr
+def test_the_command_says_what_it_needs(bare):
+    assert bare.returncode == 2
+    assert "fitb needs" in bare.stderr
+    assert "pip install" in bare.stderr
 
 
 def test_nothing_heavy_is_imported_with_the_package():

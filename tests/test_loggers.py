@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.integrations.mlflow import image_key, picture_parcel
+from mlflow_store import new_store
 from small_module import SmallModule
 
 KEYS = {"fitb/accuracy", "fitb/f1_macro", "fitb/f1_weighted", "fitb/coverage", "fitb/seconds"}
@@ -23,7 +24,7 @@ def run(trainer, loaders, tmp_path):
     """Three epochs with TensorBoard and MLflow on."""
     tensorboard = TensorBoardLogger(tmp_path, name="tensorboard")
     mlflow = MLFlowLogger(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
+        tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
     probe = FillInBlanksCallback(num_masks=16, on_error="raise")
     trainer(callbacks=[probe], logger=[tensorboard, mlflow], max_epochs=3, log_every_n_steps=1).fit(

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.cli import app
 from mlflow_server import Server
+from mlflow_store import new_store
 from small_module import SmallModule
 
 
@@ -223,7 +224,7 @@ def test_file_names_are_those_that_mlflow_writes(tmp_path):
 
     from fitb_callbacks.integrations.mlflow import picture_parcel
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_store(tmp_path / "mlflow.db")
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("names", artifact_location=(tmp_path / "files").as_uri()))
     picture = np.zeros((30, 400, 3), np.uint8)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,7 +11,9 @@ from fitb_callbacks.figures import comparison, fill_figure, progressive_figure
 from fitb_callbacks.masks import partition_masks
 from fitb_callbacks.thresholds import prototype
 from fitb_callbacks.updates import gradient_update
+from mlflow_store import new_store
 from small_module import SmallModule
+from warm_process import Warm
 
 
 def linear(channels=1, height=8, width=8, classes=4):
@@ -148,7 +147,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     tensorboard = TensorBoardLogger(tmp_path, name="tensorboard")
     table = CSVLogger(tmp_path, name="csv")
     mlflow = MLFlowLogger(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
+        tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
     callback = FillInBlanksCallback(masking=("random", "progressive"), num_masks=16, on_error="raise")
     checkpoint = ModelCheckpoint(tmp_path, monitor="fitb/progressive/coverage", mode="max")
@@ -223,12 +222,13 @@ if world > 1:
 def test_ranks_share_the_partitions_and_agree(tmp_path):
     """Two partitions over three processes, so that one has none; and all of it in a single process."""
 
+    (tmp_path / "rank.py").write_text(RANK)
+
     def start(rank, world):
-        arguments = [rank, world, tmp_path / "rendezvous", tmp_path / f"{world}-{rank}.npz"]
-        return subprocess.Popen([sys.executable, "-c", RANK, *map(str, arguments)])
+        return Warm(tmp_path / "rank.py", rank, world, tmp_path / "rendezvous", tmp_path / f"{world}-{rank}.npz")
 
     processes = [start(0, 1), *(start(rank, 3) for rank in range(3))]
-    assert [process.wait(timeout=200) for process in processes] == [0] * 4
+    assert [process.wait(timeout=200).returncode for process in processes] == [0] * 4
     alone = FillInBlanksResult.load(tmp_path / "1-0.npz")
     for rank in range(3):
         ranks = FillInBlanksResult.load(tmp_path / f"3-{rank}.npz")

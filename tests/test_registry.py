@@ -320,7 +320,7 @@ def test_bad_input_is_said_in_a_line_and_nothing_is_written(registered, tmp_path
 
 
 def checked(store, kill_at):
-    """A check with a server that is killed at a step; what it says, and what it left on the server."""
+    """A check with a server that is killed at a step; what it says."""
     rules = Rules(rules=(Rule("min", "coverage", 0.5),), data=store.data)
     steps = []
 
@@ -332,45 +332,49 @@ def checked(store, kill_at):
     with pytest.raises(CouldNotCheckError) as caught:
         check_registered("models:/digits/2", rules, tracking_uri=store.uri, promote="champion", on_step=on_step)
     assert kill_at in steps
+    return str(caught.value)
+
+
+def left_behind(store):
+    """What a check left on the server, which is started again: tags, the champion, the runs of checks."""
     store.server.start()
     version = store.version(GOOD)
     champion = str(store.client.get_model_version_by_alias("digits", "champion").version)
     experiment = store.client.get_experiment_by_name("digits").experiment_id
     runs = [run for run in store.client.search_runs([experiment]) if run.info.run_name == "registry-check"]
-    return str(caught.value), version.tags, champion, runs
+    return version.tags, champion, runs
 
 
 def test_killed_before_the_probe(registered):
-    registered.server.stop()
-    done = registered.check(GOOD, *RULES)
+    assert "does not answer" in checked(registered, "Loading the model")
+    done = registered.check(GOOD, *RULES)  # with a server that is away from the start
     assert done.exit_code == 2
     assert len(done.output.splitlines()) == 1
-    registered.server.start()
-    said, tags, champion, _ = checked(registered, "Loading the model")
-    assert "does not answer" in said
+    tags, champion, _ = left_behind(registered)
     assert (tags, champion) == ({}, WEAK)
 
 
 @pytest.mark.parametrize("kill_at", ["Probing the model", "Recording the evidence"])
 def test_killed_while_it_probes_or_when_it_begins_to_record(registered, kill_at):
     count = len(registered.everything()[0])
-    said, tags, champion, _ = checked(registered, kill_at)
-    assert "the verdict (passed) could not be recorded, nothing was written" in said
+    assert "the verdict (passed) could not be recorded, nothing was written" in checked(registered, kill_at)
+    tags, champion, _ = left_behind(registered)
     assert (tags, champion) == ({}, WEAK)
     assert len(registered.everything()[0]) == count
 
 
 @pytest.mark.slow
 def test_killed_before_the_tags(registered):
-    said, tags, champion, runs = checked(registered, "Tagging the model")
+    said = checked(registered, "Tagging the model")
+    tags, champion, runs = left_behind(registered)
     assert f"the run {runs[0].info.run_id} was written" in said
     assert (tags, champion) == ({}, WEAK)
 
 
 @pytest.mark.slow
 def test_killed_before_the_alias(registered):
-    said, tags, champion, _ = checked(registered, "Moving the alias")
-    assert "and the version's tags was written" in said
+    assert "and the version's tags was written" in checked(registered, "Moving the alias")
+    tags, champion, _ = left_behind(registered)
     assert tags["fitb.verdict"] == "passed"
     assert champion == WEAK
     done = registered.check(GOOD, *RULES, "--promote", "champion")  # run again

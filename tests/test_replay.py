@@ -20,6 +20,7 @@ from fitb_callbacks.cli import app
 from fitb_callbacks.judges import CentroidJudge
 from fitb_callbacks.replay import find_checkpoints, replay, seen_by_callback
 from fitb_callbacks.replay_run import log_replay
+from mlflow_store import new_store
 from small_module import SmallModule
 
 MODULE = "small_module:SmallModule"
@@ -91,8 +92,9 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     train(tmp_path / "plain", [], **options)
     checkpoints, _ = find_checkpoints([tmp_path / "plain"])
     assert seen_by_callback(checkpoints) is None
-    chosen = FillInBlanksCallback()._candidates
+    chosen = FillInBlanksCallback()._run_images
     chosen.offer(*validation().tensors)
+    chosen.fix(world_size=1)
     judge = CentroidJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
     assert_same_series(replayed(checkpoints, chosen.images, chosen.labels, judge, probes=PROBES), run[1])
 
@@ -134,7 +136,7 @@ def fitb(*arguments):
 
 def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
     folder, history = run
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = new_store(tmp_path / "mlflow.db")
     client = MlflowClient(store)
     experiment = client.create_experiment("replayed", artifact_location=(tmp_path / "artifacts").as_uri())
     mlflow_run = client.create_run(experiment).info.run_id
@@ -201,9 +203,8 @@ def test_bad_input_of_replay(run, arguments, says, monkeypatch, tmp_path):
 
 
 def test_a_run_that_the_store_does_not_have(run, monkeypatch, tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = new_store(tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    MlflowClient(store).search_experiments()  # makes the database
     done = fitb("replay", run[0], "--class", MODULE, "--mlflow-run", "none")
     assert done.exit_code == 2
     assert f"--mlflow-run must be a run in {store}" in done.output

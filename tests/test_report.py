@@ -20,6 +20,7 @@ from fitb_callbacks.cli import app
 from fitb_callbacks.integrations.folder import write_record
 from fitb_callbacks.integrations.report import render_report
 from fitb_callbacks.record import make_record
+from mlflow_store import new_store
 from small_module import SmallModule
 
 NAMES = ["<b>zero</b>", "one & only", '"two"', "</script><script>alert(1)</script>", "x" * 80, *map(str, range(5, 10))]
@@ -35,7 +36,7 @@ def run(tmp_path_factory, digits):
     """Four epochs with three loggers and both kinds of masks; the folder and MLflow's run."""
     folder = tmp_path_factory.mktemp("run")
     mlflow = MLFlowLogger(
-        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        tracking_uri=new_store(folder / "mlflow.db"),
         artifact_location=(folder / "artifacts").as_uri(),
         run_name="first",
     )

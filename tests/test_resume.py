@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import warm_process
 from fitb_callbacks import FillInBlanksCallback
 from small_module import SmallModule
 
@@ -21,8 +20,7 @@ SCRIPT = Path(__file__).with_name("resume_run.py")
 
 def run(folder, kill="never", *options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parent)}
-    command = [sys.executable, str(SCRIPT), str(folder), kill, *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, cwd=folder)
+    return warm_process.run(SCRIPT, folder, kill, *options, environment=environment)
 
 
 def series(folder):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.loggers import log_picture
+from mlflow_store import new_store
 from small_module import SmallModule
 
 
@@ -198,7 +199,7 @@ def test_fit_twice_with_one_callback(trainer):
 
 def test_all_loggers_at_once(trainer, tmp_path):
     tensorboard, csv_logger = TensorBoardLogger(tmp_path, name="tensorboard"), CSVLogger(tmp_path, name="csv")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_store(tmp_path / "mlflow.db")
     mlflow = MLFlowLogger(tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri())
     pictures = []
 
