@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fitb_callbacks.adjustment import MOST_MASKS, Adjustment
-from fitb_callbacks.blocks import in_blocks
+from fitb_callbacks.blocks import in_blocks, masks_together
 from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.moments import Moments
 from fitb_callbacks.ranks import confirm, largest
@@ -26,9 +26,6 @@ were kept, both ``(K, R)``.
 
 Progress = Callable[[int, int], None]
 """Called after every chunk with how much is done, and of how much: images times masks, or times partitions."""
-
-_TOGETHER = 64
-"""Masks that are prepared at a time: few enough to take little memory, enough to take little time."""
 
 _FIRST = 64
 """Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
@@ -206,7 +203,7 @@ class _Streams:
         rounds = indices // self._masks_per_round
         # Images that are left alone count as done.
         self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
-        together = max(_TOGETHER, self._chunk_size // len(self.active))
+        together = masks_together(len(self.active), self._chunk_size)
         for parity, half in enumerate(self.halves):
             part = Moments.of(self._images[self.active])
             for some in indices[rounds % 2 == parity].split(together):

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from fitb_callbacks.updates import Classify
 
-__all__ = ["block_of", "in_blocks", "in_chunks", "is_out_of_memory", "usual_chunk_size"]
+__all__ = ["block_of", "in_blocks", "in_chunks", "is_out_of_memory", "masks_together", "usual_chunk_size"]
+
+_MASKS_TOGETHER = 64
 
 
 def in_blocks(work: Callable[[slice, slice], None], num_masks: int, num_images: int, chunk_size: int) -> int:
     """Call ``work(masks, rows)`` for blocks of masks and images that together cover all pairs once.
 
-    A block holds at most chunk_size pairs. If one runs out of memory, the chunk is halved, down to single images; what
-    it was halved to is returned.
+    A block holds at most chunk_size pairs, of as many masks as there are and few images: what is done for an image
+    rather than for a pair is then done seldom. If a block runs out of memory, the chunk is halved, down to single
+    pairs; what it was halved to is returned.
 
     Args:
         work: What is done with some masks and some images.
@@ -27,8 +30,8 @@ def in_blocks(work: Callable[[slice, slice], None], num_masks: int, num_images: 
 
     Example:
         >>> in_blocks(lambda masks, rows: print(masks, rows), 3, 2, chunk_size=4)
-        slice(0, 2, None) slice(0, 2, None)
-        slice(2, 3, None) slice(0, 2, None)
+        slice(0, 3, None) slice(0, 1, None)
+        slice(0, 3, None) slice(1, 2, None)
         4
     """
 
@@ -36,9 +39,8 @@ def in_blocks(work: Callable[[slice, slice], None], num_masks: int, num_images: 
         nonlocal chunk_size
         size = (masks.stop - masks.start) * (rows.stop - rows.start)
         if size > chunk_size:
-            step = min(chunk_size, rows.stop - rows.start)
-            for part in _cut(rows, step):
-                for some in _cut(masks, max(1, chunk_size // (part.stop - part.start))):
+            for some in _cut(masks, chunk_size):
+                for part in _cut(rows, max(1, chunk_size // (some.stop - some.start))):
                     run(some, part)
             return
         try:
@@ -65,11 +67,16 @@ def block_of(indices: Tensor, num_images: int, chunk_size: int) -> tuple[Tensor,
 
     Example:
         >>> import torch
-        >>> block_of(torch.arange(9), 2, chunk_size=5)
+        >>> block_of(torch.arange(2), 9, chunk_size=5)
         (tensor([0, 1]), slice(0, 2, None))
     """
-    rows = slice(0, min(num_images, chunk_size))
-    return indices[: max(1, chunk_size // rows.stop)], rows
+    masks = indices[:chunk_size]
+    return masks, slice(0, min(num_images, max(1, chunk_size // len(masks))))
+
+
+def masks_together(num_images: int, chunk_size: int) -> int:
+    """How many masks are made at a time: few enough to take little memory, enough to take little time."""
+    return max(_MASKS_TOGETHER, chunk_size // num_images)
 
 
 def in_chunks(classify: Classify, images: Tensor, chunk_size: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fitb_callbacks.adjustment import Adjustment
 from fitb_callbacks.averaging import AddUpdates, Progress, average
 from fitb_callbacks.bfgs import bfgs_update
-from fitb_callbacks.blocks import block_of, in_chunks, usual_chunk_size
+from fitb_callbacks.blocks import block_of, in_chunks, masks_together, usual_chunk_size
 from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
 from fitb_callbacks.clock import seconds_on
@@ -386,7 +386,7 @@ class FillInBlanks:
         every = torch.arange(self._num_updates(), device=images.device)
 
         def attempt(size: int) -> int:
-            indices, rows = block_of(every, len(images), size)
+            indices, rows = block_of(every[: masks_together(len(images), size)], len(images), size)
             add(Moments.of(images[rows]), prepare(indices), torch.arange(rows.stop, device=images.device), rows)
             return len(indices) * int(rows.stop)
 
