@@ -123,9 +123,9 @@ def main() -> None:
     model, images, labels = trained_network()
 
     masks = random_masks(torch.arange(16), **MASKING)
-    ours = FillInBlanks(num_masks=16, tolerance=None, baseline=0.0).probe(model, images, labels).updates
+    ours = FillInBlanks(num_masks=16, tolerance=None, baseline=0.0, adjust=False).probe(model, images, labels).updates
     difference = (ours - notebook(model, images, labels, masks)).abs().max() / ours.abs().max()
-    print(f"The probe and the notebook give the same mean update, up to {difference:.0e} of its largest value.")
+    print(f"The probe and the notebook give the same plain mean update, up to {difference:.0e} of its largest value.")
 
     speeds = throughput(model, images, labels, arguments.rounds)
     print(f"The probe chose {list(_plans[model].values())}, in float32 and in bfloat16.")

@@ -31,6 +31,7 @@ from torch.quasirandom import SobolEngine
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import MODELS, accuracy, fashion_mnist, mnist, per_class, train
 
+from fitb_callbacks.adjustment import patch_factors
 from fitb_callbacks.guard import left_as_found
 from fitb_callbacks.masks import patch_of_pixel, random_masks
 
@@ -45,7 +46,6 @@ GOALS = (0.98, 0.99)
 REPEATS = 8  # estimates of one budget from masks that do not overlap, at most
 BIAS_BUDGET = 128
 POOL = REPEATS * BIAS_BUDGET  # masks of a design
-CASES = {"MNIST, CNN": (mnist, "CNN", 0.3), "Fashion-MNIST, ResNet5": (fashion_mnist, "ResNet5", 0.0)}
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,43 @@ class Known:
 
     Attributes:
         blank: 1 where a patch holds nothing but the baseline, else 0, shape (patches,).
+        change: What hiding a patch takes away, shape (patches,).
         candidates: Masks to choose from; what the model makes of them may be looked at only for those chosen.
     """
 
     blank: Tensor
+    change: Tensor
     candidates: Pool
 
 
 Estimator = Callable[[Pool, Known], Tensor]
 """Some masks to the mean update (values,)."""
+
+
+def photographs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Grey crops of scikit-learn's two sample photographs, a class each: images in which no patch is blank."""
+    from sklearn.datasets import load_sample_images
+
+    generator = torch.Generator().manual_seed(0)
+    crops, labels = [], []
+    for label, photograph in enumerate(load_sample_images().images):
+        grey = torch.from_numpy(photograph.copy()).float().mean(2)[None] / 255
+        for _ in range(2500):
+            side = int(torch.randint(40, 140, (1,), generator=generator))
+            top, left = (int(torch.randint(0, length - side, (1,), generator=generator)) for length in grey.shape[1:])
+            crop = grey[None, :, top : top + side, left : left + side]
+            crops.append(F.interpolate(crop, size=(SIDE, SIDE), mode="area")[0])
+            labels.append(label)
+    order = torch.randperm(len(crops), generator=generator)
+    images, answers = torch.stack(crops)[order], torch.tensor(labels)[order]
+    return images[:4000], answers[:4000], images[4000:], answers[4000:]
+
+
+CASES = {
+    "MNIST, CNN": (mnist, "CNN", 0.3),
+    "Fashion-MNIST, ResNet5": (fashion_mnist, "ResNet5", 0.0),
+    "Photographs, CNN": (photographs, "CNN", 0.0),
+}
 
 
 def main() -> None:
@@ -159,7 +187,7 @@ def study(model: nn.Module, images: Tensor, labels: Tensor) -> Found:
         started = time.perf_counter()
         target = weighted(first := reference(model, image, label, seed=1), first.hidden)
         second = reference(model, image, label, seed=2)
-        known = Known(blank_patches(image), candidates=second[slice(POOL, None)])
+        known = Known(blank_patches(image), change_of_patches(image), candidates=second[slice(POOL, None)])
         pools = {"independent": second[slice(POOL)]}
         for design, masks in DESIGNS.items():
             pools[design] = pool_of(model, image, label, masks(torch.arange(POOL)))
@@ -216,11 +244,13 @@ def often_right(
 
     For others, 10,000 kept masks would take too long.
     """
-    images, labels = per_class(images, labels, 20, settings.classes)
+    classes = min(settings.classes, len(labels.unique()))
+    each = settings.images_per_class * settings.classes // classes
+    images, labels = per_class(images, labels, 10 * each, classes)
     hidden = independent(torch.arange(64), seed=8)
     pairs = zip(images, labels, strict=True)
     often = torch.tensor([pool_of(model, image, label, hidden).kept.mean() >= 0.5 for image, label in pairs])
-    return per_class(images[often], labels[often], settings.images_per_class, settings.classes)
+    return per_class(images[often], labels[often], each, classes)
 
 
 def reference(model: nn.Module, image: Tensor, label: Tensor, seed: int) -> Pool:
@@ -248,6 +278,10 @@ def pool_of(model: nn.Module, image: Tensor, label: Tensor, hidden: Tensor, chun
 def blank_patches(image: Tensor) -> Tensor:
     ink = torch.zeros(PATCHES).index_add(0, PATCH_OF_VALUE, (image.flatten() != 0).float())
     return (ink == 0).float()
+
+
+def change_of_patches(image: Tensor) -> Tensor:
+    return F.avg_pool2d(image.square().mean(dim=0, keepdim=True), PATCH).flatten().sqrt()
 
 
 def parts(pool: Pool, budget: int) -> list[Pool]:
@@ -401,6 +435,20 @@ def free_hidden() -> Tensor:
     return patches_of(random_masks(torch.arange(4096), **GRID, mask_ratio=RATIO, seed=7))
 
 
+def adjusted(pool: Pool, known: Known) -> Tensor:
+    """The package's: each half's patches times how much larger they would be under all masks, see its docstring."""
+    halves = [pool[torch.arange(len(pool)) // 4 % 2 == parity] for parity in (0, 1)]
+    total = sum(
+        plain(half, known)
+        * half.kept.sum()
+        * patch_factors(
+            half.hidden, free_hidden(), half.doubt.exp()[:, None], half.kept[:, None] > 0, known.change[None]
+        )[0][PATCH_OF_VALUE]
+        for half in halves
+    )
+    return total / pool.kept.sum().clamp(min=1)
+
+
 def patch_regression(pool: Pool, known: Known) -> Tensor:
     """Ridge regression of each pixel's update on the other hidden patches, whose means are known."""
     mean = blanks_hidden_only(pool, known)
@@ -462,7 +510,9 @@ def importance(pool: Pool, known: Known, *, keep_alone: bool = False) -> Tensor:
 
 METHODS: dict[str, tuple[str, Estimator]] = {
     "independent masks": ("independent", plain),
-    "partitions (the package's masks)": ("partitions", plain),
+    "partitions (the package's masks, `adjust=False`)": ("partitions", plain),
+    "adjusted, partitions (the package's default)": ("partitions", adjusted),
+    "adjusted": ("independent", adjusted),
     "disjoint pairs": ("disjoint pairs", plain),
     "stratified over 2 x 2 patches": ("stratified", plain),
     "Sobol": ("Sobol", plain),

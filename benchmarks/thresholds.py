@@ -94,7 +94,7 @@ def random_moments(model: torch.nn.Module, images: Tensor, labels: Tensor, num_m
         for indices in torch.arange(num_masks).split(4):
             visible = random_masks(indices, height=28, width=28, patch_size=2, mask_ratio=0.25, seed=0)[:, None, None]
             masked = (images * visible).flatten(0, 1)
-            update, predicted = gradient_update(classifier(model), masked, labels.repeat(len(indices)))
+            update, predicted, _ = gradient_update(classifier(model), masked, labels.repeat(len(indices)))
             update = update.view(len(indices), *images.shape) * ~visible
             moments.add(update, predicted.view(len(indices), -1) == labels)
     return moments

@@ -13,6 +13,7 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +61,19 @@ def measure(name: str, num_images: int, num_masks: int, *, rounds: int) -> None:
     ][1:]
     ratio = statistics.median(bare / probed for bare, probed in pairs)
     speed = len(masked) / statistics.median(probed for _, probed in pairs)
+    plain = replace(probe, adjust=False)
+    adjusting = statistics.median(
+        1
+        - cpu_seconds(lambda: plain.probe(model, images, labels))
+        / cpu_seconds(lambda: probe.probe(model, images, labels))
+        for _ in range(3 * rounds)
+    )
     plan = next(iter(_plans[model].values()))
-    print(f"{name}: probe: {speed:,.0f} a second, {ratio:.2f} of the best bare loop; {plan}", flush=True)
+    print(
+        f"{name}: probe: {speed:,.0f} a second, {ratio:.2f} of the best bare loop; {adjusting:.1%} of its time is for "
+        f"the adjustment; {plan}",
+        flush=True,
+    )
 
 
 def main() -> None:

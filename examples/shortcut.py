@@ -92,16 +92,16 @@ def train(name, train_set, validation_set, trusted, folder, epochs):
 
 def side_by_side(runs):
     """The grid of each run, with its scores above."""
-    font, bold = ImageFont.load_default(size=26), ImageFont.load_default(size=34)
+    font, bold = ImageFont.load_default(size=34), ImageFont.load_default(size=44)
     panels = []
     for title, (scores, grid) in runs.items():
-        panel = Image.new("RGB", (grid.width + 40, grid.height + 100 + 36 * len(scores)), "white")
+        panel = Image.new("RGB", (grid.width + 40, grid.height + 120 + 48 * len(scores)), "white")
         draw = ImageDraw.Draw(panel)
         draw.text((34, 20), f"trained on {title}", (40, 40, 40), bold)
         for row, (score, value) in enumerate(scores.items()):
             colour = (40, 40, 40) if row < 3 else (20, 110, 70) if title == "digits" else (190, 30, 45)
-            draw.text((34, 76 + 36 * row), f"{value:.2f}   {score}", colour, font)
-        panel.paste(grid, (20, 90 + 36 * len(scores)))
+            draw.text((34, 92 + 48 * row), f"{value:.2f}   {score}", colour, font)
+        panel.paste(grid, (20, 106 + 48 * len(scores)))
         panels.append(np.array(panel))
     return Image.fromarray(np.concatenate(panels, axis=1))
 

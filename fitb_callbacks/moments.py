@@ -27,7 +27,8 @@ class Moments:
     Example:
         >>> import torch
         >>> moments = Moments.zeros((1, 1, 1, 1))
-        >>> moments.add(torch.tensor([1.0, 3.0, 100.0]).view(3, 1, 1, 1, 1), torch.tensor([[True], [True], [False]]))
+        >>> values = torch.tensor([1.0, 3.0, 100.0]).view(3, 1, 1, 1, 1)
+        >>> _ = moments.add(values, torch.tensor([[True], [True], [False]]))
         >>> moments.mean.item(), moments.variance().item(), moments.count.item()
         (2.0, 2.0, 2.0)
     """
@@ -55,13 +56,16 @@ class Moments:
         dtype = images.dtype if images.dtype == torch.float64 else torch.float32
         return cls.zeros(tuple(images.shape), dtype=dtype, device=images.device)
 
-    def add(self, values: Tensor, keep: Tensor, rows: slice = slice(None)) -> None:
+    def add(self, values: Tensor, keep: Tensor, rows: slice = slice(None)) -> Tensor:
         """Add K updates of each of some images.
 
         Args:
             values: Updates, shape ``(K, R, C, H, W)``.
             keep: Which of them count, boolean, shape ``(K, R)``. Those that are not finite never do.
             rows: Which of the N images the R images are.
+
+        Returns:
+            Which were added, boolean, shape ``(K, R)``.
         """
         # One pass over the values: a sum with NaN or infinity in it is not finite either.
         finite = values.flatten(2).sum(dim=2).isfinite()
@@ -72,6 +76,7 @@ class Moments:
         mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
         squares = values.sub_(mean).mul_(weight).square_().sum(0)
         self._merge_rows(rows, count, mean, squares, (~finite).sum(0).to(self.count.dtype))
+        return keep
 
     def merge(self, other: Moments, rows: slice | Tensor = slice(None)) -> None:
         """Add what another set of moments has seen.
@@ -141,7 +146,7 @@ class Moments:
 
         Example:
             >>> moments = Moments.zeros((1, 1, 1, 1))
-            >>> moments.add(torch.tensor([4.0, 6.0]).view(2, 1, 1, 1, 1), torch.tensor([[True], [True]]))
+            >>> _ = moments.add(torch.tensor([4.0, 6.0]).view(2, 1, 1, 1, 1), torch.tensor([[True], [True]]))
             >>> round(moments.relative_error().item(), 3)  # 5 +- 1
             0.204
         """

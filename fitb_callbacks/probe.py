@@ -10,9 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.adjustment import Adjustment
 from fitb_callbacks.averaging import AddUpdates, Progress, average
 from fitb_callbacks.bfgs import bfgs_update
-from fitb_callbacks.blocks import block_of, in_chunks, usual_chunk_size
+from fitb_callbacks.blocks import block_of, in_chunks, masks_together, usual_chunk_size
 from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.checks import check_choice, check_integer, check_number, check_number_between, per_channel
 from fitb_callbacks.clock import seconds_on
@@ -34,8 +35,9 @@ from fitb_callbacks.updates import gradient_update
 
 __all__ = ["FillInBlanks", "Progress"]
 
-_FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Masked images, labels and visible pixels to the update on the masked pixels, and the predictions."""
+_FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""Masked images, labels and visible pixels to the update on the masked pixels, the predictions, and the doubts if the
+updates are in proportion to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,9 @@ class FillInBlanks:
         tolerance: An image gets no more masks once its mean update is known to this relative standard error, above 0:
             0.2 stands for a correlation of about 0.98 with the mean over all masks there are. It is first looked at
             after 64 masks. None gives every image ``num_masks``.
+        adjust: Whether the luck of the draw is taken out of the means of gradients under up to 2,048 random masks, see
+            `fitb_callbacks.adjustment.patch_factors`: they come as near to the mean over all masks as plain ones over
+            twice as many. False gives plain means, as the paper has them.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
         update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
@@ -102,6 +107,7 @@ class FillInBlanks:
     patch_size: int | None = None
     num_masks: int = 256
     tolerance: float | None = 0.2
+    adjust: bool = True
     num_steps: int = 4
     update: str = "gradient"
     bfgs_steps: int = 3
@@ -122,6 +128,7 @@ class FillInBlanks:
         check_integer("num_masks", self.num_masks, at_least=1)
         if self.tolerance is not None:
             check_number_between("tolerance", self.tolerance, 0, math.inf)
+        check_choice("adjust", self.adjust, (True, False))
         check_integer("num_steps", self.num_steps, at_least=1)
         check_choice("update", self.update, ("gradient", "bfgs"))
         check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
@@ -191,21 +198,25 @@ class FillInBlanks:
             if class_names is not None and len(class_names) != logits.shape[1]:
                 raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
 
-            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
                 if self.update == "bfgs":
-                    return bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps)
-                update, predicted = gradient_update(classify, masked, labels)
-                return update.mul_(
-                    (~visible).to(update.dtype)
-                ), predicted  # what is not finite stays so, and is not kept
+                    return *bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps), None
+                update, predicted, doubt = gradient_update(classify, masked, labels)
+                # A product, not a choice: what is not finite stays so, and is not kept.
+                return update.mul_((~visible).to(update.dtype)), predicted, doubt
 
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             asked = _Question(images, labels, baseline, patch_size)
-            steps = None
+            steps, adjustment = None, None
             prepare: Callable[[Tensor], Tensor]
+            add: AddUpdates
             if self.masking == "random":
                 prepare = partial(self._shown, asked)
                 add = partial(self._add_random, find_update, asked)
+                if self.adjust and self.update == "gradient":
+                    adjustment = Adjustment.of(
+                        images, baseline=baseline, patch_size=patch_size, visible=partial(self._visible, asked)
+                    )
             else:
                 prepare = torch.clone  # partitions are made block by block: nothing is gained by doing it before
                 steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
@@ -221,6 +232,7 @@ class FillInBlanks:
                     masks_per_round=self._updates_per_round(images, patch_size),
                     masks_per_index=self.num_steps if steps is not None else 1,
                     chunk_size=plan.chunk_size,
+                    adjustment=adjustment,
                     share=share,
                     tolerance=self.tolerance,
                     seconds=seconds,
@@ -230,10 +242,11 @@ class FillInBlanks:
             if steps is not None and share[1] > 1:
                 confirm()
                 torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
-            reliability = split_half_reliability(averaged.halves[0].mean, averaged.halves[1].mean)
+            reliability = split_half_reliability(*averaged.means)
+            update = averaged.mean
             moments = averaged.halves[0].merged(averaged.halves[1])
             covered = moments.count > 0
-            prototypes = torch.where(covered[:, None, None, None], fill(moments.mean), baseline)
+            prototypes = torch.where(covered[:, None, None, None], fill(update), baseline)
             predictions = in_chunks(classify, prototypes, plan.chunk_size).argmax(dim=1).where(covered, -1)
 
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
@@ -244,7 +257,7 @@ class FillInBlanks:
         result = FillInBlanksResult(
             images=images.cpu(),
             labels=labels.cpu(),
-            updates=moments.mean.cpu(),
+            updates=update.cpu(),
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
@@ -254,7 +267,7 @@ class FillInBlanks:
             out_of_time=averaged.out_of_time,
             metrics={
                 **metrics,
-                "area": effective_area(moments.mean[covered]).mean().item(),
+                "area": effective_area(update[covered]).mean().item(),
                 "reliability": reliability.nanmean().item(),
                 "nonfinite": moments.nonfinite.sum().item() / updates,
             },
@@ -373,7 +386,7 @@ class FillInBlanks:
         every = torch.arange(self._num_updates(), device=images.device)
 
         def attempt(size: int) -> int:
-            indices, rows = block_of(every, len(images), size)
+            indices, rows = block_of(every[: masks_together(len(images), size)], len(images), size)
             add(Moments.of(images[rows]), prepare(indices), torch.arange(rows.stop, device=images.device), rows)
             return len(indices) * int(rows.stop)
 
@@ -383,8 +396,12 @@ class FillInBlanks:
 
     def _shown(self, asked: _Question, indices: Tensor) -> Tensor:
         """Random masks as factors, 1 where visible and 0 where masked, shape ``(K, 1, 1, H, W)``."""
+        return self._visible(asked, indices)[:, None, None].to(asked.images.dtype)
+
+    def _visible(self, asked: _Question, indices: Tensor) -> Tensor:
+        """Visible pixels of random masks, boolean, shape ``(K, H, W)``."""
         height, width = asked.images.shape[-2:]
-        visible = random_masks(
+        return random_masks(
             indices,
             height=height,
             width=width,
@@ -392,18 +409,18 @@ class FillInBlanks:
             mask_ratio=self.mask_ratio,
             seed=self.seed,
         )
-        return visible[:, None, None].to(asked.images.dtype)
 
     def _add_random(
         self, find_update: _FindUpdate, asked: _Question, moments: Moments, shown: Tensor, of: Tensor, rows: slice
-    ) -> None:
+    ) -> tuple[Tensor, Tensor] | None:
         """Updates under random masks."""
         images, labels = asked.images[of], asked.labels[of]
         masked = torch.addcmul(asked.baseline * (1 - shown), images, shown)  # exact, and faster than a choice
         block = masked.shape[:2]
         visible = shown.bool().expand(*block, 1, *images.shape[-2:]).flatten(0, 1)
-        update, predicted = find_update(masked.flatten(0, 1), labels.repeat(block[0]), visible)
-        moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
+        update, predicted, doubt = find_update(masked.flatten(0, 1), labels.repeat(block[0]), visible)
+        kept = moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
+        return None if doubt is None else (doubt.view(block), kept)
 
     def _add_progressive(
         self,
@@ -422,7 +439,7 @@ class FillInBlanks:
             indices, height=height, width=width, patch_size=asked.patch_size, num_steps=self.num_steps, seed=self.seed
         )
         update, right, filled = fill_progressively(
-            find_update, fill, asked.images[of], asked.labels[of], visible, asked.baseline
+            lambda *asked: find_update(*asked)[:2], fill, asked.images[of], asked.labels[of], visible, asked.baseline
         )
         moments.add(update, right, rows)
         first = indices[0] == 0  # without asking the device for its value

@@ -14,7 +14,7 @@ Classify = Callable[[Tensor], Tensor]
 """Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
 
 
-def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """First-order update of masked images: minus the input gradient of the cross-entropy (paper, equation 2).
 
     The gradient is taken with respect to the masked image itself. Through the product of image and mask it would be
@@ -27,7 +27,8 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
         labels: Label whose loss is descended, integers, shape ``(B,)``.
 
     Returns:
-        The update, shape ``(B, C, H, W)``, and the label predicted for each masked image, shape ``(B,)``.
+        The update, shape ``(B, C, H, W)``; the label predicted for each masked image, shape ``(B,)``; and the doubt,
+        1 - p(label), in [1e-7, 1], shape ``(B,)``.
 
     Raises:
         RuntimeError: If the logits do not depend on the images by differentiable operations.
@@ -35,20 +36,20 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
     Example:
         >>> import torch
         >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> update, predicted = gradient_update(
+        >>> update, predicted, doubt = gradient_update(
         ...     lambda x: x.flatten(1) @ weight, torch.zeros(1, 1, 1, 2), torch.tensor([1])
         ... )
-        >>> update.flatten().tolist(), predicted.tolist()
-        ([-0.5, 0.5], [0])
+        >>> update.flatten().tolist(), predicted.tolist(), doubt.tolist()
+        ([-0.5, 0.5], [0], [0.5])
     """
     leaf = masked.detach().requires_grad_()
     logits = classified(classify, leaf)
     loss = F.cross_entropy(logits, labels, reduction="none")
     # A confident model's gradients are so small that half precision would flush them to zero on their way back. They
     # are in proportion to 1 - p(label), so each image's loss is divided by that, and its gradient multiplied again.
-    smallness = -torch.expm1(-loss.detach()).clamp(max=-1e-7)
-    (gradient,) = torch.autograd.grad((loss / smallness).sum(), leaf)
-    return gradient.to(loss.dtype) * -smallness[:, None, None, None], logits.detach().argmax(dim=1)
+    doubt = -torch.expm1(-loss.detach()).clamp(max=-1e-7)
+    (gradient,) = torch.autograd.grad((loss / doubt).sum(), leaf)
+    return gradient.to(loss.dtype) * -doubt[:, None, None, None], logits.detach().argmax(dim=1), doubt
 
 
 def classified(classify: Classify, leaf: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 from torch import Tensor, nn
 
 from fitb_callbacks.image_sets import open_images
+from fitb_callbacks.integrations.mlflow import log_picture
 from fitb_callbacks.integrations.registry import image_shape
 from fitb_callbacks.judges import CentroidJudge
 from fitb_callbacks.model_check import check_steady
@@ -87,7 +88,7 @@ class FillInBlanksEvaluator(ModelEvaluator):
             own = model.model_id
             linked = [Metric(key, value, now, 0, model_id=own, run_id=run_id) for key, value in metrics.items()]
             client.log_batch(run_id, metrics=linked)
-        client.log_image(run_id, prototype_grid(result), key=f"{prefix}/prototypes", step=0)
+        log_picture(client.tracking_uri, run_id, f"{prefix}/prototypes", prototype_grid(result), step=0)
         return EvaluationResult(metrics=metrics, artifacts={}, run_id=run_id)
 
 

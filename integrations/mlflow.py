@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ __all__ = [
     "deliver",
     "files_parcel",
     "image_key",
+    "log_picture",
     "outbox",
     "picture_parcel",
     "record_parcel",
@@ -89,6 +91,19 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
+
+
+def log_picture(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> None:
+    """Send such a picture at once.
+
+    Raises:
+        ConnectionError: If the server cannot be reached.
+        Exception: If it refuses the picture.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in picture_parcel(tracking_uri, run_id, name, picture, step).items():
+            Path(folder, file).write_bytes(content)
+        deliver(Path(folder))
 
 
 def record_parcel(tracking_uri: str, run_id: str, record: Mapping[str, Any]) -> dict[str, bytes]:

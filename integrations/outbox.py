@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Outbox", "Parcel", "outbox_folder", "resend"]
@@ -21,6 +22,7 @@ Parcel = Mapping[str, bytes]
 """File name to content."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_MOST_REMOVALS = 100
 _counter = itertools.count()
 
 
@@ -61,8 +63,7 @@ class Outbox:
         Raises:
             OSError: If it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+        unfinished = self._new_folder()
         try:
             for name, content in parcel.items():
                 (unfinished / name).write_bytes(content)
@@ -77,11 +78,19 @@ class Outbox:
         else:
             self.deliver_all()
 
+    def _new_folder(self) -> Path:
+        for _ in range(_MOST_REMOVALS):
+            with suppress(FileNotFoundError):  # whoever delivers removed the empty outbox before this is in it
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+        raise FileNotFoundError(f"{self.folder} is removed as often as it is made")
+
     def waiting(self) -> list[Path]:
         """Parcels that are not delivered, oldest first."""
-        if not self.folder.is_dir():
+        try:
+            return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+        except FileNotFoundError:  # nothing was ever put into it, or all is delivered
             return []
-        return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
 
     def deliver_all(self) -> None:
         """Deliver what waits, in this thread.

@@ -17,7 +17,7 @@ from torch import nn
 
 from fitb_callbacks.checkpoints import load_checkpoint
 from fitb_callbacks.imports import one_line
-from fitb_callbacks.integrations.mlflow import check_health
+from fitb_callbacks.integrations.mlflow import check_health, log_picture
 from fitb_callbacks.training_record import JUDGE_FILE, SETTINGS_FILE, TrainingRecord, read_record
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ def record(
         ] + [Metric(f"{_PREFIX}_reference/{key}", value, now, 0) for key, value in reference_scores.items()]
         client.log_batch(run_id, metrics=metrics)
         for name, picture in pictures.items():
-            client.log_image(run_id, picture, key=f"{_PREFIX}/{name}", step=0)
+            log_picture(client.tracking_uri, run_id, f"{_PREFIX}/{name}", picture, step=0)
         client.log_artifacts(run_id, str(evidence), "check")
         link_training_scores(client, model)
         client.set_terminated(run_id, "FINISHED")

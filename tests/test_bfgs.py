@@ -106,7 +106,7 @@ def test_update_moves_masked_pixels_only_and_weighs_as_much_as_the_gradient():
     visible = torch.rand(20, 1, 4, 4) > 0.4
     masked, labels = torch.rand(20, 1, 4, 4) * visible, torch.arange(20) % 3
     update, predicted = bfgs_update(model, masked, labels, visible, num_steps=3)
-    gradient, expected = gradient_update(model, masked, labels)
+    gradient, expected, _ = gradient_update(model, masked, labels)
     gradient = gradient.masked_fill(visible, 0)
     assert torch.equal(predicted, expected)
     assert update[visible].count_nonzero() == 0

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.cli import app
+from fitb_callbacks.integrations.outbox import Outbox
 from mlflow_server import Server
 from mlflow_store import new_store
 from small_module import SmallModule
@@ -137,6 +138,27 @@ def waiting_steps(run_id):
 
 def resend():
     return CliRunner().invoke(app, ["resend"])
+
+
+class RemovedMeanwhile(type(Path())):
+    """A folder that another thread finds empty, and removes, right after it was made."""
+
+    removals = 3
+
+    def mkdir(self, *arguments, **options):
+        super().mkdir(*arguments, **options)
+        if RemovedMeanwhile.removals:
+            RemovedMeanwhile.removals -= 1
+            self.rmdir()
+
+
+def test_an_outbox_that_is_removed_meanwhile_takes_the_next_parcel(tmp_path):
+    delivered = []
+    box = Outbox(RemovedMeanwhile(tmp_path) / "run", lambda parcel: delivered.append((parcel / "number").read_text()))
+    for number in range(3):
+        box.put({"number": str(number).encode()})
+    assert box.settle(30) == RemovedMeanwhile.removals == 0
+    assert delivered == ["0", "1", "2"]
 
 
 def test_with_a_healthy_server_nothing_waits(server, trainer, loaders):

@@ -57,7 +57,7 @@ def test_each_fill_conditions_the_next_as_a_plain_loop_does():
     for row, label in enumerate(labels):
         current = images[row : row + 1]
         for step, visible in enumerate(masks):
-            update, _ = gradient_update(model, current * visible, label[None])
+            update, _, _ = gradient_update(model, current * visible, label[None])
             fill = prototype(update * ~visible, low=zero, high=one, baseline=zero)
             current = torch.where(visible, current, fill)
             torch.testing.assert_close(result.steps[row, step], current[0])

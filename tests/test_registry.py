@@ -177,6 +177,8 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert json.loads((evidence / "settings.json").read_text())["num_masks"] == 16  # as in training
     for name in ("prototypes.png", "prototypes-of-the-reference.png"):
         assert min(Image.open(evidence / name).size) > 100
+    shown = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
+    assert shown == {"fitb~prototypes", "fitb~prototypes of the reference"}
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     assert run.inputs.model_inputs[0].model_id == model.model_id
     linked = {(metric.run_id, metric.key): metric.value for metric in model.metrics}

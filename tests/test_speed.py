@@ -1,10 +1,10 @@
 """What makes the probe fast, and what it must not change: formats, chunk sizes, stopping early, the budget."""
 
 import copy
-import itertools
 
 import pytest
 import torch
+from small_world import small_world
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,7 +14,6 @@ from fitb_callbacks.budget import Budget
 from fitb_callbacks.calibration import Plan, fastest_plan
 from fitb_callbacks.masks import random_masks
 from fitb_callbacks.memory_format import channels_last_weights
-from fitb_callbacks.updates import gradient_update
 from small_module import SmallModule
 
 
@@ -154,25 +153,6 @@ def test_the_loop_over_masks_never_waits_for_the_device():
 
 
 # --- stopping early -------------------------------------------------------------------------------------------------
-
-
-def small_world():
-    """Twelve pixels of which three are hidden: 220 masks, so that the true mean over all of them is known."""
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 3))
-    images = torch.rand(20, 1, 3, 4, generator=generator)
-    labels = model(images).argmax(dim=1)
-    total, kept = torch.zeros_like(images), torch.zeros(len(images))
-    for hidden in itertools.combinations(range(12), 3):
-        visible = torch.ones(12, dtype=torch.bool)
-        visible[list(hidden)] = False
-        visible = visible.view(1, 1, 3, 4)
-        update, predicted = gradient_update(model, torch.where(visible, images, 0.0), labels)
-        right = (predicted == labels).float()
-        total += update.masked_fill(visible, 0) * right[:, None, None, None]
-        kept += right
-    return model, images, labels, total / kept[:, None, None, None]
 
 
 @pytest.mark.parametrize("tolerance", [0.2, 0.1])
