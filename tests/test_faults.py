@@ -70,7 +70,8 @@ def test_out_of_memory_with_a_single_image_is_an_error():
 
     done = with_little_memory(1, run)
     assert done.returncode == 1
-    assert "can't allocate memory" in done.stderr
+    # torch's error, or Python's own where not even its few bytes are left
+    assert "can't allocate memory" in done.stderr or done.stderr.endswith("MemoryError\n")
 
 
 def test_halving_counts_every_mask_once():
