@@ -80,8 +80,11 @@ def test_the_bar_of_a_command_shows_rate_and_time_left(terminal):
         for done in (*range(0, 201, 40), *range(0, 101, 20)):  # twice, as for two models
             show(done, 200)
             time.sleep(0.12)
+        show.step("Writing")
+        time.sleep(0.12)
     if terminal:
         assert "Probing both" in output.getvalue()
+        assert "/200" not in output.getvalue().split("Writing", 1)[1]
         assert re.search(r"100/200 [\d,]+ masked images/s 00:0\d", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue()))
     else:
         assert "Probing" not in output.getvalue()

@@ -29,7 +29,8 @@ class WorkBar:
 
     def step(self, description: str) -> None:
         """Show what is done next, before it is known how much that is."""
-        self._progress.reset(self._task, description=description, total=None)
+        self._progress.remove_task(self._task)  # a reset would keep the total
+        self._task = self._progress.add_task(description, total=None)
         self._last = 0
 
 
@@ -49,12 +50,19 @@ def work_bar(console: Console, description: str, unit: str) -> Iterator[WorkBar]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _Count(),
         _Rate(unit),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         yield WorkBar(progress, description)
+
+
+class _Count(MofNCompleteColumn):
+    """Nothing until it is known how much there is."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 class _Rate(ProgressColumn):
