@@ -4,10 +4,12 @@ A server process imports the large libraries once; every script runs in a fork o
 """
 
 import atexit
+import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -63,6 +65,8 @@ def run(script, *arguments, environment=None, timeout=250):
 def _run(arguments, environment, folder, said):
     """In the fork: what `python script arguments` would do."""
     os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: to end with the server, and so with the tests
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
