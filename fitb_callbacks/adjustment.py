@@ -16,7 +16,10 @@ MOST_MASKS = 2048
 """Masks an image up to which means are adjusted. With more, chance has little left to say."""
 
 _FREE_MASKS = 4096
-"""Masks without a run of the model, over which predicted sizes are averaged: many against those with one."""
+"""Masks without a run of the model, over which predicted sizes are averaged, at most."""
+
+_FREE_SHARE = 16
+"""And for each mask with a run: so many that their noise does not matter."""
 
 _PENALTY = 8.0
 """Of the ridge regression, where a patch of usual content has size 1. Halving or doubling it changes little."""
@@ -70,7 +73,7 @@ class Adjustment:
         height, width = visible.shape[1:]
         step = self.patch_size
         hidden = (~visible[:, ::step, ::step]).flatten(1).float()
-        free = _free_masks(hidden.shape[1], int(hidden[0].sum()), hidden.device)
+        free = _free_masks(hidden.shape[1], int(hidden[0].sum()), hidden.device)[: _FREE_SHARE * len(hidden)]
         with torch.autocast(hidden.device.type, enabled=False):
             factors = torch.cat(
                 [

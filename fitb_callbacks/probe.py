@@ -37,7 +37,7 @@ __all__ = ["FillInBlanks", "Progress"]
 
 _FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 """Masked images, labels and visible pixels to the update on the masked pixels, the predictions, and the doubts if the
-updates are in proportion to them."""
+updates are in proportion to them. Of B images and M masks, each B / M consecutive images share a mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +199,14 @@ class FillInBlanks:
                 raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
 
             def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+                each = len(masked) // len(visible)
                 if self.update == "bfgs":
+                    visible = visible.repeat_interleave(each, dim=0)
                     return *bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps), None
                 update, predicted, doubt = gradient_update(classify, masked, labels)
                 # A product, not a choice: what is not finite stays so, and is not kept.
-                return update.mul_((~visible).to(update.dtype)), predicted, doubt
+                update.unflatten(0, (-1, each)).mul_((~visible)[:, None].to(update.dtype))
+                return update, predicted, doubt
 
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             asked = _Question(images, labels, baseline, patch_size)
@@ -417,8 +420,7 @@ class FillInBlanks:
         images, labels = asked.images[of], asked.labels[of]
         masked = torch.addcmul(asked.baseline * (1 - shown), images, shown)  # exact, and faster than a choice
         block = masked.shape[:2]
-        visible = shown.bool().expand(*block, 1, *images.shape[-2:]).flatten(0, 1)
-        update, predicted, doubt = find_update(masked.flatten(0, 1), labels.repeat(block[0]), visible)
+        update, predicted, doubt = find_update(masked.flatten(0, 1), labels.repeat(block[0]), shown[:, 0].bool())
         kept = moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
         return None if doubt is None else (doubt.view(block), kept)
 
