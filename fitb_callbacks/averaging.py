@@ -82,7 +82,9 @@ def average(
     started: float | None = None,
     progress: Progress | None = None,
 ) -> Average:
-    """Stream the kept updates of every image into moments, in memory that does not depend on the number of masks.
+    """Stream the kept updates of every image into moments, in memory that does not grow with the number of masks.
+
+    But for the adjustment, which remembers eight bytes for each of an image's masks.
 
     Without a tolerance or a time limit, every image gets all masks. With one, masks come in stages, each half as large
     as all before it. After each, images whose mean is known well enough are left alone, and if the time that is left

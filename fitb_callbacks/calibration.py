@@ -24,7 +24,7 @@ _SHARE = 5
 _TIME_SHARE = 10
 """And begins nothing new after one part in so many of its time limit."""
 
-_BETTER = 1.05
+_BETTER = 1.02
 """Gains below this are noise."""
 
 _TIMES = 3
