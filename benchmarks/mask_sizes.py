@@ -59,6 +59,7 @@ def main() -> None:
                     patch_size=round(side / patches),
                     num_masks=options.num_masks,
                     tolerance=None,
+                    adjust=False,
                     low=0,
                     high=1,
                 )

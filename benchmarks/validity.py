@@ -234,7 +234,7 @@ def examine(name: str, data_name: str, data: Data, seed: int, architecture: str)
     probe_images, probe_labels = first_of_each(*own_held_out, PROBE_IMAGES_PER_CLASS)
     file = CACHE / f"{architecture} {data_name} {name} {seed}.npz"
     if not file.exists():
-        FillInBlanks(tolerance=None).probe(model, probe_images, probe_labels).save(file)
+        FillInBlanks(tolerance=None, adjust=False).probe(model, probe_images, probe_labels).save(file)
     result = thresholded(model, FillInBlanksResult.load(file), FillInBlanks.normalize, FillInBlanks.binarize)
     clean = probe_images if kind.plant is None else first_of_each(*data.probe, PROBE_IMAGES_PER_CLASS)[0]
     judges = {
