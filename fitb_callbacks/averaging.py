@@ -51,12 +51,15 @@ class Average:
     Attributes:
         halves: Moments of the even rounds of masks and of the odd ones, which know nothing of each other.
         means: Mean updates of the halves, adjusted if they were to be, each ``(N, C, H, W)``.
+        standard_error: Of the mean updates of both halves together, ``(N, C, H, W)``: that of plain means, and of
+            adjusted ones as much smaller as their halves are nearer to each other, in the mean over an image.
         tried: Masks that went into each image's moments, kept or not, shape ``(N,)``.
         out_of_time: Whether there was no time for more masks, though some images were to get them.
     """
 
     halves: tuple[Moments, Moments]
     means: tuple[Tensor, Tensor]
+    standard_error: Tensor
     tried: Tensor
     out_of_time: bool
 
@@ -148,7 +151,8 @@ def average(
             streams.go_on_with(~(streams.look() <= tolerance))
     streams.look()
     streams.report_end()
-    return Average(streams.halves, streams.means, streams.tried * masks_per_index, out_of_time)
+    tried = streams.tried * masks_per_index
+    return Average(streams.halves, streams.means, streams.standard_error(), tried, out_of_time)
 
 
 class _Streams:
@@ -157,6 +161,7 @@ class _Streams:
     Attributes:
         halves: Of the even rounds and of the odd ones, the same on every process.
         means: Of the halves as of the last look, adjusted if they are to be.
+        adjusted: Images whose means are adjusted, boolean, shape ``(N,)``.
         tried: Indices that went into each image's moments, shape ``(N,)``.
         active: Images that get more of them, as indices.
         done: Where the next stage begins.
@@ -189,6 +194,7 @@ class _Streams:
         self._all_pairs = total * len(images)
         self.halves = Moments.of(images), Moments.of(images)
         self.means = torch.zeros_like(self.halves[0].mean), torch.zeros_like(self.halves[0].mean)
+        self.adjusted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         # Doubt and whether kept, by index and image: a few bytes each, and only as many as are ever looked at.
         remembered = 0 if adjustment is None else min(total, MOST_MASKS)
         self._answers = torch.zeros(remembered, 2, len(images), dtype=torch.float32, device=images.device)
@@ -246,12 +252,20 @@ class _Streams:
                 doubts, kept = self._answers[these][:, :, self.active].unbind(dim=1)
                 new = new * adjustment.factors(these, doubts, kept, self.active)
             mean[self.active] = new
+        self.adjusted[self.active] = adjustment is not None
         plain = self.halves[0].merged(self.halves[1])
         errors = plain.relative_error().where(plain.count >= _FEWEST, torch.inf)[self.active]
         if adjustment is not None:
             apart = _apart(self.means, self.halves)[self.active]
             errors = torch.where(errors.isfinite(), torch.maximum(_BOUND * apart, _LEAST * errors), errors)
         return errors
+
+    def standard_error(self) -> Tensor:
+        """Of the means of both halves together, as of the last look, shape ``(N, C, H, W)``."""
+        plain = self.halves[0].merged(self.halves[1]).standard_error()
+        variance = plain.square().flatten(1).mean(dim=1)
+        share = (_error_squared(self.means, self.halves) / variance).sqrt().clamp(max=1)
+        return plain * share.where(self.adjusted & (variance > 0), 1)[:, None, None, None]
 
     def go_on_with(self, unsure: Tensor) -> None:
         """Give more masks to those of the active images alone that this says, boolean, shape ``(A,)``."""
@@ -290,9 +304,14 @@ def _mean(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tens
 
 def _apart(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
     """The relative standard error of each image's mean, as far as the halves can tell it, shape ``(N,)``."""
+    error = _error_squared(means, halves)
+    signal = (_mean(means, halves).square().flatten(1).mean(dim=1) - error).clamp(min=0)
+    known = (halves[0].count > 0) & (halves[1].count > 0) & ((signal > 0) | (error == 0))
+    return torch.where(known, (error / signal.where(signal > 0, 1)).sqrt(), torch.inf)
+
+
+def _error_squared(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
+    """Mean square error of each image's mean, as far as the halves can tell it, shape ``(N,)``."""
     first, second = halves[0].count, halves[1].count
     squares = (means[0] - means[1]).square().flatten(1).mean(dim=1)
-    error = squares * first * second / (first + second).square().clamp(min=1)
-    signal = (_mean(means, halves).square().flatten(1).mean(dim=1) - error).clamp(min=0)
-    known = (first > 0) & (second > 0) & ((signal > 0) | (error == 0))
-    return torch.where(known, (error / signal.where(signal > 0, 1)).sqrt(), torch.inf)
+    return squares * first * second / (first + second).square().clamp(min=1)

@@ -264,7 +264,7 @@ class FillInBlanks:
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             kept=moments.count.long().cpu(),
-            standard_error=moments.standard_error().cpu(),
+            standard_error=averaged.standard_error.cpu(),
             reliability=reliability.cpu(),
             tried=averaged.tried.cpu(),
             out_of_time=averaged.out_of_time,

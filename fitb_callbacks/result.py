@@ -34,8 +34,7 @@ class FillInBlanksResult:
             ``settings["low"]`` to ``settings["high"]``; the baseline where no mask was kept.
         predictions: Class that the model predicts for each prototype, shape ``(N,)``; -1 where no mask was kept.
         kept: Number of masks kept for each image, or of whole partitions with progressive masks, shape ``(N,)``.
-        standard_error: Standard error of each value of the updates, as plain means of independent updates, shape
-            ``(N, C, H, W)``; adjusted ones (``adjust=True``) are nearer to the truth than that.
+        standard_error: Standard error of each value of the updates, shape ``(N, C, H, W)``.
         reliability: How well each update would come out the same from other masks, up to 1, shape ``(N,)``; NaN where
             half of the masks kept nothing. See `fitb_callbacks.shape.split_half_reliability`.
         tried: Number of masks made for each image, kept or not, shape ``(N,)``.

@@ -103,12 +103,15 @@ def test_reliability_of_chance_flat_and_tiny_updates():
     torch.testing.assert_close(split_half_reliability(first * 1e-30, first), torch.ones(200))
 
 
-def test_standard_error_is_the_spread_of_the_mean_over_seeds():
+@pytest.mark.parametrize("adjust", [False, True])
+def test_standard_error_is_the_spread_of_the_mean_over_seeds(adjust):
     images, labels = torch.rand(2, 1, 6, 6), torch.tensor([0, 1])
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 2))
     probes = [
-        FillInBlanks(num_masks=32, mask_ratio=0.5, seed=seed, target="predicted").probe(model, images, labels)
+        FillInBlanks(num_masks=32, mask_ratio=0.5, seed=seed, target="predicted", adjust=adjust).probe(
+            model, images, labels
+        )
         for seed in range(40)
     ]
     spread = torch.stack([probe.updates for probe in probes]).std(0).mean()
