@@ -536,7 +536,11 @@ def test_an_interrupt_is_no_refusal(registered, tmp_path):
     command = [sys.executable, "-m", "fitb_callbacks", "check", "models:/digits/2", *RULES]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": registered.uri}
     process = subprocess.Popen(
-        [*command, "--data", "slow_images:images"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*command, "--data", "slow_images:images"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     wait_until((tmp_path / "begun").exists)
     process.send_signal(signal.SIGINT)
