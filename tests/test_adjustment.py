@@ -102,3 +102,18 @@ def test_patches_cut_off_at_the_edge_and_several_channels():
         cosine = torch.cosine_similarity(before, after)  # each half has a factor of its own, so it is not quite 1
         assert (cosine > 0.999).all()
     assert not torch.allclose(plain, adjusted, rtol=0.01)
+
+
+def test_masks_under_which_a_model_breaks_down_are_left_out():
+    model, images, labels, _ = small_world()
+
+    def breaking(module, images):
+        return torch.where(images[:, 0, 0, :1] == 0, torch.nan, module(images))  # where the first pixel is hidden
+
+    plain, adjusted = (
+        FillInBlanks(num_masks=256, adjust=adjust, **SETTINGS).probe(model, images, labels, logits_fn=breaking)
+        for adjust in (False, True)
+    )
+    assert adjusted.metrics["nonfinite"] == plain.metrics["nonfinite"] > 0.2
+    apart = errors(adjusted.updates, plain.updates)
+    assert ((apart > 1e-4) & (apart < 0.3)).all()  # the other masks are adjusted all the same
