@@ -40,6 +40,7 @@ def resnet18() -> nn.Module:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     "CNN, 1 x 28 x 28": (cnn, (1, 28, 28), 1024),
+    "CNN, 1 x 28 x 28, small chunks": (cnn, (1, 28, 28), 128),
     "ResNet-18, 3 x 64 x 64": (resnet18, (3, 64, 64), 128),
     "small ViT, 1 x 28 x 28": (vit, (1, 28, 28), 512),
 }

@@ -77,7 +77,7 @@ def average(
     num_masks: int,
     masks_per_round: int,
     masks_per_index: int = 1,
-    chunk_size: int,
+    block_size: int,
     adjustment: Adjustment | None = None,
     share: tuple[int, int] = (0, 1),
     tolerance: float | None = None,
@@ -87,7 +87,7 @@ def average(
 ) -> Average:
     """Stream the kept updates of every image into moments, in memory that does not grow with the number of masks.
 
-    But for the adjustment, which remembers eight bytes for each of an image's masks.
+    But for the adjustment, which remembers five bytes for each of an image's masks.
 
     Without a tolerance or a time limit, every image gets all masks. With one, masks come in stages, each half as large
     as all before it. After each, images whose mean is known well enough are left alone, and if the time that is left
@@ -100,7 +100,7 @@ def average(
         num_masks: Most masks an image.
         masks_per_round: How many consecutive masks depend on each other; stages end with whole pairs of rounds.
         masks_per_index: How many masks an index stands for: 1, or those of a partition.
-        chunk_size: Pairs of masks and images at once.
+        block_size: Pairs of masks and images at once.
         adjustment: Of the means of images that get no more masks than `fitb_callbacks.adjustment.MOST_MASKS`. None
             leaves plain means.
         share: This process's rank and the number of processes.
@@ -118,7 +118,7 @@ def average(
         >>> def add(moments, masks, images, rows):
         ...     shape = (len(masks), len(images), 1, 1, 1)
         ...     return torch.ones(shape[:2]), moments.add(torch.ones(shape), torch.ones(shape[:2]).bool(), rows)
-        >>> settings = {"num_masks": 512, "masks_per_round": 4, "chunk_size": 100, "tolerance": 0.1}
+        >>> settings = {"num_masks": 512, "masks_per_round": 4, "block_size": 100, "tolerance": 0.1}
         >>> average(torch.clone, add, torch.rand(2, 1, 1, 1), **settings).tried
         tensor([64, 64])
     """
@@ -128,7 +128,7 @@ def average(
         add,
         images,
         masks_per_round,
-        chunk_size,
+        block_size,
         share,
         total=num_masks,
         adjustment=adjustment,
@@ -174,7 +174,7 @@ class _Streams:
         add: AddUpdates,
         images: Tensor,
         masks_per_round: int,
-        chunk_size: int,
+        block_size: int,
         share: tuple[int, int],
         *,
         total: int,
@@ -185,7 +185,7 @@ class _Streams:
         self._add = add
         self._images = images
         self._masks_per_round = masks_per_round
-        self._chunk_size = chunk_size
+        self._block_size = block_size
         self._share = share
         self._total = total
         self._adjustment = adjustment
@@ -195,9 +195,10 @@ class _Streams:
         self.halves = Moments.of(images), Moments.of(images)
         self.means = torch.zeros_like(self.halves[0].mean), torch.zeros_like(self.halves[0].mean)
         self.adjusted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        # Doubt and whether kept, by index and image: a few bytes each, and only as many as are ever looked at.
+        # By index and image: a few bytes each, and only as many as are ever looked at.
         remembered = 0 if adjustment is None else min(total, MOST_MASKS)
-        self._answers = torch.zeros(remembered, 2, len(images), dtype=torch.float32, device=images.device)
+        self._doubts = torch.zeros(remembered, len(images), dtype=torch.float32, device=images.device)
+        self._kept = torch.zeros_like(self._doubts, dtype=torch.uint8)  # which all backends can add up
         self.tried = torch.zeros(len(images), dtype=torch.long, device=images.device)
         self.active = torch.arange(len(images), device=images.device)
         self.done = 0
@@ -211,18 +212,19 @@ class _Streams:
         rounds = indices // self._masks_per_round
         # Images that are left alone count as done.
         self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
-        together = masks_together(len(self.active), self._chunk_size)
+        together = masks_together(len(self.active), self._block_size)
         for parity, half in enumerate(self.halves):
             part = Moments.of(self._images[self.active])
             for some in indices[rounds % 2 == parity].split(together):
-                work = partial(self._add_block, part, self._prepare(some), some if stop <= len(self._answers) else None)
-                self._chunk_size = in_blocks(work, len(some), len(self.active), self._chunk_size)
+                work = partial(self._add_block, part, self._prepare(some), some if stop <= len(self._doubts) else None)
+                self._block_size = in_blocks(work, len(some), len(self.active), self._block_size)
             if world_size > 1:
                 part.all_reduce()
             half.merge(part, self.active)
-        if world_size > 1 and stop <= len(self._answers):
+        if world_size > 1 and stop <= len(self._doubts):
             confirm()
-            torch.distributed.all_reduce(self._answers[self.done : stop])
+            torch.distributed.all_reduce(self._doubts[self.done : stop])
+            torch.distributed.all_reduce(self._kept[self.done : stop])
         self.tried[self.active] += stop - self.done
         self.pairs += (stop - self.done) * len(self.active)
         self.done = stop
@@ -230,11 +232,10 @@ class _Streams:
     def _add_block(self, part: Moments, masks: Tensor, indices: Tensor | None, block: slice, rows: slice) -> None:
         added = self._add(part, masks[block], self.active[rows], rows)
         if indices is not None and added is not None:
+            where = indices[block, None], self.active[rows]
             doubt, kept = added
-            answers = torch.stack([doubt.nan_to_num(nan=1.0), kept.to(doubt.dtype)], dim=1)
-            self._answers[
-                indices[block, None, None], torch.arange(2, device=indices.device)[:, None], self.active[rows]
-            ] = answers.to(self._answers.dtype)
+            self._doubts[where] = doubt.to(self._doubts.dtype)
+            self._kept[where] = kept.to(self._kept.dtype)
         if self._progress is not None:
             self._reported += (block.stop - block.start) * (rows.stop - rows.start) * self._share[1]
             self._progress(min(self._reported, self._all_pairs), self._all_pairs)
@@ -243,14 +244,15 @@ class _Streams:
         """Look at the active images: bring their means up to date; how far each mean is likely to be off, ``(A,)``."""
         if not len(self.active):
             return torch.zeros(0)
-        adjustment = self._adjustment if self.done <= len(self._answers) else None
+        adjustment = self._adjustment if self.done <= len(self._doubts) else None
         indices = torch.arange(self.done, device=self.active.device)
         for parity, (half, mean) in enumerate(zip(self.halves, self.means, strict=True)):
             new = half.mean[self.active]
             these = indices[indices // self._masks_per_round % 2 == parity]
             if adjustment is not None and len(these):
-                doubts, kept = self._answers[these][:, :, self.active].unbind(dim=1)
-                new = new * adjustment.factors(these, doubts, kept, self.active)
+                where = these[:, None], self.active
+                doubts = self._doubts[where].nan_to_num(nan=1.0)
+                new = new * adjustment.factors(these, doubts, self._kept[where].bool(), self.active)
             mean[self.active] = new
         self.adjusted[self.active] = adjustment is not None
         plain = self.halves[0].merged(self.halves[1])

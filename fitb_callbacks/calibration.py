@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 
 from fitb_callbacks.blocks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.clock import seconds_on, working_seconds_on
-from fitb_callbacks.memory_format import bytes_of_copies, channels_last_weights
+from fitb_callbacks.logits import LogitsFn
 
-__all__ = ["Plan", "fastest_plan"]
+__all__ = ["Attempt", "Plan", "fastest_plan"]
 
 _SHARE = 5
 """Calibration costs at most one part in so many of the masked images of the first probe."""
@@ -30,8 +28,9 @@ _BETTER = 1.02
 _TIMES = 3
 """Runs that are compared; the best one counts, since what else goes on can only make a run slower."""
 
-_MEMORY = 0.1
-"""Largest share of a chunk's own memory that copies of weights may take."""
+_ROUNDING = 0.25
+"""How far the updates of one chunk may be apart in two memory formats, as a share of their size. Half precision makes
+up to some hundredths; code that mistakes one format for the other makes more than 1."""
 
 _LARGEST_CHUNK = 8192
 
@@ -42,52 +41,65 @@ class Plan:
 
     Attributes:
         chunk_size: How many at once.
-        channels_last: Whether convolutions run in channels-last format, see `fitb_callbacks.memory_format`.
+        channels_last: Whether images come in channels-last format, in which convolutions leave their results too. The
+            values are the same, and results but for rounding; no weight is touched.
     """
 
     chunk_size: int
     channels_last: bool = False
 
-    def format_of(self, model: nn.Module) -> AbstractContextManager[None]:
-        """The context in which the model runs in this plan's format."""
-        return channels_last_weights(model) if self.channels_last else nullcontext()
+    def formatted(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in this plan's format."""
+        # not contiguous(): with one channel, strides of either format pass for both, and convolutions look at them
+        return images.to(memory_format=torch.channels_last) if self.channels_last else images
 
+
+Attempt = Callable[[Plan], tuple[int, Tensor]]
+"""Puts one chunk of masked images through the model as a probe does. Returns how many they were, which may be less than
+the plan's chunk size, and their mean updates, which are compared between formats and thrown away."""
 
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
 
 
 def fastest_plan(
-    model: nn.Module, images: Tensor, attempt: Callable[[int], int], *, planned: int, seconds: float | None = None
+    model: nn.Module,
+    images: Tensor,
+    attempt: Attempt,
+    *,
+    planned: int,
+    seconds: float | None = None,
+    logits_fn: LogitsFn | None = None,
 ) -> Plan:
     """The fastest plan for a model, an image size and a device, tried once and remembered as long as the model lives.
 
-    The search starts from a usual chunk, compares the formats there, then doubles the chunk as long as that helps, or
-    halves it. It takes at most a fifth of the masked images that the probe is going to need, and about a tenth of its
-    time limit; for probes so small that nothing can be tried within that, it is the usual chunk in the model's own
-    format.
+    The search starts from a usual chunk, compares the formats there if there are convolutions, then doubles the chunk
+    as long as that helps, or halves it, and compares the formats again. It takes at most a fifth of the masked images
+    that the probe is going to need, and about a tenth of its time limit; for probes so small that nothing can be tried
+    within that, it is the usual chunk in the usual format. A model that fails on channels-last images, or takes them
+    for something else, gets none.
 
     Args:
         model: The classifier.
         images: The probe images on their device, shape ``(N, C, H, W)``.
-        attempt: Puts about so many masked images through the model as a probe does, once; returns how many they were.
-            What it computes is thrown away.
+        attempt: See `Attempt`.
         planned: How many masked images the probe is going to put through.
         seconds: The probe's time limit.
+        logits_fn: With what the model is called, if not directly.
 
     Example:
         >>> import torch
-        >>> model = torch.nn.Flatten()
-        >>> fastest_plan(model, torch.rand(4, 1, 8, 8), lambda size: size, planned=64)
+        >>> model, images = torch.nn.Flatten(), torch.rand(4, 1, 8, 8)
+        >>> fastest_plan(model, images, lambda plan: (plan.chunk_size, images), planned=64)
         Plan(chunk_size=1024, channels_last=False)
     """
     device = images.device
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    key = (tuple(images.shape[1:]), images.dtype, device, autocast, torch.get_num_threads())
+    called = getattr(logits_fn, "__code__", type(logits_fn))  # the same for a lambda that is made again
+    key = (tuple(images.shape[1:]), images.dtype, device, autocast, torch.get_num_threads(), called)
     plans = _plans.setdefault(model, {})
     if key not in plans:
         usual = Plan(usual_chunk_size(images))
         trial = _Trial(
-            model,
             attempt,
             device,
             allowance=planned // _SHARE,
@@ -95,43 +107,29 @@ def fastest_plan(
         )
         if not trial.allows(usual, usual):
             return usual
-        copies = bytes_of_copies(model)
-        small = 0 < copies <= _MEMORY * _saved_bytes(model, partial(attempt, usual.chunk_size))
-        plans[key] = _search(trial, usual, formats=(False, True) if small else (False,))
+        convolves = any(parameter.ndim == 4 for parameter in model.parameters())
+        plans[key] = _search(trial, usual, formats=convolves)
     return plans[key]
 
 
-def _search(trial: _Trial, best: Plan, *, formats: Sequence[bool]) -> Plan:
+def _search(trial: _Trial, usual: Plan, *, formats: bool) -> Plan:
     """The fastest plan that can be found from a first one."""
-    for channels_last in formats[1:]:
-        other = replace(best, channels_last=channels_last)
-        best = other if trial.is_faster(other, best) else best
-    first = best.chunk_size
+    best = _other_format(trial, usual) if formats else usual
     for factor in (2, 0.5):
         while 1 <= best.chunk_size * factor <= _LARGEST_CHUNK:
             other = replace(best, chunk_size=int(best.chunk_size * factor))
             if not trial.is_faster(other, best):
                 break
             best = other
-        if best.chunk_size > first:
+        if best.chunk_size > usual.chunk_size:
             break  # larger was better, so smaller is not
-    return best
+    # Weights are reordered for every chunk, which is dear in small ones.
+    return _other_format(trial, best) if formats and best.chunk_size != usual.chunk_size else best
 
 
-def _saved_bytes(model: nn.Module, work: Callable[[], object]) -> int:
-    """What a forward pass keeps for the backward pass, weights aside."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        work()
-    return sum(saved.values())
+def _other_format(trial: _Trial, best: Plan) -> Plan:
+    other = replace(best, channels_last=not best.channels_last)
+    return other if trial.is_faster(other, best) else best
 
 
 class _Trial:
@@ -139,14 +137,12 @@ class _Trial:
 
     def __init__(
         self,
-        model: nn.Module,
-        attempt: Callable[[int], int],
+        attempt: Attempt,
         device: torch.device,
         *,
         allowance: int,
         deadline: float,
     ) -> None:
-        self._model = model
         self._attempt = attempt
         self._device = device
         self._allowance = allowance
@@ -162,22 +158,27 @@ class _Trial:
             return False
         self._allowance -= self._cost((other, best))
         try:
-            for plan in (other, best):
-                self._speed(plan)  # prepares kernels
+            found, expected = (self._attempt(plan)[1] for plan in (other, best))  # which also prepares kernels
+            if other.channels_last != best.channels_last and not _same(found, expected):
+                return False
             # in turn, so that a busy moment of the machine hits both
             speeds = [(self._speed(other), self._speed(best)) for _ in range(_TIMES)]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            # A model may well take images in one format only. What is wrong in its own will show in the probe.
+            if other.channels_last == best.channels_last and not is_out_of_memory(error):
                 raise
             return False
         return max(speed for speed, _ in speeds) > max(speed for _, speed in speeds) * _BETTER
 
     def _speed(self, plan: Plan) -> float:
-        with plan.format_of(self._model):
-            started = working_seconds_on(self._device)
-            number = self._attempt(plan.chunk_size)
-            return number / max(working_seconds_on(self._device) - started, 1e-9)
+        started = working_seconds_on(self._device)
+        number, _ = self._attempt(plan)
+        return number / max(working_seconds_on(self._device) - started, 1e-9)
 
     @staticmethod
     def _cost(plans: Sequence[Plan]) -> int:
         return (1 + _TIMES) * sum(plan.chunk_size for plan in plans)
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= _ROUNDING * expected.norm())

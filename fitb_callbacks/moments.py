@@ -68,13 +68,14 @@ class Moments:
             Which were added, boolean, shape ``(K, R)``.
         """
         # One pass over the values: a sum with NaN or infinity in it is not finite either.
-        finite = values.flatten(2).sum(dim=2).isfinite()
+        finite = values.sum(dim=(2, 3, 4)).isfinite()
         keep = keep & finite
-        weight = keep[..., None, None, None]
-        values = torch.where(weight, values.to(self.mean.dtype), 0)
+        weight = keep[..., None, None, None].to(self.mean.dtype)
+        # Kept values are finite, and the others zero or NaN once they are weighted. Faster than a choice.
+        values = (values * weight).nan_to_num_(nan=0.0)
         count = keep.sum(0).to(self.count.dtype)
         mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
-        squares = values.sub_(mean).mul_(weight).square_().sum(0)
+        squares = values.addcmul_(weight, mean, value=-1).square_().sum(0)
         self._merge_rows(rows, count, mean, squares, (~finite).sum(0).to(self.count.dtype))
         return keep
 

@@ -19,6 +19,7 @@ from fitb_callbacks.checks import check_choice, check_integer, check_number, che
 from fitb_callbacks.clock import seconds_on
 from fitb_callbacks.confidence import wilson_interval
 from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.heap import keep_freed_memory
 from fitb_callbacks.judged import judged
 from fitb_callbacks.judges import Judge
 from fitb_callbacks.logits import LogitsFn, classifier, describe
@@ -31,13 +32,19 @@ from fitb_callbacks.result import FillInBlanksResult
 from fitb_callbacks.scores import self_consistency
 from fitb_callbacks.shape import effective_area, split_half_reliability
 from fitb_callbacks.thresholds import NORMALIZATIONS, prototype
-from fitb_callbacks.updates import gradient_update
+from fitb_callbacks.updates import Classify, gradient_update
 
 __all__ = ["FillInBlanks", "Progress"]
 
 _FindUpdate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 """Masked images, labels and visible pixels to the update on the masked pixels, the predictions, and the doubts if the
 updates are in proportion to them. Of B images and M masks, each B / M consecutive images share a mask."""
+
+_BLOCK = 2**18
+"""Values of masked images that are made at a time, if they are of several chunks: 1 MiB in single precision."""
+
+_Adder = Callable[[_FindUpdate], AddUpdates]
+"""What adds the updates that are found in some way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,24 +205,14 @@ class FillInBlanks:
             if class_names is not None and len(class_names) != logits.shape[1]:
                 raise ValueError(f"class_names must hold {logits.shape[1]} names, one a class; got {len(class_names)}")
 
-            def find_update(masked: Tensor, labels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-                each = len(masked) // len(visible)
-                if self.update == "bfgs":
-                    visible = visible.repeat_interleave(each, dim=0)
-                    return *bfgs_update(classify, masked, labels, visible, num_steps=self.bfgs_steps), None
-                update, predicted, doubt = gradient_update(classify, masked, labels)
-                # A product, not a choice: what is not finite stays so, and is not kept.
-                update.unflatten(0, (-1, each)).mul_((~visible)[:, None].to(update.dtype))
-                return update, predicted, doubt
-
             fill = partial(self._fill, low=low, high=high, baseline=baseline)
             asked = _Question(images, labels, baseline, patch_size)
             steps, adjustment = None, None
             prepare: Callable[[Tensor], Tensor]
-            add: AddUpdates
+            adder: _Adder
             if self.masking == "random":
                 prepare = partial(self._shown, asked)
-                add = partial(self._add_random, find_update, asked)
+                adder = partial(partial, self._add_random, asked)
                 if self.adjust and self.update == "gradient":
                     adjustment = Adjustment.of(
                         images, baseline=baseline, patch_size=patch_size, visible=partial(self._visible, asked)
@@ -223,25 +220,25 @@ class FillInBlanks:
             else:
                 prepare = torch.clone  # partitions are made block by block: nothing is gained by doing it before
                 steps = images.new_zeros(len(images), self.num_steps, *images.shape[1:])
-                add = partial(self._add_progressive, find_update, fill, asked, steps)
+                adder = partial(partial, self._add_progressive, asked, fill, steps)
             started = seconds_on(device)
-            plan = self._plan(model, prepare, add, images, num_ranks=share[1], seconds=seconds)
-            with plan.format_of(model):
-                averaged = average(
-                    prepare,
-                    add,
-                    images,
-                    num_masks=self._num_updates(),
-                    masks_per_round=self._updates_per_round(images, patch_size),
-                    masks_per_index=self.num_steps if steps is not None else 1,
-                    chunk_size=plan.chunk_size,
-                    adjustment=adjustment,
-                    share=share,
-                    tolerance=self.tolerance,
-                    seconds=seconds,
-                    started=started,
-                    progress=progress,
-                )
+            keep_freed_memory(device)
+            plan = self._plan(model, logits_fn, prepare, adder, images, num_ranks=share[1], seconds=seconds)
+            averaged = average(
+                prepare,
+                adder(partial(self._find_update, classify, plan)),
+                images,
+                num_masks=self._num_updates(),
+                masks_per_round=self._updates_per_round(images, patch_size),
+                masks_per_index=self.num_steps if steps is not None else 1,
+                block_size=self._block_size(plan, images),
+                adjustment=adjustment,
+                share=share,
+                tolerance=self.tolerance,
+                seconds=seconds,
+                started=started,
+                progress=progress,
+            )
             if steps is not None and share[1] > 1:
                 confirm()
                 torch.distributed.all_reduce(steps)  # partition 0 is one rank's; the others hold zeros
@@ -250,7 +247,8 @@ class FillInBlanks:
             moments = averaged.halves[0].merged(averaged.halves[1])
             covered = moments.count > 0
             prototypes = torch.where(covered[:, None, None, None], fill(update), baseline)
-            predictions = in_chunks(classify, prototypes, plan.chunk_size).argmax(dim=1).where(covered, -1)
+            predictions = in_chunks(classify, plan.formatted(prototypes), plan.chunk_size).argmax(dim=1)
+            predictions = predictions.where(covered, -1)
 
         resolved = {"patch_size": patch_size, "low": low, "high": high, "baseline": baseline}
         if averaged.out_of_time:
@@ -376,8 +374,9 @@ class FillInBlanks:
     def _plan(
         self,
         model: nn.Module,
+        logits_fn: LogitsFn | None,
         prepare: Callable[[Tensor], Tensor],
-        add: AddUpdates,
+        adder: _Adder,
         images: Tensor,
         *,
         num_ranks: int,
@@ -386,16 +385,48 @@ class FillInBlanks:
         """How the masked images go through the model: what is fastest, unless the chunk size is given."""
         if self.chunk_size is not None:
             return Plan(self.chunk_size)
+        classify = classifier(model, logits_fn)
         every = torch.arange(self._num_updates(), device=images.device)
 
-        def attempt(size: int) -> int:
-            indices, rows = block_of(every[: masks_together(len(images), size)], len(images), size)
-            add(Moments.of(images[rows]), prepare(indices), torch.arange(rows.stop, device=images.device), rows)
-            return len(indices) * int(rows.stop)
+        def attempt(plan: Plan) -> tuple[int, Tensor]:
+            together = masks_together(len(images), plan.chunk_size)
+            indices, rows = block_of(every[:together], len(images), plan.chunk_size)
+            moments = Moments.of(images[rows])
+            add = adder(partial(self._find_update, classify, plan))
+            add(moments, prepare(indices), torch.arange(rows.stop, device=images.device), rows)
+            return len(indices) * int(rows.stop), moments.mean
 
         return fastest_plan(
-            model, images, attempt, planned=self._num_updates() * len(images) // num_ranks, seconds=seconds
+            model,
+            images,
+            attempt,
+            planned=self._num_updates() * len(images) // num_ranks,
+            seconds=seconds,
+            logits_fn=logits_fn,
         )
+
+    def _block_size(self, plan: Plan, images: Tensor) -> int:
+        """How many masked images are made and averaged at a time: several small chunks, as each time costs as much."""
+        if self.masking != "random" or self.update != "gradient":
+            return plan.chunk_size
+        return max(1, _BLOCK // (plan.chunk_size * images[0].numel())) * plan.chunk_size
+
+    def _find_update(
+        self, classify: Classify, plan: Plan, masked: Tensor, labels: Tensor, visible: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `_FindUpdate`."""
+        each = len(masked) // len(visible)
+        if self.update == "bfgs":
+            visible = visible.bool().repeat_interleave(each, dim=0)
+            in_format = lambda images: classify(plan.formatted(images))  # noqa: E731
+            return *bfgs_update(in_format, masked, labels, visible, num_steps=self.bfgs_steps), None
+        masked = plan.formatted(masked)
+        update, predicted, doubt = gradient_update(classify, masked, labels, chunk_size=plan.chunk_size)
+        # Less itself where visible, not a choice: it takes half the time, and what is not finite stays so and is
+        # not kept.
+        blocks = update.unflatten(0, (-1, each))
+        blocks.addcmul_(blocks, visible[:, None].to(update.dtype), value=-1)
+        return update, predicted, doubt
 
     def _shown(self, asked: _Question, indices: Tensor) -> Tensor:
         """Random masks as factors, 1 where visible and 0 where masked, shape ``(K, 1, 1, H, W)``."""
@@ -414,22 +445,22 @@ class FillInBlanks:
         )
 
     def _add_random(
-        self, find_update: _FindUpdate, asked: _Question, moments: Moments, shown: Tensor, of: Tensor, rows: slice
+        self, asked: _Question, find_update: _FindUpdate, moments: Moments, shown: Tensor, of: Tensor, rows: slice
     ) -> tuple[Tensor, Tensor] | None:
         """Updates under random masks."""
         images, labels = asked.images[of], asked.labels[of]
-        masked = torch.addcmul(asked.baseline * (1 - shown), images, shown)  # exact, and faster than a choice
+        masked = torch.lerp(asked.baseline, images, shown)  # exact at 0 and 1, and faster than a choice
         block = masked.shape[:2]
-        update, predicted, doubt = find_update(masked.flatten(0, 1), labels.repeat(block[0]), shown[:, 0].bool())
+        update, predicted, doubt = find_update(masked.flatten(0, 1), labels.repeat(block[0]), shown[:, 0])
         kept = moments.add(update.unflatten(0, block), predicted.view(block) == labels, rows)
         return None if doubt is None else (doubt.view(block), kept)
 
     def _add_progressive(
         self,
-        find_update: _FindUpdate,
-        fill: Callable[[Tensor], Tensor],
         asked: _Question,
+        fill: Callable[[Tensor], Tensor],
         steps: Tensor,
+        find_update: _FindUpdate,
         moments: Moments,
         indices: Tensor,
         of: Tensor,

@@ -14,7 +14,9 @@ Classify = Callable[[Tensor], Tensor]
 """Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
 
 
-def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_update(
+    classify: Classify, masked: Tensor, labels: Tensor, *, chunk_size: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """First-order update of masked images: minus the input gradient of the cross-entropy (paper, equation 2).
 
     The gradient is taken with respect to the masked image itself. Through the product of image and mask it would be
@@ -25,6 +27,7 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
         masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
         labels: Label whose loss is descended, integers, shape ``(B,)``.
+        chunk_size: How many images go through the model at once, at least 1. None is all.
 
     Returns:
         The update, shape ``(B, C, H, W)``; the label predicted for each masked image, shape ``(B,)``; and the doubt,
@@ -42,14 +45,19 @@ def gradient_update(classify: Classify, masked: Tensor, labels: Tensor) -> tuple
         >>> update.flatten().tolist(), predicted.tolist(), doubt.tolist()
         ([-0.5, 0.5], [0], [0.5])
     """
-    leaf = masked.detach().requires_grad_()
-    logits = classified(classify, leaf)
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    # A confident model's gradients are so small that half precision would flush them to zero on their way back. They
-    # are in proportion to 1 - p(label), so each image's loss is divided by that, and its gradient multiplied again.
-    doubt = -torch.expm1(-loss.detach()).clamp(max=-1e-7)
-    (gradient,) = torch.autograd.grad((loss / doubt).sum(), leaf)
-    return gradient.to(loss.dtype) * -doubt[:, None, None, None], logits.detach().argmax(dim=1), doubt
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    step = chunk_size or len(masked)
+    for images, wanted in zip(masked.split(step), labels.split(step), strict=True):
+        leaf = images.detach().requires_grad_()
+        logits = classified(classify, leaf)
+        loss = F.cross_entropy(logits, wanted, reduction="none")
+        # A confident model's gradients are so small that half precision would flush them to zero on their way back.
+        # They are in proportion to 1 - p(label), so each is divided by that on its way, and multiplied again.
+        doubt = torch.expm1(-loss.detach()).neg_().clamp_(min=1e-7)
+        (descent,) = torch.autograd.grad(loss, leaf, grad_outputs=doubt.reciprocal().neg_())
+        parts.append((descent, logits.detach(), doubt))
+    descents, all_logits, doubts = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
+    return descents.to(doubts.dtype) * doubts[:, None, None, None], all_logits.argmax(dim=1), doubts
 
 
 def classified(classify: Classify, leaf: Tensor) -> Tensor:
