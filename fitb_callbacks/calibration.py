@@ -50,8 +50,12 @@ class Plan:
 
     def formatted(self, images: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in this plan's format."""
-        # not contiguous(): with one channel, strides of either format pass for both, and convolutions look at them
-        return images.to(memory_format=torch.channels_last) if self.channels_last else images
+        if not self.channels_last:
+            return images
+        # Not contiguous(memory_format=...): with one channel, strides of either format pass for both, and convolutions
+        # look at the strides. Like this they are of the format, and nothing is copied for one channel.
+        last = images.movedim(1, -1)
+        return last.flatten().view(last.shape).movedim(-1, 1)
 
 
 Attempt = Callable[[Plan], tuple[int, Tensor]]

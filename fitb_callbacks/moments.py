@@ -60,7 +60,7 @@ class Moments:
         """Add K updates of each of some images.
 
         Args:
-            values: Updates, shape ``(K, R, C, H, W)``.
+            values: Updates, shape ``(K, R, C, H, W)``; they are overwritten.
             keep: Which of them count, boolean, shape ``(K, R)``. Those that are not finite never do.
             rows: Which of the N images the R images are.
 
@@ -72,7 +72,7 @@ class Moments:
         keep = keep & finite
         weight = keep[..., None, None, None].to(self.mean.dtype)
         # Kept values are finite, and the others zero or NaN once they are weighted. Faster than a choice.
-        values = (values * weight).nan_to_num_(nan=0.0)
+        values = values.to(self.mean.dtype).mul_(weight).nan_to_num_(nan=0.0)
         count = keep.sum(0).to(self.count.dtype)
         mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
         squares = values.addcmul_(weight, mean, value=-1).square_().sum(0)

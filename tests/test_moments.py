@@ -14,7 +14,7 @@ def test_chunks_of_any_size_give_the_moments_of_all_kept_values():
     for chunk in (1, 7, 60):
         moments = Moments.zeros((3, 1, 4, 4))
         for start in range(0, 60, chunk):
-            moments.add(values[start : start + chunk], keep[start : start + chunk])
+            moments.add(values[start : start + chunk].clone(), keep[start : start + chunk])
         assert moments.count.tolist() == keep.sum(0).tolist()
         for row in range(2):
             kept = values[keep[:, row], row].double()
@@ -27,9 +27,9 @@ def test_chunks_of_any_size_give_the_moments_of_all_kept_values():
 def test_merging_is_the_same_as_adding():
     values, keep = torch.randn(20, 2, 1, 3, 3), torch.rand(20, 2) < 0.7
     whole, first, second = (Moments.zeros((2, 1, 3, 3)) for _ in range(3))
-    whole.add(values, keep)
-    first.add(values[:5], keep[:5])
-    second.add(values[5:], keep[5:])
+    whole.add(values.clone(), keep)
+    first.add(values[:5].clone(), keep[:5])
+    second.add(values[5:].clone(), keep[5:])
     first.merge(second)
     assert torch.allclose(first.mean, whole.mean, atol=1e-6)
     assert torch.allclose(first.variance(), whole.variance(), atol=1e-5)

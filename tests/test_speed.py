@@ -104,11 +104,9 @@ def test_small_chunks_are_averaged_together_but_go_through_the_model_on_their_ow
 
 
 FAULTS = """
-import resource, sys, torch
-torch.set_num_threads(1)
+import resource, torch
 from fitb_callbacks.heap import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory(torch.device("cpu"))
+keep_freed_memory(torch.device("cpu"))
 def chunk():
     blocks = [torch.zeros(2**19) for _ in range(8)]  # 2 MiB each
     del blocks
@@ -122,12 +120,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns memory in this way")
 def test_freed_memory_is_kept_for_the_next_chunk():
-    faults = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
-        for how in ("keep", "return")
-    }
-    assert faults["return"] > 50 * 8 * 2**21 / 4096 / 2  # most pages of most blocks are new
-    assert faults["keep"] < 0.05 * faults["return"]
+    # Without it, two processes of three get new pages for every block; it depends on where their heaps happen to lie.
+    for _ in range(4):
+        run = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+        assert int(run.stdout) < 0.05 * 50 * 8 * 2**21 / 4096
 
 
 @pytest.mark.parametrize("plan", [Plan(7, channels_last=True), Plan(64, channels_last=True), Plan(1000)])
