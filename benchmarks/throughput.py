@@ -42,7 +42,7 @@ def bare_loop(model: nn.Module, masked: Tensor, labels: Tensor, chunk_size: int)
         torch.autograd.grad(F.cross_entropy(model(leaf), of, reduction="sum"), leaf)
 
 
-def measure(name: str, num_images: int, num_masks: int, *, rounds: int) -> None:
+def measure(name: str, num_images: int, num_masks: int, *, rounds: int, pairs: int) -> None:
     """Print the updates a second of every candidate."""
     model, images, labels = build(name, num_images)
     masked, of = images.repeat(num_masks, 1, 1, 1), labels.repeat(num_masks)
@@ -61,11 +61,9 @@ def measure(name: str, num_images: int, num_masks: int, *, rounds: int) -> None:
     probe = FillInBlanks(num_masks=num_masks, tolerance=None)
     # One that calibrates, with an allowance that is large enough, and stops after the first stage.
     FillInBlanks(num_masks=100 * num_masks, tolerance=1e9).probe(model, images, labels)
-    pairs = [
-        (cpu_seconds(best), cpu_seconds(lambda: probe.probe(model, images, labels))) for _ in range(3 * rounds + 1)
-    ][1:]
-    ratio = statistics.median(bare / probed for bare, probed in pairs)
-    speed = len(masked) / statistics.median(probed for _, probed in pairs)
+    taken = [(cpu_seconds(best), cpu_seconds(lambda: probe.probe(model, images, labels))) for _ in range(pairs + 1)][1:]
+    ratio = statistics.median(bare / probed for bare, probed in taken)
+    speed = len(masked) / statistics.median(probed for _, probed in taken)
     adjusting, total = adjustment_seconds(lambda: probe.probe(model, images, labels))
     plan = next(iter(_plans[model].values()))
     print(
@@ -96,11 +94,12 @@ def adjustment_seconds(run: Callable[[], object]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=15, help="of the best bare loop and the probe, in turn")
     parser.add_argument("--only", default="", help="part of a model's name")
     arguments = parser.parse_args()
     for name in MODELS:
         if arguments.only in name:
-            measure(name, *IMAGES_AND_MASKS[name], rounds=arguments.rounds)
+            measure(name, *IMAGES_AND_MASKS[name], rounds=arguments.rounds, pairs=arguments.pairs)
 
 
 if __name__ == "__main__":

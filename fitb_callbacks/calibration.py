@@ -32,6 +32,9 @@ _ROUNDING = 0.25
 """How far the updates of one chunk may be apart in two memory formats, as a share of their size. Half precision makes
 up to some hundredths; code that mistakes one format for the other makes more than 1."""
 
+_PATIENCE = 1
+"""Sizes that may be no better before the search turns round: a noisy moment should not end it."""
+
 _LARGEST_CHUNK = 8192
 
 
@@ -120,11 +123,11 @@ def _search(trial: _Trial, usual: Plan, *, formats: bool) -> Plan:
     """The fastest plan that can be found from a first one."""
     best = _other_format(trial, usual) if formats else usual
     for factor in (2, 0.5):
-        while 1 <= best.chunk_size * factor <= _LARGEST_CHUNK:
-            other = replace(best, chunk_size=int(best.chunk_size * factor))
-            if not trial.is_faster(other, best):
-                break
-            best = other
+        size, misses = best.chunk_size, 0
+        while misses <= _PATIENCE and 1 <= (size := int(size * factor)) <= _LARGEST_CHUNK:
+            other = replace(best, chunk_size=size)
+            faster = trial.is_faster(other, best)
+            best, misses = (other, 0) if faster else (best, misses + 1)
         if best.chunk_size > usual.chunk_size:
             break  # larger was better, so smaller is not
     # Weights are reordered for every chunk, which is dear in small ones.

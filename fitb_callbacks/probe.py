@@ -177,7 +177,7 @@ class FillInBlanks:
             seconds: Time limit for the masks: images get no more when it is used up. The first 64, or partitions of as
                 many, are always made. ``result.tried`` says how many there were, ``result.out_of_time`` whether that
                 was for lack of time.
-            progress: ``progress(done, total)`` is called after every chunk, with numbers of images times masks, or
+            progress: ``progress(done, total)`` is called every few chunks, with numbers of images times masks, or
                 times partitions. It does not wait for a GPU.
 
         Returns:

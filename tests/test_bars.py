@@ -63,12 +63,12 @@ def test_no_line_where_the_output_is_no_terminal():
 @pytest.mark.parametrize("masking", ["random", "progressive"])
 def test_the_probe_reports_every_masked_image_once(trained, probe_images, masking):
     reports = []
-    probe = FillInBlanks(masking=masking, num_masks=16, chunk_size=50)
+    probe = FillInBlanks(masking=masking, num_masks=512, tolerance=None, chunk_size=50)
     shown = probe.probe(trained, *probe_images, progress=lambda done, total: reports.append((done, total)))
     done, totals = zip(*reports, strict=True)
     assert len(done) > 3
     assert list(done) == sorted(set(done))
-    assert set(totals) == {done[-1]} == {30 * (16 if masking == "random" else 4)}
+    assert set(totals) == {done[-1]} == {30 * (512 if masking == "random" else 128)}
     assert torch.equal(shown.updates, probe.probe(trained, *probe_images).updates)
 
 

@@ -1,6 +1,7 @@
 """What goes wrong inside a probe: memory, numbers that are none, and anything else."""
 
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -63,12 +64,21 @@ def test_out_of_memory_halves_the_chunk_and_goes_on():
     assert halved[-1] == 96
 
 
+def in_a_new_process(script):
+    """A warm one has some room left over from its imports; and this one keeps nothing of what is freed."""
+    nothing_kept = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    command = [sys.executable, script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=nothing_kept)
+
+
+def test_less_memory_than_is_usually_kept_is_enough_for_a_few_images():
+    done = with_little_memory(28, in_a_new_process)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) < 12
+
+
 def test_out_of_memory_with_a_single_image_is_an_error():
-
-    def run(script):  # a new process: a warm one has some room left over from its imports
-        return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, check=False)
-
-    done = with_little_memory(1, run)
+    done = with_little_memory(1, in_a_new_process)
     assert done.returncode == 1
     # torch's error, or Python's own where not even its few bytes are left
     assert "can't allocate memory" in done.stderr or done.stderr.endswith("MemoryError\n")
