@@ -25,7 +25,7 @@ were kept, both ``(K, R)``.
 """
 
 Progress = Callable[[int, int], None]
-"""Called after every block of chunks with how much is done, and of how much: images times masks, or times partitions."""
+"""Called every few chunks with how much is done, and of how much: images times masks, or times partitions."""
 
 _FIRST = 64
 """Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
