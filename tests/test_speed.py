@@ -64,17 +64,14 @@ class TakesMemoryAsItLies(nn.Module):
 
 @pytest.mark.parametrize("make", [WithView, TakesMemoryAsItLies])
 def test_a_model_that_does_not_work_in_channels_last_format_is_probed_in_its_own(monkeypatch, make):
-    speeds = {}
-    monkeypatch.setattr(calibration_module._Trial, "_speed", lambda self, plan: speeds.get(plan.channels_last, 2.0))
-    torch.manual_seed(0)
+    monkeypatch.setattr(calibration_module._Trial, "_speed", lambda self, plan: 2.0 if plan.channels_last else 1.0)
     model, images = make(), torch.rand(4, 3, 12, 12)
     found = FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0).probe(model, images)
     (plan,) = calibration_module._plans[model].values()
     assert not plan.channels_last
     expected = FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0, chunk_size=50).probe(model, images)
     torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-6 * expected.updates.abs().max().item())
-    # and it would have been, had it worked: speed alone decides then
-    speeds.update({True: 4.0})
+    # and would not have been, had it worked: speed alone decides then
     working = convolutions(3)
     FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0).probe(working, images)
     (plan,) = calibration_module._plans[working].values()
@@ -157,6 +154,22 @@ def test_the_fastest_plan_is_found_remembered_and_not_looked_for_twice():
     assert len(asked) == tried
     fastest_plan(model, torch.rand(2, 1, 16, 16), attempt, planned=100_000)
     assert len(asked) > tried
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fastest"),
+    [
+        ({(512, False): 2.0}, Plan(512)),  # beyond one size that is no better
+        ({(256, False): 2.0, (256, True): 3.0}, Plan(256, channels_last=True)),  # a format that pays in larger chunks
+        ({(128, True): 2.0, (64, True): 3.0, (64, False): 4.0}, Plan(64)),  # and one that does in usual ones only
+    ],
+)
+def test_the_search_is_not_ended_by_a_first_miss(monkeypatch, speeds, fastest):
+    look_up = lambda self, plan: speeds.get((plan.chunk_size, plan.channels_last), 1.0)  # noqa: E731
+    monkeypatch.setattr(calibration_module._Trial, "_speed", look_up)
+    images = torch.rand(2, 1, 32, 32)  # whose usual chunk is 128
+    plan = fastest_plan(convolutions(), images, lambda plan: (plan.chunk_size, images), planned=1_000_000)
+    assert plan == fastest
 
 
 def test_nothing_is_tried_for_a_small_probe_nor_beyond_the_allowance():
