@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.batches import ProbeImages
-from fitb_callbacks.calibration import _plans
-from fitb_callbacks.data import load_mnist
+from fitb_callbacks.data.batches import ProbeImages
+from fitb_callbacks.data.datasets import load_mnist
 from fitb_callbacks.demo import SmallCNN
-from fitb_callbacks.masks import random_masks
+from fitb_callbacks.probing.autotune import _plans
+from fitb_callbacks.probing.masks import random_masks
 
 MASKS = 256
 MANY = 10_000

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import cnn
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.models.state import preserve_model_state
 
 CHUNK = 128
 
@@ -120,7 +120,7 @@ def bare_seconds(size: Size) -> float:
     torch.manual_seed(0)
     model = cnn(classes=size.classes, side=size.side)
     images, labels = torch.rand(CHUNK, 1, size.side, size.side), torch.randint(size.classes, (CHUNK,))
-    with left_as_found(model):
+    with preserve_model_state(model):
         started = time.process_time()
         for _ in range(size.masks * size.images // size.ranks // CHUNK):
             leaf = images.requires_grad_()

@@ -4,7 +4,7 @@
 
 Fashion-MNIST, enlarged where it has to be, so that only the number of pixels differs. "judge" is the share of all
 prototypes in which class means of other images see the label, "reliability" how well the updates would come out the
-same from other masks; both are those of `fitb_callbacks.metrics`. Writes a CSV file with every figure and a Markdown
+same from other masks; both are those of `fitb_callbacks.scoring.catalogue`. Writes a CSV file with every figure and a Markdown
 table of the means over seeds.
 """
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import accuracy, fashion_mnist, per_class, train
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.judges import CentroidJudge
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 
 SIDES = (28, 64, 224)
 PATCHES_PER_SIDE = (28, 14, 7, 4)

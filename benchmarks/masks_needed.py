@@ -31,9 +31,9 @@ from torch.quasirandom import SobolEngine
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import MODELS, accuracy, fashion_mnist, mnist, per_class, train
 
-from fitb_callbacks.adjustment import patch_factors
-from fitb_callbacks.guard import left_as_found
-from fitb_callbacks.masks import patch_of_pixel, random_masks
+from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.probing.adjustment import patch_factors
+from fitb_callbacks.probing.masks import patch_of_pixel, random_masks
 
 SIDE, PATCH, RATIO = 28, 2, 0.25
 GRID = {"height": SIDE, "width": SIDE, "patch_size": PATCH}
@@ -138,7 +138,7 @@ def main() -> None:
         model = train(MODELS[name](), images, labels, epochs=4, seed=0, noise=noise)
         rate = accuracy(model, others, other_labels)
         print(f"{case}: accuracy {rate:.3f}", flush=True)
-        with left_as_found(model):
+        with preserve_model_state(model):
             found = study(model, *often_right(model, others, other_labels, settings))
         tables += [f"### {case} (accuracy {rate:.2f})", *table(found)]
         rows += [[case, *row] for row in found.rows()]

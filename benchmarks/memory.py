@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import cnn, vit
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.guard import left_as_found
+from fitb_callbacks.models.state import preserve_model_state
 
 
 def resnet18() -> nn.Module:
@@ -94,12 +94,12 @@ def measured(name: str, work: str, num_images: int, num_masks: int, probes: int)
     torch.manual_seed(0)
     model, images = build(), torch.rand(num_images, *shape)
     probe = FillInBlanks(num_masks=num_masks, tolerance=None, target="predicted", chunk_size=chunk_size)
-    with left_as_found(model):
+    with preserve_model_state(model):
         bare(model, images[:1])
     FillInBlanks(num_masks=1, target="predicted", chunk_size=1).probe(model, images[:1])
     before = peak()
     if work == "bare":
-        with left_as_found(model):
+        with preserve_model_state(model):
             bare(model, images.repeat(num_masks, 1, 1, 1))
     for _ in range(probes if work == "probe" else 0):
         probe.probe(model, images)

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.data import load_fashion_mnist
+from fitb_callbacks.data.datasets import load_fashion_mnist
 from fitb_callbacks.demo import SmallCNN
 
 

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from paper_models import EPOCHS, MODELS, accuracy, fashion_mnist, logits, mnist, per_class, train
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.guard import left_as_found
-from fitb_callbacks.logits import classifier
-from fitb_callbacks.masks import random_masks
-from fitb_callbacks.moments import Moments
-from fitb_callbacks.thresholds import threshold
-from fitb_callbacks.updates import gradient_update
+from fitb_callbacks.models.logits import classifier
+from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.probing.masks import random_masks
+from fitb_callbacks.probing.moments import Moments
+from fitb_callbacks.probing.transform import threshold
+from fitb_callbacks.probing.updates import gradient_update
 
 DATA = {"MNIST": mnist, "Fashion-MNIST": fashion_mnist}
 Transform = Callable[[Tensor, Tensor], Tensor]
@@ -90,7 +90,7 @@ def main() -> None:
 def random_moments(model: torch.nn.Module, images: Tensor, labels: Tensor, num_masks: int) -> Moments:
     """What the probe averages for random masks, with the variance that its result leaves out."""
     moments = Moments.zeros(tuple(images.shape))
-    with left_as_found(model):
+    with preserve_model_state(model):
         for indices in torch.arange(num_masks).split(4):
             visible = random_masks(indices, height=28, width=28, patch_size=2, mask_ratio=0.25, seed=0)[:, None, None]
             masked = (images * visible).flatten(0, 1)

@@ -24,9 +24,9 @@ from timing import cpu_seconds, medians
 from torch import Tensor, nn
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.adjustment import Adjustment
-from fitb_callbacks.calibration import _plans
-from fitb_callbacks.heap import keep_freed_memory
+from fitb_callbacks.probing.adjustment import Adjustment
+from fitb_callbacks.probing.autotune import _plans
+from fitb_callbacks.utils.devices import keep_freed_memory
 
 IMAGES_AND_MASKS = {
     "small CNN, 1 x 28 x 28": (40, 256),  # what the callback takes by default, with ten classes

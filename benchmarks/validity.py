@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
-from fitb_callbacks.judged import judged
-from fitb_callbacks.judges import CentroidJudge, ModuleJudge
-from fitb_callbacks.nulls import permuted_patches
+from fitb_callbacks.probing.judging import judged
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges.module import ModuleJudge
+from fitb_callbacks.scoring.nulls import permuted_patches
 
 CACHE = Path(__file__).parent / ".cache" / "validity"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

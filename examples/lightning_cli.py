@@ -5,7 +5,7 @@ from lightning.pytorch.cli import LightningCLI
 from tensorboard_run import Digits
 from torch.utils.data import DataLoader
 
-from fitb_callbacks.data import load_mnist
+from fitb_callbacks.data.datasets import load_mnist
 
 
 class DigitsData(LightningDataModule):

@@ -13,7 +13,7 @@ from tensorboard_run import Digits
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.data import load_mnist
+from fitb_callbacks.data.datasets import load_mnist
 
 if __name__ == "__main__":
     seed_everything(0)

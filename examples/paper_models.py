@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fitb_callbacks.data import load_fashion_mnist, load_mnist
+from fitb_callbacks.data.datasets import load_fashion_mnist, load_mnist
 
 
 def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import MLFlowLogger
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.data import load_mnist
+from fitb_callbacks.data.datasets import load_mnist
 from fitb_callbacks.demo import SmallCNN
-from fitb_callbacks.registry_check import check_registered
-from fitb_callbacks.rules import Rule, Rules
+from fitb_callbacks.gate.registry import check_registered
+from fitb_callbacks.gate.rules import Rule, Rules
 
 if __name__ == "__main__":
     seed_everything(0)

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
-from fitb_callbacks.ablation import ablate
-from fitb_callbacks.figures import comparison, fill_figure, progressive_figure
-from fitb_callbacks.pictures import Picture
+from fitb_callbacks.plotting.paper_figures import comparison, fill_figure, progressive_figure
+from fitb_callbacks.plotting.prototypes import Picture
+from fitb_callbacks.probing.ablation import ablate
 
 SCORES = ("accuracy", "f1_macro", "f1_weighted", "coverage")
 NOISE = 0.5

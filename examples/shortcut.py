@@ -22,9 +22,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.data import load_mnist
-from fitb_callbacks.judged import judged
-from fitb_callbacks.judges import CentroidJudge
+from fitb_callbacks.data.datasets import load_mnist
+from fitb_callbacks.probing.judging import judged
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 
 
 class Net(LightningModule):

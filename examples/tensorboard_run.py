@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.data import load_mnist
+from fitb_callbacks.data.datasets import load_mnist
 
 
 class Digits(LightningModule):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks._version import __version__
-from fitb_callbacks.probe import FillInBlanks
-from fitb_callbacks.result import FillInBlanksResult
+from fitb_callbacks.probing.probe import FillInBlanks
+from fitb_callbacks.probing.result import FillInBlanksResult
 
 if TYPE_CHECKING:
-    from fitb_callbacks.callback import FillInBlanksCallback
+    from fitb_callbacks.callback.callback import FillInBlanksCallback
 
 __all__ = ["FillInBlanks", "FillInBlanksCallback", "FillInBlanksResult", "__version__"]
 
@@ -17,7 +17,7 @@ __all__ = ["FillInBlanks", "FillInBlanksCallback", "FillInBlanksResult", "__vers
 def __getattr__(name: str) -> Any:
     # The probe works without Lightning: only the callback's own import brings it in.
     if name == "FillInBlanksCallback":
-        from fitb_callbacks.callback import FillInBlanksCallback
+        from fitb_callbacks.callback.callback import FillInBlanksCallback
 
         return FillInBlanksCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitb_callbacks.callback import FillInBlanksCallback
-from fitb_callbacks.data import LabelledImages
+from fitb_callbacks.callback.callback import FillInBlanksCallback
+from fitb_callbacks.data.datasets import LabelledImages
 
 __all__ = ["DemoRun", "SmallCNN", "quiet", "run_demo"]
 

@@ -1,1 +1,4 @@
-"""One module a platform; the package imports each only when it is used."""
+"""Write to and read from every platform: loggers, MLflow, TensorBoard, folders, reports, notebooks.
+
+May import all but `cli`, `gate` and `callback`. A platform's own package is imported only when it is used.
+"""

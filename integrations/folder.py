@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitb_callbacks.pictures import Picture
+    from fitb_callbacks.plotting.prototypes import Picture
 
 __all__ = ["RECORDS", "record_name", "write_picture", "write_record"]
 
@@ -34,7 +34,7 @@ def write_picture(folder: Path, name: str, picture: Picture, step: int) -> None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write a record of `fitb_callbacks.record.make_record`, whole or not at all, replaced if it exists.
+    """Write a record of `fitb_callbacks.integrations.record.make_record`, whole or not at all, replaced if it exists.
 
     Args:
         folder: Of the run; made if it does not exist.

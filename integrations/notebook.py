@@ -6,11 +6,11 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fitb_callbacks.metrics import METRICS
-from fitb_callbacks.verdict import verdict
+from fitb_callbacks.scoring.catalogue import METRICS
+from fitb_callbacks.scoring.interpretation import verdict
 
 if TYPE_CHECKING:
-    from fitb_callbacks.result import FillInBlanksResult
+    from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["in_notebook", "live_display", "result_html"]
 

@@ -199,7 +199,8 @@ def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
 
 
 def _deliver_where_it_belongs(parcel: Path) -> None:
-    from fitb_callbacks.integrations import mlflow, tensorboard
+    from fitb_callbacks.integrations import tensorboard
+    from fitb_callbacks.integrations.mlflow import sink as mlflow
 
     entry = json.loads((parcel / "entry.json").read_text())
     (tensorboard if "log_dir" in entry else mlflow).deliver(parcel)

@@ -20,7 +20,7 @@ from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from fitb_callbacks.pictures import Picture
+    from fitb_callbacks.plotting.prototypes import Picture
 
 __all__ = ["deliver", "lay_out_scores", "outbox", "write_picture", "write_record"]
 

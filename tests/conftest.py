@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-collect_ignore = ["bars_run.py", "ddp_run.py", "resume_run.py"]  # scripts that tests start as processes of their own
+collect_ignore = ["helpers"]  # modules that tests import, and scripts that they start as processes
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no test talks to another machine
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives

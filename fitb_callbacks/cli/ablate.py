@@ -47,7 +47,7 @@ def ablate(
     """Probe one model under many mask ratios, patch sizes and thresholds. Run it again to go on where it stopped."""
     console = Console()
     try:
-        from fitb_callbacks.ablation_run import run_ablation
+        from fitb_callbacks.cli.ablation_run import run_ablation
 
         with work_bar(console, "Probing", "settings") as show:
             run = run_ablation(

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.cli.work_bar import work_bar
-from fitb_callbacks.imports import one_line
-from fitb_callbacks.junit import junit_xml
-from fitb_callbacks.model_check import Outcome
-from fitb_callbacks.registry_check import CouldNotCheckError, RegistryCheck, check_registered
-from fitb_callbacks.rules import Rule, Rules, parse_values
+from fitb_callbacks.gate.junit import junit_xml
+from fitb_callbacks.gate.model import Outcome
+from fitb_callbacks.gate.registry import CouldNotCheckError, RegistryCheck, check_registered
+from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.utils.messages import one_line
 
 __all__ = ["check"]
 

@@ -8,7 +8,7 @@ __all__ = ["DataSet"]
 
 
 class DataSet(str, Enum):
-    """Names of `fitb_callbacks.data.LOADERS`."""
+    """Names of `fitb_callbacks.data.datasets.LOADERS`."""
 
     mnist = "mnist"
     fashion_mnist = "fashion-mnist"

@@ -30,7 +30,7 @@ def demo(
             "goes with --data fashion-mnist; the digits come with a package", param_hint="--data-dir"
         )
     try:
-        from fitb_callbacks.data import LOADERS
+        from fitb_callbacks.data.datasets import LOADERS
         from fitb_callbacks.demo import run_demo
 
         images = LOADERS[data.value](data_dir)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fitb_callbacks.cli.refused import refused
+from fitb_callbacks.cli.console import exit_on_error
 
 __all__ = ["doctor"]
 
@@ -26,9 +26,9 @@ def doctor(
     and ends the script.
     """
     console = Console()
-    with refused("fitb doctor", console):
+    with exit_on_error("fitb doctor", console):
+        from fitb_callbacks.callback.doctor import examine
         from fitb_callbacks.demo import quiet
-        from fitb_callbacks.doctor import examine
 
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")

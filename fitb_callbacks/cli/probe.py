@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
-from fitb_callbacks.cli.refused import refused
+from fitb_callbacks.cli.console import exit_on_error
 from fitb_callbacks.cli.work_bar import work_bar
 
 if TYPE_CHECKING:
-    from fitb_callbacks.result import FillInBlanksResult
+    from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["probe"]
 
@@ -38,10 +38,10 @@ def probe(
 ) -> None:
     """Probe a model that was trained before or elsewhere."""
     console = Console()
-    with refused("fitb probe", console):
+    with exit_on_error("fitb probe", console):
         from fitb_callbacks import FillInBlanks
-        from fitb_callbacks.checkpoints import load_checkpoint
-        from fitb_callbacks.image_sets import open_images, open_judge
+        from fitb_callbacks.data.sources import open_images, open_judge
+        from fitb_callbacks.models.checkpoints import load_checkpoint
 
         settings = FillInBlanks(
             masking=masking, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed
@@ -69,7 +69,7 @@ def probe(
 
 
 def _scores(result: FillInBlanksResult) -> Table:
-    from fitb_callbacks.metrics import METRICS
+    from fitb_callbacks.scoring.catalogue import METRICS
 
     table = Table(title=f"{len(result.images)} probe images", title_justify="left")
     for column in ("score", "value", "95% interval", "better", "chance level"):

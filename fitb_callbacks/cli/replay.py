@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
-from fitb_callbacks.cli.refused import refused
+from fitb_callbacks.cli.console import exit_on_error
 from fitb_callbacks.cli.work_bar import work_bar
 
 __all__ = ["replay"]
@@ -48,12 +48,12 @@ def replay(
 ) -> None:
     """Probe all checkpoints of a run, for the series that the callback would have logged."""
     console = Console()
-    with refused("fitb replay", console):
+    with exit_on_error("fitb replay", console):
         from fitb_callbacks import FillInBlanks
-        from fitb_callbacks.checkpoints import load_checkpoint
-        from fitb_callbacks.image_sets import ImageSet, open_images, open_judge
-        from fitb_callbacks.replay import find_checkpoints, replay, seen_by_callback
-        from fitb_callbacks.replay_run import log_replay, loggers_for
+        from fitb_callbacks.callback.replay import find_checkpoints, replay, seen_by_callback
+        from fitb_callbacks.callback.replay_run import log_replay, loggers_for
+        from fitb_callbacks.data.sources import ImageSet, open_images, open_judge
+        from fitb_callbacks.models.checkpoints import load_checkpoint
 
         probes = [
             FillInBlanks(masking=each, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed)

@@ -28,8 +28,8 @@ def report(
     """Make one page of a run: prototypes and scores of every epoch, to open from disk."""
     console = Console()
     try:
-        from fitb_callbacks.integrations.report import render_report
-        from fitb_callbacks.integrations.report_source import read_source
+        from fitb_callbacks.integrations.report.page import render_report
+        from fitb_callbacks.integrations.report.source import read_source
 
         found = read_source(source, mlflow_uri=mlflow_uri)
         page = render_report(found.records, title=found.title, problems=found.problems)

@@ -1,0 +1,152 @@
+"""Two probes of one training run compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fitb_callbacks.models.logits import LogitsFn
+from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.intervals import wilson_interval
+from fitb_callbacks.scoring.judges.module import ModuleJudge
+
+__all__ = ["carryover_accuracy", "class_means", "compared", "drift", "scores_of"]
+
+
+def compared(
+    model: nn.Module,
+    result: FillInBlanksResult,
+    last: Mapping[str, Tensor] | None,
+    logits_fn: LogitsFn | None = None,
+) -> tuple[FillInBlanksResult, dict[str, Tensor]]:
+    """The result with what has changed since the last probe of the same run and images.
+
+    Args:
+        model: The model that was probed, with its present weights; left as it was found.
+        result: What was found.
+        last: The second value that this returned for the last probe; None for the first, whose scores are NaN.
+        logits_fn: As for the probe.
+
+    Returns:
+        The result with ``carryover_accuracy`` and ``drift``, and tensors to compare the next one with.
+
+    Example:
+        >>> import torch
+        >>> from fitb_callbacks import FillInBlanks
+        >>> model, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)), torch.rand(6, 1, 4, 4)
+        >>> result = FillInBlanks(num_masks=8, target="predicted").probe(model, images)
+        >>> first, last = compared(model, result, None)
+        >>> second, _ = compared(model, result, last)
+        >>> first.metrics["drift"], round(second.metrics["drift"], 3) + 0.0
+        (nan, 0.0)
+    """
+    labels, covered = result.labels, result.covered
+    means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
+    changes = {"carryover_accuracy": math.nan, "drift": math.nan}
+    if last is not None:
+        changes = {
+            "carryover_accuracy": carryover_accuracy(
+                model, last["prototypes"], last["labels"], last["covered"], logits_fn
+            ),
+            "drift": drift(last["class_means"], means),
+        }
+    interval = wilson_interval(changes["carryover_accuracy"], len(labels))
+    present = {"prototypes": result.prototypes, "labels": labels, "covered": covered, "class_means": means}
+    return replace(
+        result,
+        metrics={**result.metrics, **changes},
+        confidence={**result.confidence, "carryover_accuracy": interval},
+    ), present
+
+
+def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float, overhead: float = math.nan) -> dict[str, float]:
+    """All scores of one epoch's probes: those of the first by name, those of others as ``masking/name``.
+
+    Args:
+        results: One a masking.
+        seconds: How long all of them took.
+        overhead: What share of the epoch's own time that is, where there is an epoch.
+    """
+    scores = {**results[0].metrics, "seconds": seconds, "overhead": overhead}
+    for result in results[1:]:
+        scores |= {f"{result.settings['masking']}/{name}": value for name, value in result.metrics.items()}
+    return scores
+
+
+def carryover_accuracy(
+    model: nn.Module, prototypes: Tensor, labels: Tensor, covered: Tensor, logits_fn: LogitsFn | None = None
+) -> float:
+    """Share of an earlier probe's prototypes that the model as it is now classifies as their label.
+
+    A model always recognises its own gradient; a gradient of other weights it recognises if both have learned the
+    same thing. An image without a prototype counts as wrong.
+
+    Args:
+        model: The model with its present weights; left as it was found.
+        prototypes: Of the earlier probe, shape ``(N, C, H, W)``.
+        labels: Label each was filled for, integers, shape ``(N,)``.
+        covered: Whether there is a prototype, boolean, shape ``(N,)``.
+        logits_fn: As for the probe.
+
+    Returns:
+        Value in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> carryover_accuracy(torch.nn.Flatten(), torch.eye(2).view(2, 1, 1, 2), torch.arange(2), torch.ones(2) > 0)
+        1.0
+    """
+    right = ModuleJudge(model, logits_fn).classify(prototypes) == labels.cpu()
+    return float((right & covered.cpu()).float().mean())
+
+
+def class_means(updates: Tensor, labels: Tensor, covered: Tensor, *, num_classes: int) -> Tensor:
+    """Mean update of each class, every image's update scaled to norm 1 first.
+
+    Args:
+        updates: Shape ``(N, C, H, W)``.
+        labels: Integers in [0, num_classes), shape ``(N,)``.
+        covered: Boolean, shape ``(N,)``.
+        num_classes: Number of classes.
+
+    Returns:
+        Shape ``(num_classes, C, H, W)``; zero for a class without a covered image.
+
+    Example:
+        >>> import torch
+        >>> updates = torch.tensor([2.0, 0.0, 0.0, 4.0]).view(2, 1, 1, 2)
+        >>> class_means(updates, torch.tensor([0, 0]), torch.ones(2) > 0, num_classes=2).flatten(1).tolist()
+        [[0.5, 0.5], [0.0, 0.0]]
+    """
+    labels = labels[covered]
+    unit = F.normalize(updates[covered].flatten(1), eps=torch.finfo(updates.dtype).tiny)
+    sums = unit.new_zeros(num_classes, unit.shape[1]).index_add_(0, labels, unit)
+    number = labels.bincount(minlength=num_classes).clamp(min=1)
+    return (sums / number.unsqueeze(1)).view(num_classes, *updates.shape[1:])
+
+
+def drift(before: Tensor, now: Tensor) -> float:
+    """How far the class-mean updates have turned since an earlier probe: 1 - cosine, averaged over classes.
+
+    Args:
+        before: `class_means` of the earlier probe, shape ``(classes, C, H, W)``.
+        now: Those of this probe, same shape.
+
+    Returns:
+        Value in [0, 2]: 0 for the same direction, 1 for none in common. NaN if no class is covered in both.
+
+    Example:
+        >>> import torch
+        >>> drift(torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), torch.tensor([0.0, 3.0]).view(1, 1, 1, 2))
+        1.0
+    """
+    before, now = before.flatten(1), now.flatten(1)
+    both = (before != 0).any(dim=1) & (now != 0).any(dim=1)
+    if not both.any():
+        return math.nan
+    return float((1 - F.cosine_similarity(before[both], now[both], eps=torch.finfo(now.dtype).tiny)).mean())

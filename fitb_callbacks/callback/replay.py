@@ -1,0 +1,196 @@
+"""The series that the callback would have logged, made afterwards from a run's checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitb_callbacks.callback.comparison import compared
+from fitb_callbacks.probing.probe import FillInBlanks, Progress
+from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.judges.base import Judge
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.utils.messages import one_line
+
+__all__ = ["EpochCheckpoint", "Replayed", "find_checkpoints", "replay", "seen_by_callback"]
+
+
+@dataclass(frozen=True)
+class EpochCheckpoint:
+    """A Lightning checkpoint from the end of an epoch.
+
+    Attributes:
+        path: The file.
+        epoch: The epoch that ended.
+        step: The step at which the callback, like Lightning's own epoch metrics, is logged.
+        callback: State of the callback with the wanted prefix; None if the run had none.
+    """
+
+    path: Path
+    epoch: int
+    step: int
+    callback: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the probes of one epoch found.
+
+    Attributes:
+        checkpoint: Whose weights were probed.
+        results: One a probe, compared with the last epoch's.
+        seconds: How long all of them took.
+    """
+
+    checkpoint: EpochCheckpoint
+    results: list[FillInBlanksResult]
+    seconds: float
+
+
+def find_checkpoints(
+    sources: Sequence[Path], *, prefix: str = "fitb", allow_pickle: bool = False
+) -> tuple[list[EpochCheckpoint], dict[Path, str]]:
+    """The checkpoints from the ends of epochs, in order, one an epoch, and why others were left out.
+
+    Args:
+        sources: Files, or folders in which every ``.ckpt`` file is looked at, in folders below as well.
+        prefix: Of the callback whose state is wanted.
+        allow_pickle: Whether a checkpoint may hold any Python object. Loading one runs whatever code is in the file.
+
+    Raises:
+        FileNotFoundError: If a source does not exist.
+        ValueError: If there is no checkpoint from the end of an epoch; the error says what there is.
+
+    Example:
+        >>> find_checkpoints([Path("no-such-folder")])
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: there is no no-such-folder
+    """
+    paths: list[Path] = []
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(f"there is no {source}")
+        paths += sorted(source.rglob("*.ckpt")) if source.is_dir() else [source]
+    found: dict[tuple[int, int], EpochCheckpoint] = {}
+    left_out: dict[Path, str] = {}
+    for path in paths:
+        read = _read(path, prefix, allow_pickle)
+        if isinstance(read, str):
+            left_out[path] = read
+        elif (read.step, read.epoch) in found:
+            left_out[path] = f"of the same epoch as {found[read.step, read.epoch].path.name}"
+        else:
+            found[read.step, read.epoch] = read
+    if not found:
+        reasons = "; ".join(f"{path}: {why}" for path, why in list(left_out.items())[:3])
+        raise ValueError(
+            f"{', '.join(map(str, sources))} must hold Lightning checkpoints from the ends of epochs; "
+            + (f"got {reasons}" if reasons else "there is no .ckpt file")
+        )
+    return [found[key] for key in sorted(found)], left_out
+
+
+def _read(path: Path, prefix: str, allow_pickle: bool) -> EpochCheckpoint | str:
+    """A checkpoint, or why it is none that can be replayed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=True)
+    except Exception as error:  # noqa: BLE001 - of a file that may hold anything
+        return f"cannot be read: {one_line(error, longest=120)}"
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content or not content.get("loops"):
+        return "is no checkpoint of a Lightning training"
+    loop = content["loops"]["fit_loop"]
+    current, stepped = loop["epoch_progress"]["current"], loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+    after_the_epoch = current["processed"] == current["ready"]
+    if not after_the_epoch and not loop["epoch_loop.batch_progress"]["is_last_batch"]:
+        return "was written in the middle of an epoch"
+    states = [
+        state
+        for key, state in content.get("callbacks", {}).items()
+        if key.startswith("FillInBlanksCallback") and repr(prefix) in key
+    ]
+    # Lightning counts the epoch's last batch only after validation
+    return EpochCheckpoint(
+        path=path,
+        epoch=current["ready"] - 1,
+        step=stepped - 1 if after_the_epoch else stepped,
+        callback=states[0] if states else None,
+    )
+
+
+def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Tensor, CentroidJudge | None] | None:
+    """Probe images, labels and class means that the callback of the run had; None if the run had none.
+
+    Args:
+        checkpoints: Of one run.
+    """
+    for checkpoint in reversed(checkpoints):
+        state = checkpoint.callback
+        if state is not None and state["images"] is not None:
+            judge = CentroidJudge() if state["streamed"] is not None else None
+            if judge is not None:
+                judge.load_state_dict(state["streamed"])
+            return state["images"], state["labels"], judge
+    return None
+
+
+def replay(
+    load: Callable[[Path], nn.Module],
+    checkpoints: Sequence[EpochCheckpoint],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    probes: Sequence[FillInBlanks] = (FillInBlanks(),),
+    judge: Judge | None = None,
+    class_names: Sequence[str] | None = None,
+    masks_of_the_run: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Replayed]:
+    """Probe a run's checkpoints in order, as the callback would have done at the end of each epoch.
+
+    With the callback's settings, images and judge, the scores are those that it logged, as far as the training ran in
+    the checkpoints' own precision.
+
+    Args:
+        load: A checkpoint's file to its model.
+        checkpoints: Of one run, by epoch. Scores that compare with the last probe compare with the last of these.
+        images: Shape ``(N, C, H, W)``, in the model's input space.
+        labels: Integers, shape ``(N,)``.
+        probes: One a masking.
+        judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`.
+        class_names: One name a class.
+        masks_of_the_run: Take no more masks than the callback of the run had time for (``max_overhead``).
+        progress: As for `FillInBlanks.probe`, over all checkpoints and probes.
+
+    Yields:
+        What was found, checkpoint by checkpoint.
+    """
+    last: dict[int, dict[str, Tensor]] = {}
+    finished, size, left = 0, 0, len(checkpoints) * len(probes)
+
+    def report(done: int, total: int) -> None:
+        nonlocal size
+        size = total
+        if progress is not None:
+            progress(finished + done, finished + total * left)
+
+    for checkpoint in checkpoints:
+        model = load(checkpoint.path)
+        started = time.perf_counter()
+        results = []
+        for number, probe in enumerate(probes):
+            if masks_of_the_run and checkpoint.callback is not None:
+                had_time_for = checkpoint.callback["num_masks"].get(probe.masking, probe.num_masks)
+                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, had_time_for))
+            found = probe.probe(model, images, labels, judge=judge, class_names=class_names, progress=report)
+            result, last[number] = compared(model, found, last.get(number))
+            results.append(result)
+            finished, left = finished + size, left - 1
+        yield Replayed(checkpoint, results, time.perf_counter() - started)

@@ -1,0 +1,125 @@
+"""What is told of the probes of a training run: to its loggers and, in a notebook, to its cell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from fitb_callbacks.callback.errors import RunWarnings
+from fitb_callbacks.plotting.timeline import Timeline
+from fitb_callbacks.probing.result import FillInBlanksResult
+
+__all__ = ["RunLogs"]
+
+
+class RunLogs:
+    """Tells the loggers of a training run, and a notebook's cell, what each probe found.
+
+    Args:
+        run_warnings: Is told which logger did not take it; one logger's trouble is not another's.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> from fitb_callbacks import FillInBlanks
+        >>> from fitb_callbacks.callback.comparison import scores_of
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(3, 1, 4, 4), torch.arange(3))
+        >>> logger, scores = CSVLogger(tempfile.mkdtemp()), scores_of([result], seconds=0.1)
+        >>> logs = RunLogs(RunWarnings("raise"))
+        >>> logs.write([logger], [result], scores, {}, epoch=0, step=7, prefix="fitb", judge=None)
+        >>> logger.experiment.metrics[0]["step"]
+        7
+    """
+
+    def __init__(self, run_warnings: RunWarnings) -> None:
+        self._warnings = run_warnings
+        self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
+        self._recorded: Mapping[str, bytes] = {}  # what loggers were told of the probe's settings
+        self._display: Any = None  # in a notebook, where in the cell's output
+
+    def begin(self) -> None:
+        """A training begins: in a notebook, its cell has an output of its own."""
+        self._display = None
+
+    def write(
+        self,
+        loggers: Sequence[Logger],
+        results: Sequence[FillInBlanksResult],
+        metrics: Mapping[str, float],
+        settings: Mapping[str, bytes],
+        *,
+        epoch: int,
+        step: int,
+        prefix: str,
+        judge: str | None,
+    ) -> None:
+        """Give scores, pictures, records and settings to the loggers; on the process that writes.
+
+        Args:
+            loggers: Those of the Trainer.
+            results: One a masking.
+            metrics: Of `fitb_callbacks.callback.comparison.scores_of`.
+            settings: Files of `fitb_callbacks.integrations.probe_manifest.write_record`, given again only where they have changed.
+            epoch: That was probed.
+            step: The step at which the epoch's metrics are logged.
+            prefix: What the keys begin with.
+            judge: What the judge is, in words.
+        """
+        from fitb_callbacks.integrations.epoch_report import compose, give
+        from fitb_callbacks.integrations.loggers import log_files
+
+        for result in results:
+            masking = result.settings["masking"]
+            self._timelines[masking] = self._timelines.get(masking, Timeline()).with_probe(result, epoch)
+        logged = compose(
+            results,
+            metrics,
+            self._timelines,
+            epoch=epoch,
+            step=step,
+            prefix=prefix,
+            judge=judge,
+            draw=self._can_draw(),
+        )
+        changed, self._recorded = settings != self._recorded, settings
+        for logger in loggers:
+            kind = type(logger).__name__
+            failed = f"{kind} did not take what was probed in epoch {epoch}; training goes on"
+            with self._warnings.survive(f"{kind} failed", failed):
+                if changed:
+                    log_files(logger, prefix, settings)
+                if not give(logger, logged):
+                    self._warnings.warn_once(
+                        kind,
+                        f"{kind} gets the scores but no pictures: register a function for it with "
+                        "fitb_callbacks.integrations.loggers.log_picture.register",
+                    )
+
+    def show_in_notebook(self, result: FillInBlanksResult, title: str) -> None:
+        """Show a result in the output of the training's cell, if there is one, in place of the last."""
+        if "IPython" not in sys.modules or not self._can_draw():
+            return
+        from fitb_callbacks.integrations.notebook import in_notebook, live_display
+
+        if in_notebook():
+            self._display = live_display(result, title, self._display)
+
+    def _can_draw(self) -> bool:
+        try:
+            import PIL  # noqa: F401
+        except ModuleNotFoundError:
+            self._warnings.warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
+            return False
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The timelines, as tensors and primitives."""
+        return {masking: timeline.state_dict() for masking, timeline in self._timelines.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on with the same timelines."""
+        self._timelines = {masking: Timeline.from_state_dict(state) for masking, state in state_dict.items()}

@@ -1,0 +1,1 @@
+"""Read images and labels: batches, folders, data sets. May import `utils`."""

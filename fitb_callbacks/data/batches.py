@@ -1,0 +1,214 @@
+"""From the batches that pass by in training to a fixed, class-stratified set of probe images."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fitb_callbacks.utils.messages import describe
+
+__all__ = ["BatchAdapter", "ProbeImages", "Reference", "batches_of", "read_batch"]
+
+BatchAdapter = Callable[[Any], tuple[Tensor, Tensor]]
+"""A batch to images ``(B, C, H, W)`` and integer labels ``(B,)``."""
+
+Reference = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+"""Trusted images with their labels: two tensors, a data set, or batches."""
+
+_IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs", "data")
+_LABEL_KEYS = ("label", "labels", "y", "target", "targets", "class")
+
+
+def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch.
+
+    Images are the first tensor of shape ``(B, C, H, W)``, labels the first tensor of whole numbers of shape ``(B,)``
+    or ``(B, 1)``, in a tuple or list or among a dict's values; a dict's usual names (``image``, ``pixel_values``,
+    ``label``, ``target``, ...) go first.
+
+    Args:
+        batch: What the data loader yields.
+        batch_adapter: ``batch_adapter(batch)`` returns ``(images, labels)``, for any other kind of batch.
+
+    Returns:
+        Images of shape ``(B, C, H, W)`` and int64 labels of shape ``(B,)``.
+
+    Raises:
+        TypeError: If they cannot be found; the error says what the batch is and names ``batch_adapter``.
+
+    Example:
+        >>> import torch
+        >>> images, labels = read_batch({"label": torch.tensor([3, 1]), "image": torch.zeros(2, 3, 8, 8)})
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 3, 8, 8]), [3, 1])
+    """
+    if batch_adapter is not None:
+        adapted = batch_adapter(batch)
+        if not (isinstance(adapted, (tuple, list)) and len(adapted) == 2):
+            raise TypeError(f"batch_adapter must return (images, labels); it returned {describe(adapted)}")
+        image_candidates, label_candidates = [adapted[0]], [adapted[1]]
+    elif isinstance(batch, Mapping):
+        image_candidates = [*(batch[key] for key in _IMAGE_KEYS if key in batch), *batch.values()]
+        label_candidates = [*(batch[key] for key in _LABEL_KEYS if key in batch), *batch.values()]
+    elif isinstance(batch, (tuple, list)):
+        image_candidates = label_candidates = list(batch)
+    else:
+        image_candidates = label_candidates = []
+    images = _first(image_candidates, _is_images)
+    labels = None if images is None else _first(label_candidates, lambda value: _is_labels(value, len(images)))
+    if images is None or labels is None:
+        missing = "images: a tensor (B, C, H, W)" if images is None else "labels: a tensor of whole numbers (B,)"
+        source = "what batch_adapter returned" if batch_adapter is not None else "the batch"
+        found = (image_candidates[0], label_candidates[0]) if batch_adapter is not None else batch
+        raise TypeError(
+            f"found no {missing} in {source}, which is {describe(found)}. "
+            "Pass batch_adapter=, a function that takes a batch and returns (images, labels)"
+        )
+    return images.detach(), labels.detach().reshape(-1).long()
+
+
+def _first(values: Iterable[Any], fits: Callable[[Any], bool]) -> Tensor | None:
+    return next((value for value in values if fits(value)), None)
+
+
+def _is_images(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and not value.is_complex() and 0 not in value.shape
+
+
+def _is_labels(value: object, batch_size: int) -> bool:
+    if not isinstance(value, Tensor) or value.shape not in ((batch_size,), (batch_size, 1)) or value.is_complex():
+        return False
+    return not value.is_floating_point() or bool((value == value.round()).all())
+
+
+_CHUNK = 256
+
+
+def batches_of(data: Any, *, name: str) -> Iterable[Any]:
+    """Batches of a pair of tensors, of a data set in its order, or of a data loader.
+
+    Args:
+        data: One of these; anything else that can be iterated is taken for batches.
+        name: What the data is called in errors.
+
+    Raises:
+        TypeError: If it is none of them.
+
+    Example:
+        >>> import torch
+        >>> [len(labels) for _, labels in batches_of((torch.zeros(300, 1, 2, 2), torch.zeros(300)), name="data")]
+        [256, 44]
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = data
+        return zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size=_CHUNK)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor)):
+        return data
+    raise TypeError(
+        f"{name} must be a pair of tensors (images, labels), a data set or a data loader; got {describe(data)}"
+    )
+
+
+class ProbeImages:
+    """The first images of each class, as many of each as possible, gathered batch by batch.
+
+    Args:
+        per_class: Most images of one class.
+        max_images: Most images in all. Where it does not allow ``per_class`` of every class, all classes get their
+            first image before any gets a second, lower labels first.
+
+    Example:
+        >>> import torch
+        >>> chosen = ProbeImages(per_class=1, max_images=10)
+        >>> chosen.offer(torch.zeros(3, 1, 2, 2), torch.tensor([1, 1, 0]))
+        >>> chosen.labels.tolist()
+        [0, 1]
+    """
+
+    def __init__(self, *, per_class: int, max_images: int) -> None:
+        self.per_class = per_class
+        self.max_images = max_images
+        self._seen: Counter[int] = Counter()
+        self._offered = 0
+        self._held: list[_Held] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def offer(self, images: Tensor, labels: Tensor) -> None:
+        """Take what is wanted of a batch: images ``(B, C, H, W)``, labels ``(B,)``.
+
+        The images are copied to the CPU. Those of another size than the first are passed over.
+        """
+        for image, label in zip(images, labels.tolist(), strict=True):
+            self._offered += 1
+            if self._seen[label] < self.per_class and (not self._held or image.shape == self._held[0].image.shape):
+                with torch.inference_mode(False):
+                    copy = image.detach().to("cpu", copy=True)
+                self._hold(_Held(self._seen[label], label, self._offered, copy))
+
+    def _hold(self, image: _Held) -> None:
+        self._seen[image.label] += 1
+        if len(self._held) < self.max_images or image.order < self._held[-1].order:
+            insort(self._held, image, key=lambda held: held.order)
+            del self._held[self.max_images :]
+
+    def merged(self, others: Sequence[ProbeImages]) -> ProbeImages:
+        """The set that one process would have taken that saw the processes' images in turn.
+
+        Args:
+            others: What every process holds, by rank.
+        """
+        merged = ProbeImages(per_class=self.per_class, max_images=self.max_images)
+        by_arrival = [(held.arrival, rank, held) for rank, part in enumerate(others) for held in part._held]
+        for _, _, held in sorted(by_arrival, key=lambda item: item[:2]):
+            merged.offer(held.image.unsqueeze(0), torch.tensor([held.label]))
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything held and counted, as tensors and numbers."""
+        return {
+            "held": [(held.place, held.label, held.arrival, held.image) for held in self._held],
+            "seen": dict(self._seen),
+            "offered": self._offered,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._held = [_Held(*held) for held in state_dict["held"]]
+        self._seen = Counter(state_dict["seen"])
+        self._offered = state_dict["offered"]
+
+    @property
+    def images(self) -> Tensor:
+        """All images, class by class, shape ``(N, C, H, W)``, on the CPU."""
+        return torch.stack([held.image for held in self._by_class()])
+
+    @property
+    def labels(self) -> Tensor:
+        """Their labels, ascending, shape ``(N,)``."""
+        return torch.tensor([held.label for held in self._by_class()], dtype=torch.long)
+
+    def _by_class(self) -> list[_Held]:
+        return sorted(self._held, key=lambda held: (held.label, held.place))
+
+
+@dataclass(frozen=True)
+class _Held:
+    place: int  # how many images of the class came before it
+    label: int
+    arrival: int  # how many images of any class came before it
+    image: Tensor
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.place, self.label

@@ -1,0 +1,220 @@
+"""Labelled images from wherever a user has them: a folder, an ``.npz`` file, a function, a known name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fitb_callbacks.data.batches import ProbeImages, batches_of, read_batch
+from fitb_callbacks.data.datasets import LOADERS
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.utils.imports import import_from_string
+from fitb_callbacks.utils.messages import describe, one_line
+from fitb_callbacks.utils.rng import isolate_rng
+
+__all__ = ["ImageSet", "open_images", "open_judge"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The first images of each class.
+
+    Attributes:
+        images: Shape ``(N, C, H, W)``, class by class.
+        labels: Integers, ascending, shape ``(N,)``.
+        class_names: One name a class, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...] | None
+
+
+def open_images(
+    source: str,
+    *,
+    per_class: int,
+    max_images: int | None = None,
+    image_shape: Sequence[int] | None = None,
+    data_dir: Path | None = None,
+) -> ImageSet:
+    """The first images of each class in a source; the same ones each time, if the source has an order.
+
+    - **A folder** with one folder of pictures a class. Classes and files are taken in the order of their names. Values
+      are in [0, 1]; pictures are grey if all are, otherwise RGB. They must be of one size, unless ``image_shape`` says
+      to which they shall be resized.
+    - **An .npz file** of the arrays ``images`` (or ``x``) and ``labels`` (or ``y``), and ``class_names`` if wanted.
+      Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; bytes are divided by 255, other numbers taken as
+      they are. A saved `fitb_callbacks.FillInBlanksResult` is such a file.
+    - **package.module:function**, called without arguments, for anything else, such as a normalisation: it returns two
+      tensors, a data set or a data loader, with ``classes`` for the names if wanted.
+    - **mnist** or **fashion-mnist**: the validation images of `fitb_callbacks.data.datasets`.
+
+    Args:
+        source: Which of these.
+        per_class: Most images of one class, at least 1.
+        max_images: Most images in all; None: no limit. See `fitb_callbacks.data.batches.ProbeImages`.
+        image_shape: ``(C, H, W)`` that the model takes. Pictures of a folder are converted to it; None leaves them as
+            they are.
+        data_dir: Folder of Fashion-MNIST's files, if it is not in the default place.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: If it is none of these, or holds something else than it should; the error names the file.
+
+    Example:
+        >>> chosen = open_images("mnist", per_class=2)
+        >>> chosen.images.shape, chosen.labels.tolist()[:4], chosen.class_names[:2]
+        (torch.Size([20, 1, 28, 28]), [0, 0, 1, 1], ('0', '1'))
+    """
+    if source in LOADERS:
+        named = LOADERS[source](data_dir)
+        batches: Iterable[tuple[Tensor, Tensor]] = [named.validation.tensors[:2]]  # type: ignore[list-item]
+        names: Sequence[str] | None = named.classes
+    elif Path(source).is_dir():
+        batches, names = _from_folder(Path(source), per_class, image_shape)
+    elif source.endswith(".npz"):
+        batches, names = _from_npz(Path(source))
+    elif ":" in source:
+        batches, names = _from_function(source)
+    else:
+        raise FileNotFoundError(
+            f"--data must be a folder, an .npz file, package.module:function, {' or '.join(LOADERS)}; "
+            f"there is no {source!r}"
+        )
+    chosen = ProbeImages(per_class=per_class, max_images=max_images or 2**31)
+    for images, labels in batches:
+        chosen.offer(images, labels)
+    if not len(chosen):
+        raise ValueError(f"--data {source} holds no image")
+    return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)))
+
+
+def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> CentroidJudge:
+    """The judge of all images in a source; see `fitb_callbacks.scoring.judges.centroid.CentroidJudge`.
+
+    Args:
+        source: As for `open_images`.
+        probed: What the judge shall judge, for the images' shape; a class of it that the source lacks is an error.
+        data_dir: As for `open_images`.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: As for `open_images`, and if the images do not fit those that are probed.
+
+    Example:
+        >>> open_judge("mnist", open_images("mnist", per_class=1)).counts.sum().item()
+        1000.0
+    """
+    shape = tuple(probed.images.shape[1:])
+    trusted = open_images(source, per_class=2**31, image_shape=shape, data_dir=data_dir)
+    num_classes = 1 + int(max(trusted.labels.max(), probed.labels.max()))
+    return CentroidJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
+
+
+_Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]
+
+
+def _from_folder(folder: Path, per_class: int, image_shape: Sequence[int] | None) -> _Opened:
+    from PIL import Image
+
+    Image.init()
+    known = set(Image.EXTENSION)
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise ValueError(f"{folder} must hold one folder a class; it holds none")
+    files = [
+        (path, label)
+        for label, part in enumerate(classes)
+        for path in sorted(path for path in part.rglob("*") if path.suffix.lower() in known)[:per_class]
+    ]
+    if empty := {part.name for part in classes} - {classes[label].name for _, label in files}:
+        raise ValueError(f"{folder} must hold pictures of every class; it has none of {', '.join(sorted(empty))}")
+    pictures = [_read_picture(path, image_shape) for path, _ in files]
+    if any(picture.shape[0] == 3 for picture in pictures):
+        pictures = [picture.expand(3, -1, -1) for picture in pictures]
+    for (path, _), picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            (_, height, width), (_, first_height, first_width) = picture.shape, pictures[0].shape
+            raise ValueError(
+                f"pictures must be of one size: {files[0][0]} has {first_width} x {first_height} pixels, "
+                f"{path} {width} x {height}. Resize them, or give a package.module:function that does"
+            )
+    return [(torch.stack(pictures), torch.tensor([label for _, label in files]))], [part.name for part in classes]
+
+
+def _read_picture(path: Path, image_shape: Sequence[int] | None) -> Tensor:
+    """A picture as floats in [0, 1], shape ``(1, H, W)`` if it is grey, else ``(3, H, W)``."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            picture: Image.Image = ImageOps.exif_transpose(opened)
+            deep = picture.mode.startswith("I")  # 16 bits a pixel
+            if not deep:
+                picture = picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
+            if image_shape is not None:
+                channels, height, width = image_shape
+                if channels not in (1, 3) or (deep and channels == 3):
+                    raise ValueError(f"it cannot be converted to {channels} channels")
+                picture = picture if deep else picture.convert("L" if channels == 1 else "RGB")
+                if picture.size != (width, height):
+                    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture, dtype=np.float32) / (65535 if deep else 255)
+    except Exception as error:  # decoders may raise anything
+        raise ValueError(f"{path} cannot be read as a picture: {one_line(error)}") from error
+    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+
+
+def _from_npz(path: Path) -> _Opened:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # of zip files, arrays or pickles in it
+        raise ValueError(f"{path} cannot be read as an .npz file without pickle: {one_line(error)}") from error
+    pixels, labels, names = (
+        next((arrays[name] for name in wanted if name in arrays), None)
+        for wanted in (("images", "x"), ("labels", "y"), ("class_names", "classes"))
+    )
+    if pixels is None or labels is None:
+        raise ValueError(
+            f"{path} must hold the arrays images (or x) and labels (or y); it holds {', '.join(sorted(arrays))}"
+        )
+    if pixels.ndim not in (3, 4) or pixels.dtype.kind not in "uif" or not pixels.size:
+        raise ValueError(
+            f"images in {path} must be numbers of the shape (N, H, W), (N, C, H, W) or (N, H, W, C); "
+            f"got {pixels.dtype} {pixels.shape}"
+        )
+    if labels.shape != (len(pixels),) or labels.dtype.kind not in "ui":
+        raise ValueError(
+            f"labels in {path} must be integers of the shape ({len(pixels)},); got {labels.dtype} {labels.shape}"
+        )
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
+        pixels = np.moveaxis(pixels, 3, 1)
+    images = torch.from_numpy(pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1))
+    return [(images, torch.from_numpy(labels.astype(np.int64)))], None if names is None else names.tolist()
+
+
+def _from_function(path: str) -> _Opened:
+    function = import_from_string(path, argument="--data")
+    if not callable(function):
+        raise ValueError(f"--data must name a function; {path!r} is {describe(function)}")  # noqa: TRY004 - of the name
+    try:
+        with isolate_rng():
+            data: Any = function()
+            batches = [read_batch(batch) for batch in batches_of(data, name=f"what {path} returns")]
+    except Exception as error:  # the user's function may raise anything
+        raise ValueError(f"--data {path} gives no images: {one_line(error)}") from error
+    dataset = getattr(data, "dataset", data)
+    names = getattr(dataset, "classes", getattr(dataset, "class_names", None))
+    return batches, names if isinstance(names, (list, tuple)) else None

@@ -1,0 +1,189 @@
+"""What a model has to show: rules on its scores, from a command line or a file that a team reviews."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fitb_callbacks.gate.bootstrap import RESAMPLED
+from fitb_callbacks.scoring.catalogue import METRICS
+from fitb_callbacks.utils.validation import check_number
+
+__all__ = ["PEER_ACCURACY", "Rule", "Rules", "parse_values"]
+
+PEER_ACCURACY = "peer_accuracy"
+"""Share of all probe images whose prototype the other version classifies as their label, an uncovered one counting as
+wrong; there with a reference version only."""
+
+_OVER_TRAINING = ("carryover_accuracy", "drift", "seconds")  # they need an earlier probe, or are not about the model
+_KINDS = {"min": "at least", "max": "at most", "max_drop": "lower than the reference's by at most"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One bound on one score.
+
+    Args:
+        kind: "min" and "max" bound the score itself, "max_drop" how much lower it is than the reference version's.
+        key: Name of the score, see `fitb_callbacks.scoring.catalogue.METRICS` and `PEER_ACCURACY`; with the prefix ``fitb/`` or
+            without.
+        bound: Any finite number; at least 0 for "max_drop".
+
+    Raises:
+        ValueError: If there is no such score, it cannot be bounded so, or the bound is not a number.
+
+    Example:
+        >>> print(Rule("max_drop", "fitb/structure", 0.02))
+        structure lower than the reference's by at most 0.02
+        >>> Rule("min", "structur", 0.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: min: there is no score 'structur'; did you mean structure?
+    """
+
+    kind: str
+    key: str
+    bound: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key.removeprefix("fitb/"))
+        allowed = [name for name in METRICS if name not in _OVER_TRAINING] + [PEER_ACCURACY]
+        if self.key not in allowed:
+            near = get_close_matches(self.key, allowed, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
+            raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
+        if self.kind == "max_drop" and self.key not in RESAMPLED:
+            hint = ", as the two versions judge each other; use min" if self.key == PEER_ACCURACY else ""
+            raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
+        check_number(f"{self.kind} of {self.key}", self.bound)
+        if self.kind == "max_drop" and self.bound < 0:
+            raise ValueError(f"max_drop of {self.key} must be at least 0; got {self.bound}")
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether the score is there only with a judge."""
+        return self.key in METRICS and METRICS[self.key].needs_judge
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the rule can be judged only with a reference version."""
+        return self.kind == "max_drop" or self.key == PEER_ACCURACY
+
+    def __str__(self) -> str:
+        return f"{self.key} {_KINDS[self.kind]} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All rules of a check, with what they are to be judged on.
+
+    Attributes:
+        rules: The bounds.
+        against: Reference version: an alias, a version or a model's address; None without one.
+        data: Probe images, see `fitb_callbacks.data.sources.open_images`.
+        trusted: Images for the class means of the judge, in the same way.
+        images_per_class: Probe images of each class.
+        certain: Whether a rule is kept only if the whole 95% interval of the score keeps it.
+        settings: Settings of the probe, see `fitb_callbacks.FillInBlanks`.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    against: str | None = None
+    data: str | None = None
+    trusted: str | None = None
+    images_per_class: int | None = None
+    certain: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Rules:
+        r"""Read rules from a YAML file; docs/registry.md has an example.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not YAML, or holds what is not a rule; the error names the file and the entry.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = pathlib.Path(folder, "rules.yaml")
+            ...     _ = path.write_text("against: champion\nmin: {coverage: 0.8}\nmax_drop: {area: 0.02}\n")
+            ...     print(*Rules.load(path).rules, sep="; ")
+            coverage at least 0.8; area lower than the reference's by at most 0.02
+        """
+        import yaml
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file of rules {os.fspath(path)}")
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            return cls.from_mapping(content)
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
+
+    @classmethod
+    def from_mapping(cls, content: Any) -> Rules:
+        """Rules from what a YAML file holds: ``min``, ``max`` and ``max_drop`` by score, and the other attributes.
+
+        Raises:
+            ValueError: If an entry is unknown.
+            TypeError: If a value is of the wrong type.
+        """
+        kinds: dict[str, Any] = {kind: {} for kind in _KINDS}
+        others: dict[str, tuple[type, ...]] = {
+            "against": (str, int),
+            "data": (str,),
+            "trusted": (str,),
+            "images_per_class": (int,),
+            "certain": (bool,),
+            "settings": (dict,),
+        }
+        if not isinstance(content, dict):
+            raise TypeError(f"rules must be a mapping of {', '.join([*kinds, *others])}; got {content!r}")
+        if unknown := [str(name) for name in content if name not in (*kinds, *others)]:
+            raise ValueError(f"there is no {', '.join(unknown)}; there are {', '.join([*kinds, *others])}")
+        for name, value in content.items():
+            types = others.get(name, (dict,))
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                raise TypeError(f"{name} must be of type {types[0].__name__}; got {value!r}")
+        rules = [Rule(kind, key, _number(bound)) for kind in kinds for key, bound in content.get(kind, {}).items()]
+        values = {name: content[name] for name in others if name in content}
+        if "against" in values:
+            values["against"] = str(values["against"])
+        return cls(rules=tuple(rules), **values)
+
+
+def parse_values(texts: Iterable[str], *, argument: str) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as a dictionary; values are read as YAML, so ``0.5`` is a number and ``null`` is None.
+
+    Raises:
+        ValueError: If a text is not of this form; the error names the argument.
+
+    Example:
+        >>> parse_values(["num_masks=64", "binarize=null"], argument="--set")
+        {'num_masks': 64, 'binarize': None}
+    """
+    import yaml
+
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ValueError(f"{argument} must be KEY=VALUE; got {text!r}")
+        try:
+            values[key.strip()] = _number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{argument} must be KEY=VALUE with a value in YAML; got {text!r}") from error
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

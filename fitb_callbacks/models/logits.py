@@ -1,0 +1,100 @@
+"""Finding a classifier's logits in whatever its forward returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitb_callbacks.utils.messages import describe
+
+__all__ = ["Classify", "LogitsFn", "classifier", "find_logits"]
+
+Classify = Callable[[Tensor], Tensor]
+"""Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
+
+LogitsFn = Callable[[nn.Module, Tensor], Tensor]
+"""The model and images ``(B, C, H, W)`` to logits ``(B, classes)``."""
+
+
+def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
+    """A plain function from images to logits, with nothing of the model's own output format left.
+
+    Args:
+        model: The classifier.
+        logits_fn: Called as ``logits_fn(model, images)``; by default ``find_logits(model(images))``.
+
+    Returns:
+        Function from images ``(B, C, H, W)`` to logits ``(B, classes)`` with at least two classes.
+
+    Raises:
+        TypeError: When called, if no logits are found.
+
+    Example:
+        >>> import torch
+        >>> classify = classifier(torch.nn.Flatten(), lambda model, images: {"logits": model(images)}["logits"])
+        >>> classify(torch.zeros(5, 1, 1, 3)).shape
+        torch.Size([5, 3])
+    """
+
+    def classify(images: Tensor) -> Tensor:
+        try:
+            output = model(images) if logits_fn is None else logits_fn(model, images)
+        except NotImplementedError as error:
+            raise TypeError(
+                f"{type(model).__name__} gives no logits: {error}. Define forward(), or pass "
+                "logits_fn=lambda model, images: ... that returns the logits"
+            ) from error
+        return find_logits(output, batch_size=len(images))
+
+    return classify
+
+
+def find_logits(output: Any, *, batch_size: int) -> Tensor:
+    """Logits in a model's output: the tensor itself, ``.logits``, a dict's ``"logits"``, or the only one that fits.
+
+    A binary classifier's single logit ``z``, shape ``(B,)`` or ``(B, 1)``, becomes the two logits ``(0, z)``, whose
+    softmax is the sigmoid of ``z``.
+
+    Args:
+        output: Whatever ``model(images)`` returned.
+        batch_size: Number of images B.
+
+    Returns:
+        Logits of shape ``(B, classes)``, at least two classes.
+
+    Raises:
+        TypeError: If there is no floating-point tensor of shape ``(B, classes)``; the error says what was found.
+
+    Example:
+        >>> import torch
+        >>> find_logits({"loss": torch.tensor(1.0), "logits": torch.zeros(2, 10)}, batch_size=2).shape
+        torch.Size([2, 10])
+    """
+    for candidate in _candidates(output):
+        if not isinstance(candidate, Tensor) or not candidate.is_floating_point() or candidate.ndim == 0:
+            continue
+        if candidate.shape[0] != batch_size:
+            continue
+        if candidate.ndim == 2 and candidate.shape[1] >= 2:
+            return candidate
+        if candidate.ndim == 1 or (candidate.ndim == 2 and candidate.shape[1] == 1):
+            single = candidate.reshape(batch_size)
+            return torch.stack((torch.zeros_like(single), single), dim=1)
+    raise TypeError(
+        f"no logits found in the model's output: expected a floating-point tensor of shape ({batch_size}, classes), "
+        f"alone, in a tuple or dict, or as .logits; found {describe(output)}. "
+        "Pass logits_fn=lambda model, images: ... that returns the logits"
+    )
+
+
+def _candidates(output: Any) -> list[Any]:
+    if isinstance(output, Tensor):
+        return [output]
+    if (logits := getattr(output, "logits", None)) is not None:
+        return [logits]
+    if isinstance(output, Mapping):
+        return [output["logits"]] if "logits" in output else list(output.values())
+    return list(output) if isinstance(output, (tuple, list)) else []

@@ -1,0 +1,184 @@
+"""What a probe found."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fitb_callbacks.scoring.classification import by_class, confusion_matrix
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FillInBlanksResult"]
+
+_FORMAT = "fitb-callbacks result 1"
+
+
+@dataclass(frozen=True, eq=False)
+class FillInBlanksResult:
+    """Prototypes, updates and scores of one probe. All tensors are on the CPU.
+
+    Attributes:
+        images: The probe images, shape ``(N, C, H, W)``, in the model's input space.
+        labels: The label each image was filled for, shape ``(N,)``.
+        updates: Mean update of each image over its kept masks, shape ``(N, C, H, W)``; zero where none was kept.
+        prototypes: What the updates show as an image, shape ``(N, C, H, W)``, in the model's input space, values from
+            ``settings["low"]`` to ``settings["high"]``; the baseline where no mask was kept.
+        predictions: Class that the model predicts for each prototype, shape ``(N,)``; -1 where no mask was kept.
+        kept: Number of masks kept for each image, or of whole partitions with progressive masks, shape ``(N,)``.
+        standard_error: Standard error of each value of the updates, shape ``(N, C, H, W)``.
+        reliability: How well each update would come out the same from other masks, up to 1, shape ``(N,)``; NaN where
+            half of the masks kept nothing. See `fitb_callbacks.scoring.update_quality.split_half_reliability`.
+        tried: Number of masks made for each image, kept or not, shape ``(N,)``.
+        out_of_time: Whether there were no more because of a time limit.
+        metrics: Score name, without prefix, to value; see `fitb_callbacks.scoring.catalogue.METRICS`.
+        settings: Everything the numbers depend on beside model and images, as JSON types: the probe's settings with
+            its defaults resolved (patch size, low, high, baseline).
+        confidence: Name of each score that is a rate to the ends of its 95% interval.
+        judged: Class that the judge sees in each prototype, shape ``(N,)``; -1 where no mask was kept or it sees
+            none. None without a judge.
+        class_names: Names of the classes, or None.
+        steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
+            None with random masks.
+
+    Example:
+        >>> import torch
+        >>> from fitb_callbacks import FillInBlanks
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> result.prototypes.shape, 0.0 <= result.coverage <= 1.0
+        (torch.Size([5, 1, 4, 4]), True)
+    """
+
+    images: Tensor
+    labels: Tensor
+    updates: Tensor
+    prototypes: Tensor
+    predictions: Tensor
+    kept: Tensor
+    standard_error: Tensor
+    reliability: Tensor
+    tried: Tensor
+    metrics: Mapping[str, float]
+    settings: Mapping[str, Any]
+    confidence: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    judged: Tensor | None = None
+    class_names: Sequence[str] | None = None
+    steps: Tensor | None = None
+    out_of_time: bool = False
+
+    @property
+    def covered(self) -> Tensor:
+        """Whether any mask was kept, boolean, shape ``(N,)``."""
+        return self.kept > 0
+
+    @property
+    def coverage(self) -> float:
+        """Share of the images with at least one kept mask, in [0, 1]."""
+        return self.covered.float().mean().item()
+
+    @property
+    def per_class(self) -> dict[str, list[float]]:
+        """``accuracy`` and ``coverage`` over all images of each class, and ``judge_accuracy`` if there is a judge.
+
+        An uncovered image counts as wrong; NaN stands for a class without an image.
+        """
+        right = {"accuracy": self.covered & (self.predictions == self.labels), "coverage": self.covered}
+        if self.judged is not None:
+            right["judge_accuracy"] = self.judged == self.labels
+        return {name: by_class(of, self.labels, num_classes=self._num_classes) for name, of in right.items()}
+
+    @property
+    def confusion(self) -> Tensor:
+        """Which label's prototypes the model takes for which class, covered images only: `(label, prediction)`."""
+        return confusion_matrix(self.predictions, self.labels, num_classes=self._num_classes)
+
+    @property
+    def _num_classes(self) -> int:
+        return int(self.settings["num_classes"])
+
+    def figure(self) -> Image:
+        """The picture that the callback logs, a cell a class, as a Pillow image. Needs Pillow."""
+        from PIL import Image
+
+        from fitb_callbacks.plotting.prototypes import prototype_grid
+
+        return Image.fromarray(prototype_grid(self))
+
+    def _repr_html_(self) -> str:
+        from fitb_callbacks.integrations.notebook import result_html
+
+        shown: str = result_html(self)
+        return shown
+
+    def _repr_png_(self) -> bytes | None:
+        return self.figure()._repr_png_()
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name}={value:.3g}" for name, value in self.metrics.items())
+        return f"FillInBlanksResult({len(self.images)} images of {tuple(self.images.shape[1:])}, {scores})"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to one ``.npz`` file of plain arrays, without pickle.
+
+        Args:
+            path: File to write, replaced if it exists.
+
+        Example:
+            >>> import tempfile, torch
+            >>> from fitb_callbacks import FillInBlanks, FillInBlanksResult
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+            >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     result.save(f"{folder}/probe.npz")
+            ...     again = FillInBlanksResult.load(f"{folder}/probe.npz")
+            >>> torch.equal(result.prototypes, again.prototypes)
+            True
+        """
+        described: dict[str, Any] = {
+            "format": _FORMAT,
+            "metrics": dict(self.metrics),
+            "settings": dict(self.settings),
+        }
+        described["confidence"] = {name: list(ends) for name, ends in self.confidence.items()}
+        described["out_of_time"] = self.out_of_time
+        described["class_names"] = None if self.class_names is None else list(self.class_names)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        # NumPy has no bfloat16
+        arrays: dict[str, Any] = {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in tensors.items()
+        }
+        with open(path, "wb") as file:  # noqa: PTH123 - given a name, savez would append .npz to it
+            np.savez_compressed(file, description=np.array(json.dumps(described)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FillInBlanksResult:
+        """Read a result written by `save`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a saved result.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            described = json.loads(str(arrays.pop("description")))
+            if described.pop("format") != _FORMAT:
+                raise ValueError("unknown format")
+            described["confidence"] = {name: tuple(ends) for name, ends in described["confidence"].items()}
+            values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return cls(**values, **described)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a saved FillInBlanksResult: {error}") from error

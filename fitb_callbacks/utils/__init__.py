@@ -1,0 +1,1 @@
+"""Small helpers that know nothing of images or models. May import nothing else of this package."""

@@ -1,0 +1,87 @@
+"""Several processes that probe together: what fails on one fails on all, so that none waits for another for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+__all__ = ["OtherRankError", "all_or_none", "all_reduce_max", "confirm"]
+
+
+class OtherRankError(RuntimeError):
+    """Another process failed; its own log has the traceback."""
+
+
+@contextmanager
+def all_or_none(world_size: int) -> Iterator[None]:
+    """Run a block on every process so that it either succeeds on all or raises on all.
+
+    Inside, every collective operation must come after a `confirm`. A process that fails tells the others in place of
+    its next `confirm`, wherever that is: they raise instead of entering a collective operation that it will never
+    join. The end of the block is a `confirm`, too.
+
+    Args:
+        world_size: Number of processes in the default group; with one, nothing is done.
+
+    Raises:
+        OtherRankError: If the block failed on another process only.
+
+    Example:
+        >>> with all_or_none(world_size=1):
+        ...     1 / 0
+        Traceback (most recent call last):
+        ...
+        ZeroDivisionError: division by zero
+    """
+    if world_size == 1:
+        yield
+        return
+    try:
+        yield
+    except OtherRankError:
+        raise
+    except Exception as error:
+        _exchange(f"{type(error).__name__}: {error}")
+        raise
+    confirm()
+
+
+def confirm() -> None:
+    """Tell the other processes that all is well here, and hear whether it is there.
+
+    Raises:
+        OtherRankError: If a process failed.
+    """
+    failures = {rank: failure for rank, failure in enumerate(_exchange(None)) if failure is not None}
+    if failures:
+        raise OtherRankError("; ".join(f"rank {rank} failed with {failure}" for rank, failure in failures.items()))
+
+
+def all_reduce_max(values: Sequence[float], world_size: int) -> tuple[float, ...]:
+    """The all_reduce_max value of all processes at each place, the same on each.
+
+    Args:
+        values: This process's, as many as on every other.
+        world_size: Number of processes in the default group.
+
+    Raises:
+        OtherRankError: If a process failed.
+
+    Example:
+        >>> all_reduce_max([1.0, 2.0], world_size=1)
+        (1.0, 2.0)
+    """
+    if world_size == 1:
+        return tuple(values)
+    confirm()
+    gathered: list[Sequence[float]] = [values] * world_size
+    dist.all_gather_object(gathered, values)
+    return tuple(map(max, zip(*gathered, strict=True)))
+
+
+def _exchange(failure: str | None) -> list[str | None]:
+    reports: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reports, failure)
+    return reports

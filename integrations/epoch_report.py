@@ -1,0 +1,106 @@
+"""What the loggers get of the probes of one epoch: scores, pictures and records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from fitb_callbacks.integrations.loggers import log_picture, log_record, log_scores
+from fitb_callbacks.integrations.record import make_record
+from fitb_callbacks.plotting.confusion import confusion_picture
+from fitb_callbacks.plotting.prototypes import Picture, prototype_grid
+from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
+from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.catalogue import class_key
+
+__all__ = ["Logged", "compose", "give"]
+
+_MOST_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What one logger gets, and at which step.
+
+    Attributes:
+        step: That of the epoch's metrics.
+        scores: Key, with prefix, to value; undefined ones are left out.
+        pictures: Name, with prefix, to picture.
+        records: For `fitb report`, one a probe.
+    """
+
+    step: int
+    scores: dict[str, float]
+    pictures: dict[str, Picture]
+    records: list[dict[str, Any]]
+
+
+def compose(
+    results: Sequence[FillInBlanksResult],
+    metrics: Mapping[str, float],
+    timelines: Mapping[str, Timeline],
+    *,
+    epoch: int,
+    step: int,
+    prefix: str,
+    judge: str | None,
+    draw: bool = True,
+) -> Logged:
+    """Make what the loggers get.
+
+    Args:
+        results: One a masking; the first one's keys are ``prefix/name``, those of others ``prefix/masking/name``.
+        metrics: Of `fitb_callbacks.callback.comparison.scores_of`.
+        timelines: Masking to the probes so far, these included.
+        epoch: That was probed.
+        step: The step at which the epoch's metrics are logged.
+        prefix: What the keys begin with.
+        judge: What the judge is, in words.
+        draw: Whether there are pictures and records, which need Pillow.
+    """
+    pictures, drawn = {}, results if draw else []
+    for result in drawn:
+        masking = result.settings["masking"]
+        within = "" if result is results[0] else f"{masking}/"
+        pictures[f"{within}prototypes"] = prototype_grid(result)
+        pictures[f"{within}timeline"] = timeline_picture(timelines[masking], result)
+    if draw:
+        pictures["confusion"] = confusion_picture(results[0])
+    scores = {f"{prefix}/{name}": value for name, value in metrics.items()} | _of_classes(results[0], prefix)
+    times = {name: metrics[name] for name in ("seconds", "overhead")}
+    records = [
+        make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
+        for result in drawn
+    ]
+    return Logged(
+        step=step,
+        scores={key: value for key, value in scores.items() if not math.isnan(value)},
+        pictures={f"{prefix}/{name}": picture for name, picture in pictures.items()},
+        records=records,
+    )
+
+
+def give(logger: Logger, logged: Logged) -> bool:
+    """Give it to a logger; returns whether it took the pictures."""
+    separator = logger.group_separator
+    log_scores(logger, {key.replace("/", separator): value for key, value in logged.scores.items()}, logged.step)
+    # One picture after the other: a logger takes all or none
+    taken = all(log_picture(logger, name, picture, logged.step) for name, picture in logged.pictures.items())
+    for record in logged.records:
+        log_record(logger, record)
+    return taken
+
+
+def _of_classes(result: FillInBlanksResult, prefix: str) -> dict[str, float]:
+    """Scores of the first classes among the probe images, by key."""
+    classes = result.labels.unique().tolist()[:_MOST_CLASSES]
+    names = result.class_names or [str(label) for label in range(int(result.settings["num_classes"]))]
+    return {
+        class_key(prefix, score, names[label]): values[label]
+        for score, values in result.per_class.items()
+        for label in classes
+    }

@@ -1,0 +1,180 @@
+"""From a Lightning logger to how it takes scores and pictures: open functions, one line a logger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from fitb_callbacks.plotting.prototypes import Picture
+
+__all__ = ["log_files", "log_picture", "log_record", "log_scores", "settle"]
+
+
+@singledispatch
+def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
+    """Give a picture to a logger. For a logger of your own, register a function of these arguments.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        name: What the picture is called, as ``prefix/name``.
+        picture: Height x width x 3, uint8.
+        step: The step at which the epoch's metrics are logged.
+
+    Returns:
+        Whether the logger took it. This function, for loggers that nobody registered, returns False.
+
+    Example:
+        >>> import numpy as np
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> class PrintingLogger(CSVLogger):
+        ...     pass
+        >>> @log_picture.register
+        ... def _(logger: PrintingLogger, name, picture, step):
+        ...     print(f"{name} at step {step}: {picture.shape}")
+        ...     return True
+        >>> log_picture(PrintingLogger("."), "fitb/prototypes", np.zeros((2, 3, 3), np.uint8), step=7)
+        fitb/prototypes at step 7: (2, 3, 3)
+        True
+    """
+    return False
+
+
+@singledispatch
+def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
+    """Give scores to a logger: by default, by its ``log_metrics``.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        scores: Key, with prefix, to value.
+        step: The step at which the epoch's metrics are logged.
+
+    Example:
+        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> logger = CSVLogger(".")
+        >>> log_scores(logger, {"fitb/coverage": 0.5}, step=7)
+        >>> logger.experiment.metrics
+        [{'fitb/coverage': 0.5, 'step': 7}]
+    """
+    logger.log_metrics(dict(scores), step)
+
+
+@singledispatch
+def log_files(logger: Logger, folder: str, files: Mapping[str, bytes]) -> None:
+    """Give small files about the probe to a logger that keeps files; most do not.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        folder: Where in the run they belong.
+        files: File name to content. Later ones replace earlier ones of the same name.
+    """
+
+
+@singledispatch
+def log_record(logger: Logger, record: Mapping[str, Any]) -> None:
+    """Give a logger the record of a probe, from which ``fitb report`` makes its page; most have no place for it.
+
+    Args:
+        logger: Any Lightning logger, on the process that writes.
+        record: Of `fitb_callbacks.integrations.record.make_record`, a few kilobytes of JSON types.
+    """
+
+
+@singledispatch
+def settle(logger: Logger) -> None:
+    """Give a logger that sends in the background a few seconds to finish; most have nothing to do."""
+
+
+@log_picture.register
+def _(logger: TensorBoardLogger, name: str, picture: Picture, step: int) -> bool:
+    from fitb_callbacks.integrations.tensorboard import write_picture
+
+    write_picture(logger.experiment, name, picture, step)
+    return True
+
+
+@log_picture.register
+def _(logger: CSVLogger, name: str, picture: Picture, step: int) -> bool:
+    if (folder := _local_folder(logger)) is None:
+        return False
+    from fitb_callbacks.integrations.folder import write_picture
+
+    write_picture(folder, name, picture, step)
+    return True
+
+
+@log_picture.register
+def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> bool:
+    from fitb_callbacks.integrations.mlflow.sink import outbox, picture_parcel
+
+    outbox(*_mlflow_run(logger)).put(picture_parcel(*_mlflow_run(logger), name, picture, step))
+    return True
+
+
+@log_picture.register
+def _(logger: WandbLogger, name: str, picture: Picture, step: int) -> bool:
+    logger.log_image(name, [picture], step=step)
+    return True
+
+
+@log_scores.register
+def _(logger: MLFlowLogger, scores: Mapping[str, float], step: int) -> None:
+    from fitb_callbacks.integrations.mlflow.sink import outbox, scores_parcel
+
+    outbox(*_mlflow_run(logger)).put(scores_parcel(*_mlflow_run(logger), scores, step))
+
+
+@log_files.register
+def _(logger: MLFlowLogger, folder: str, files: Mapping[str, bytes]) -> None:
+    from fitb_callbacks.integrations.mlflow.sink import files_parcel, outbox
+
+    outbox(*_mlflow_run(logger)).put(files_parcel(*_mlflow_run(logger), folder, files))
+
+
+@log_record.register
+def _(logger: TensorBoardLogger, record: Mapping[str, Any]) -> None:
+    from fitb_callbacks.integrations.tensorboard import lay_out_scores, write_record
+
+    lay_out_scores(logger.experiment, record["prefix"])
+    write_record(logger.experiment, record)
+
+
+@log_record.register
+def _(logger: CSVLogger, record: Mapping[str, Any]) -> None:
+    if (folder := _local_folder(logger)) is not None:
+        from fitb_callbacks.integrations.folder import write_record
+
+        write_record(folder, record)
+
+
+@log_record.register
+def _(logger: MLFlowLogger, record: Mapping[str, Any]) -> None:
+    from fitb_callbacks.integrations.mlflow.sink import outbox, record_parcel
+
+    outbox(*_mlflow_run(logger)).put(record_parcel(*_mlflow_run(logger), record))
+
+
+@settle.register
+def _(logger: TensorBoardLogger) -> None:
+    from fitb_callbacks.integrations.tensorboard import outbox
+
+    outbox(logger.experiment).settle()
+
+
+@settle.register
+def _(logger: MLFlowLogger) -> None:
+    from fitb_callbacks.integrations.mlflow.sink import outbox
+
+    outbox(*_mlflow_run(logger)).settle()
+
+
+def _local_folder(logger: CSVLogger) -> Path | None:
+    return None if "://" in str(logger.log_dir) else Path(logger.log_dir)
+
+
+def _mlflow_run(logger: MLFlowLogger) -> tuple[str, str]:
+    assert logger.run_id is not None  # it is None only on ranks that do not write
+    return logger._tracking_uri, logger.run_id

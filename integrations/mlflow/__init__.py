@@ -1,0 +1,1 @@
+"""MLflow: the tracking server, the training run, the Model Registry."""

@@ -1,0 +1,214 @@
+"""Scores and pictures in MLflow, through an outbox: a tracking server that is away does not hold up training."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
+
+from fitb_callbacks.integrations.folder import RECORDS, record_name
+from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
+
+if TYPE_CHECKING:
+    from fitb_callbacks.plotting.prototypes import Picture
+
+__all__ = [
+    "check_database",
+    "check_health",
+    "deliver",
+    "files_parcel",
+    "image_key",
+    "log_picture",
+    "outbox",
+    "picture_parcel",
+    "record_parcel",
+    "scores_parcel",
+]
+
+_SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
+_IMAGES = "images"
+_HEALTH_TIMEOUT = 2.0
+_THUMBNAIL = (512, 216)  # most pixels; a card shows at most that many in height, and shrinks what is wider than it
+_NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
+
+
+@cache
+def outbox(tracking_uri: str, run_id: str) -> Outbox:
+    """What waits to be sent to a run: a folder of its own in ``$FITB_OUTBOX``, by default ``fitb-outbox`` here.
+
+    Over HTTP, a thread sends; a local store gets everything at once.
+    """
+    return Outbox(outbox_folder() / run_id, deliver, background=_is_remote(tracking_uri))
+
+
+def scores_parcel(tracking_uri: str, run_id: str, scores: Mapping[str, float], step: int) -> Parcel:
+    """Scores of one step, with the time at which they were made.
+
+    They are linked to MLflow's active model, if there is one (``mlflow.set_active_model``).
+    """
+    from mlflow import get_active_model_id
+
+    return _parcel(tracking_uri, run_id, step, {"scores": dict(scores), "model_id": get_active_model_id()})
+
+
+def files_parcel(tracking_uri: str, run_id: str, folder: str, files: Mapping[str, bytes]) -> Parcel:
+    """Files for a folder among the run's artifacts, which replace those of the same name."""
+    return {**_parcel(tracking_uri, run_id, 0, {"artifact_path": folder}), **files}
+
+
+def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
+    """A picture that the run page shows under Model metrics, with a slider over the steps.
+
+    The files are those that ``MlflowClient.log_image`` would write: the picture and its thumbnail, with key, step and
+    time in their names. The names depend on nothing else, so that sending the files twice leaves one picture. The
+    thumbnail is what a card shows: in the middle of a square, of which it cuts off the bottom. So it is a white square
+    itself, with the picture at its top.
+
+    Args:
+        tracking_uri: Address of the store.
+        run_id: The run.
+        name: What the picture is called; see `image_key`.
+        picture: Height x width x 3, uint8.
+        step: Step of the slider.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    scale = min(1.0, *(most / side for most, side in zip(_THUMBNAIL, image.size, strict=True)))
+    small = image.resize([max(1, int(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    thumbnail = Image.new("RGB", (max(small.size), max(small.size)), "white")
+    thumbnail.paste(small)
+    parcel = _parcel(tracking_uri, run_id, step, {})
+    key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
+    stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
+    return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
+
+
+def log_picture(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> None:
+    """Send such a picture at once.
+
+    Raises:
+        ConnectionError: If the server cannot be reached.
+        Exception: If it refuses the picture.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in picture_parcel(tracking_uri, run_id, name, picture, step).items():
+            Path(folder, file).write_bytes(content)
+        deliver(Path(folder))
+
+
+def record_parcel(tracking_uri: str, run_id: str, record: Mapping[str, Any]) -> dict[str, bytes]:
+    """A record of a probe, among the run's artifacts, for ``fitb report``."""
+    parcel = _parcel(tracking_uri, run_id, record["step"], {"artifact_path": RECORDS})
+    return {**parcel, record_name(record): json.dumps(record).encode()}
+
+
+_ENTRY = "entry.json"
+
+
+def _parcel(tracking_uri: str, run_id: str, step: int, content: dict[str, object]) -> dict[str, bytes]:
+    entry = {"tracking_uri": tracking_uri, "run_id": run_id, "step": step, "timestamp": time.time_ns() // 10**6}
+    return {_ENTRY: json.dumps(entry | content).encode()}
+
+
+def deliver(parcel: Path) -> None:
+    """Send a parcel. Sending it again changes nothing: metrics keep their time stamp, pictures their names.
+
+    Args:
+        parcel: Folder with ``entry.json`` and files, if any.
+
+    Raises:
+        ConnectionError: If the server cannot be reached.
+        Exception: If it refuses this parcel.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+    entry = json.loads((parcel / _ENTRY).read_text())
+    uri, run_id = entry["tracking_uri"], entry["run_id"]
+    check_health(uri)
+    client = MlflowClient(uri)
+    model_id = entry.get("model_id")
+    metrics = [
+        Metric(key, value, entry["timestamp"], entry["step"], model_id=model_id, run_id=run_id if model_id else None)
+        for key, value in entry.get("scores", {}).items()
+    ]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
+    artifact_path = entry.get("artifact_path", _IMAGES)
+    files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
+    for path in files:
+        client.log_artifact(run_id, str(path), artifact_path)
+    if files and artifact_path == _IMAGES:
+        client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+
+
+def image_key(name: str) -> str:
+    """A name as an MLflow image key, which holds letters, digits, ``_``, ``-``, ``.``, ``/`` and space.
+
+    What comes before a ``/`` is the section of the run page, which puts the picture beside the scores. Older versions
+    of MLflow write such keys under names that they cannot read again (mlflow issue 22165): they get a space instead.
+
+    Example:
+        >>> image_key('probe "1"')
+        'probe 1'
+    """
+    import mlflow
+
+    allowed = r"[^A-Za-z0-9_\-. /]+" if Version(mlflow.__version__) >= _SLASH_WORKS_SINCE else r"[^A-Za-z0-9_\-. ]+"
+    return re.sub(r" *([/ ]) *", r"\1", re.sub(allowed, " ", name)).strip(" /")[:100]
+
+
+def _is_remote(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http:", "https:", "databricks"))
+
+
+def check_database(uri: str) -> None:
+    """Raise unless the database at a local address exists: MLflow would make an empty one of a mistyped address.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+
+    Example:
+        >>> check_database("sqlite:///nowhere/mlflow.db")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: there is no MLflow database sqlite:///nowhere/mlflow.db
+    """
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if file != uri and not Path(file).exists():
+        raise FileNotFoundError(f"there is no MLflow database {uri}")
+
+
+def check_health(tracking_uri: str) -> None:
+    """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    if not tracking_uri.startswith(("http:", "https:")):
+        return
+    credentials = get_default_host_creds(tracking_uri)
+    options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
+    try:
+        reply = http_request(credentials, "/health", "GET", **options)
+    except MlflowException as error:
+        raise ConnectionError(str(error)) from error
+    if reply.status_code >= 500:
+        raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
+
+
+def _encoded(image: object, file_format: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=file_format)  # type: ignore[attr-defined]
+    return file.getvalue()

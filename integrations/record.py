@@ -1,0 +1,136 @@
+"""One probe in a few kilobytes of JSON: what a report needs to show it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitb_callbacks.scoring.interpretation import verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fitb_callbacks.plotting.prototypes import Picture
+    from fitb_callbacks.probing.result import FillInBlanksResult
+
+__all__ = ["FORMAT", "KEYS", "make_record"]
+
+FORMAT = "fitb-callbacks record 1"
+KEYS = {
+    *(
+        "format",
+        "prefix",
+        "epoch",
+        "step",
+        "scores",
+        "confidence",
+        "verdict",
+        "settings",
+        "images",
+        "classes",
+        "number",
+    ),
+    *("per_class", "answers", "confusion", "pictures"),
+}
+"""What every record holds."""
+
+_MOST_CLASSES = 64
+_TILE = 96
+_LOSSLESS_UP_TO = 40
+
+
+def make_record(
+    result: FillInBlanksResult,
+    scores: Mapping[str, float] | None = None,
+    *,
+    epoch: int = 0,
+    step: int = 0,
+    prefix: str = "fitb",
+    judge: str | None = None,
+) -> dict[str, Any]:
+    """What a report shows of one probe, as JSON types.
+
+    Pictures are strips of tiles, a tile a class, of the class's first probe image, as WebP in data URIs. Tiles of more
+    than 40 pixels are compressed with a loss, those of more than 96 shrunk. The first 64 classes are shown.
+
+    Args:
+        result: What the probe found.
+        scores: Score name, without prefix, to value; None takes the result's. Undefined ones become None.
+        epoch: When it was probed.
+        step: The step of the loggers.
+        prefix: What the keys of the scores begin with in the loggers.
+        judge: What the judge is, in words, for the verdict; None if that is not known.
+
+    Example:
+        >>> import json, torch
+        >>> from fitb_callbacks import FillInBlanks
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> record = json.loads(json.dumps(make_record(result, epoch=3)))
+        >>> record["epoch"], record["number"], record.keys() == KEYS
+        (3, [2, 2, 1], True)
+    """
+    from fitb_callbacks.plotting.confusion import answer_counts
+    from fitb_callbacks.plotting.prototypes import column_tiles
+
+    labels = result.labels.tolist()
+    classes = sorted(set(labels))[:_MOST_CLASSES]
+    first = [labels.index(label) for label in classes]
+    answers = {"model": result.predictions} | ({} if result.judged is None else {"judge": result.judged})
+    metrics = dict(result.metrics if scores is None else scores)
+    strips = zip(*(column_tiles(result, index) for index in first), strict=True)
+    pictures = {name: _strip(tiles) for name, tiles in zip(("image", "update", "prototype"), strips, strict=True)}
+    return {
+        "format": FORMAT,
+        "prefix": prefix,
+        "epoch": epoch,
+        "step": step,
+        "scores": {name: _defined(value) for name, value in metrics.items()},
+        "confidence": {name: [_defined(end) for end in ends] for name, ends in result.confidence.items()},
+        "verdict": verdict(metrics, result.confidence, num_classes=int(result.settings["num_classes"]), judge=judge),
+        "settings": dict(result.settings),
+        "images": len(labels),
+        "classes": [_name(result, label) for label in classes],
+        "number": [labels.count(label) for label in classes],
+        "per_class": {
+            name: [_defined(values[label]) for label in classes] for name, values in result.per_class.items()
+        },
+        "answers": {who: [_name(result, int(given[index])) for index in first] for who, given in answers.items()},
+        "confusion": {
+            who: answer_counts(result.labels, given, classes).int().tolist() for who, given in answers.items()
+        },
+        "pictures": {name: _data_uri(strip) for name, strip in pictures.items()},
+    }
+
+
+def _defined(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _name(result: FillInBlanksResult, label: int) -> str | None:
+    if label < 0:
+        return None
+    return result.class_names[label] if result.class_names else str(label)
+
+
+def _strip(tiles: Sequence[Picture]) -> Image.Image:
+    from PIL import Image
+
+    height, width = tiles[0].shape[:2]
+    strip = Image.fromarray(np.concatenate(tiles, axis=1))
+    if (longer := max(height, width)) > _TILE:
+        width, height = (max(1, side * _TILE // longer) for side in (width, height))
+        strip = strip.resize((width * len(tiles), height), Image.Resampling.LANCZOS)
+    return strip
+
+
+def _data_uri(strip: Image.Image) -> str:
+    file = io.BytesIO()
+    strip.save(file, "WEBP", lossless=strip.height <= _LOSSLESS_UP_TO, quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

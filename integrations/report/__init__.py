@@ -1,0 +1,1 @@
+"""`fitb report`: one self-contained HTML page from a run's records."""

@@ -1,0 +1,121 @@
+"""Where a report's records come from: the folder of a run, a run in MLflow, saved results."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fitb_callbacks.integrations.folder import RECORDS
+from fitb_callbacks.integrations.record import FORMAT, KEYS, make_record
+from fitb_callbacks.probing.result import FillInBlanksResult
+
+__all__ = ["Source", "read_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found.
+
+    Attributes:
+        title: What to call it.
+        records: One a probe, at least one, in no particular order.
+        problems: What could not be read, a line each.
+    """
+
+    title: str
+    records: Sequence[dict[str, Any]]
+    problems: Sequence[str]
+
+
+def read_source(source: str, *, mlflow_uri: str | None = None) -> Source:
+    """Read what a run left behind.
+
+    Args:
+        source: A folder into which a CSVLogger or TensorBoardLogger wrote; a folder of results, or one result, written
+            by ``FillInBlanksResult.save`` as .npz; or ``runs:/RUN_ID`` for a run in MLflow.
+        mlflow_uri: Address of the MLflow store; None takes MLflow's own default.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, file or database.
+        ValueError: If there is no such run, or it holds nothing that can be shown, or there are several.
+        ConnectionError: If the MLflow server cannot be reached.
+    """
+    if source.startswith("runs:/"):
+        return _from_mlflow(source.removeprefix("runs:/"), mlflow_uri)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return Source(path.name, [make_record(FillInBlanksResult.load(path))], [])
+    raise FileNotFoundError(f"there is no folder or file {source}; a run in MLflow is runs:/RUN_ID")
+
+
+def _from_folder(folder: Path) -> Source:
+    found = {path.parent for path in [folder, *folder.rglob(RECORDS)] if path.name == RECORDS and path.is_dir()}
+    if len(found) > 1:
+        named = ", ".join(str(run) for run in sorted(found)[:5]) + (" and more" if len(found) > 5 else "")
+        raise ValueError(f"{folder} holds {len(found)} runs; give one of them: {named}")
+    if found:
+        (run,) = found
+        absolute = run.absolute()
+        return _read(f"{absolute.parent.name}/{absolute.name}", sorted((run / RECORDS).glob("*.json")), of=run)
+    results = sorted(folder.glob("*.npz"))
+    if not results:
+        raise ValueError(
+            f"{folder} holds no probes: neither {RECORDS}/ of a logger, nor saved results (*.npz). Does the Trainer "
+            "have a CSVLogger or TensorBoardLogger?"
+        )
+    return _read(folder.absolute().name, results, of=folder)
+
+
+def _from_mlflow(run_id: str, uri: str | None) -> Source:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from fitb_callbacks.integrations.mlflow.sink import check_database, check_health
+
+    uri = uri or mlflow.get_tracking_uri()
+    check_database(uri)
+    check_health(uri)
+    try:
+        client = mlflow.MlflowClient(uri)
+        run = client.get_run(run_id)
+        artifacts = [file.path for file in client.list_artifacts(run_id, RECORDS)]
+        if not artifacts:
+            raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
+        with tempfile.TemporaryDirectory() as folder:
+            # one by one: for a whole folder, MLflow draws a bar, also where the output is no terminal
+            paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
+            return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
+    except MlflowException as error:
+        raise ValueError(f"the run {run_id} cannot be read from {uri}: {error.message}") from error
+
+
+def _read(title: str, paths: Sequence[Path], *, of: object) -> Source:
+    """Read what can be read; results have no epoch, and are counted."""
+    records, problems = [], []
+    for number, path in enumerate(paths):
+        try:
+            result = path.suffix == ".npz"
+            records.append(make_record(FillInBlanksResult.load(path), epoch=number) if result else _record(path))
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}")
+    if not records:
+        raise ValueError(f"{of} holds no probe that can be read" + (f": {problems[0]}" if problems else ""))
+    return Source(title, records, problems)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError("it is cut off or not JSON") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"it is not a {FORMAT!r}")
+    if missing := sorted(KEYS - record.keys()):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return record

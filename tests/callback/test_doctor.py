@@ -1,0 +1,179 @@
+"""What fitb doctor says of a training, and that it leaves nothing behind."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from typer.testing import CliRunner
+
+from fitb_callbacks.callback.doctor import examine
+from fitb_callbacks.cli import app
+
+HEAD = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
+from fitb_callbacks import FillInBlanksCallback
+from small_module import SmallModule
+
+images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 10
+batches = DataLoader(TensorDataset(images, labels), batch_size=20)
+"""
+FIT = "Trainer(max_epochs=50, accelerator='cpu', logger=False).fit(SmallModule(), batches, batches)\n"
+
+
+def doctor(*arguments):
+    done = CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def script(text):
+    path = Path("train.py")
+    path.write_text(HEAD + text)
+    return path
+
+
+def plain(output):
+    """Without the table's borders, and on one line."""
+    return " ".join(re.sub(r"[^\x00-\x7f]", " ", output).split())
+
+
+def test_a_script_with_the_callback():
+    done = doctor(
+        script("""
+callback = FillInBlanksCallback(images_per_class=3, num_masks=100, class_names=list("abcdefghij"))
+loggers = [TensorBoardLogger("runs", name="digits"), CSVLogger("logs")]
+try:
+    Trainer(max_epochs=50, accelerator="cpu", logger=loggers, callbacks=[callback]).fit(SmallModule(), batches, batches)
+except Exception:
+    print("the script goes on")
+print("the script goes on")
+""")
+    )
+    assert done.exit_code == 0, done.output
+    said = plain(done.output)
+    assert "the script goes on" not in said
+    assert "as it stands in the Trainer" in said
+    assert "float32 tensor (20, 1, 8, 8), from" in said
+    assert "20 of 10 classes, from 0 to 9" in said
+    assert "10 classes, from SmallModule.forward" in said
+    assert "a, b, c, d, e, f, g, h, i, j" in said
+    assert "100 masks on up to 30 images (3 a class)" in said
+    assert re.search(r"TensorBoardLogger runs/digits/version_0 yes yes", said)
+    assert re.search(r"CSVLogger logs/\S+ yes yes", said)
+    assert re.search(r"Estimated cost: about [\d.]+ s at the end of each epoch", said)
+    assert sorted(path.name for path in Path().iterdir()) == ["train.py"]  # nothing was logged or saved
+    assert Trainer.fit.__name__ == "fit"
+
+
+def test_what_needs_attention():
+    examination = examine(
+        script("""
+class Probable(SmallModule):
+    def forward(self, images):
+        return super().forward(images / 255).softmax(dim=1)
+
+batches = DataLoader(TensorDataset(images * 255 - 20, labels), batch_size=20)
+Trainer(max_epochs=50, accelerator="cpu").fit(Probable(), batches)
+""")
+    )
+    assert examination.found["callback"] == "none in the Trainer; looked at with its defaults"
+    hints = " ".join(examination.hints)
+    for hint in ("returns probabilities", "reach 23", "no validation", "negative values"):
+        assert hint in hints
+    assert [logger.kind for logger in examination.loggers] == ["TensorBoardLogger"]
+    assert examination.seconds > 0
+
+
+def test_a_healthy_script_gets_no_hint():
+    examination = examine(script(FIT))
+    assert examination.hints == []
+    assert examination.loggers == []
+
+
+def test_the_estimate_grows_with_the_masks():
+    def seconds(num_masks):
+        fit = FIT.replace("logger=False", f"logger=False, callbacks=[FillInBlanksCallback(num_masks={num_masks})]")
+        return examine(script(fit)).seconds
+
+    assert seconds(200_000) > 5 * seconds(1_000)
+
+
+def test_a_script_with_arguments_of_its_own():
+    path = script("assert sys.argv == ['train.py', '--rate', '0.1'], sys.argv\n" + FIT)
+    assert doctor(path, "--", "--rate", "0.1").exit_code == 0
+
+
+def test_a_configuration_of_lightning_cli():
+    Path("of_config.py").write_text("""
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Squares(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10), batch_size=20)
+
+    val_dataloader = train_dataloader
+""")
+    config = Path("run.yaml")
+    config.write_text("""
+model: {class_path: small_module.SmallModule}
+data: {class_path: of_config.Squares}
+trainer:
+  accelerator: cpu
+  callbacks: [{class_path: fitb_callbacks.FillInBlanksCallback, init_args: {num_masks: 64}}]
+""")
+    done = doctor(config)
+    assert done.exit_code == 0, done.output
+    assert "64 masks on up to 40 images" in plain(done.output)
+    config.write_text("model: {class_path: small_module.NoSuchModule}\n")
+    refused = doctor(config)
+    assert refused.exit_code == 2
+    assert "LightningCLI refuses run.yaml" in refused.output
+    assert "fitb doctor script.py -- fit --config run.yaml" in refused.output
+
+
+def test_the_optimizer_steps_in_memory_only_once():
+    path = script("""
+class Counting(SmallModule):
+    steps = 0
+
+    def training_step(self, batch, batch_idx):
+        Counting.steps += 1
+        assert Counting.steps == 1
+        return super().training_step(batch, batch_idx)
+
+Trainer(max_epochs=50, accelerator="cpu", accumulate_grad_batches=2, logger=False).fit(Counting(), batches, batches)
+""")
+    assert doctor(path).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("print('nothing to train')\n", "never calls fit"),
+        ("1 / 0\n", r"fails in line 12: ZeroDivisionError: division by zero"),
+        ("sys.exit('no GPU')\n", "ended itself before Trainer.fit, with no GPU"),
+        (FIT.replace("batches, batches", "DataLoader([{'a': 1}])"), "found no images"),
+        (FIT.replace("SmallModule()", "SmallModule(num_classes=3)"), "labels must be from 0 to 2|out of bounds"),
+    ],
+)
+def test_scripts_that_cannot_be_examined(text, says):
+    done = doctor(script(text))
+    assert done.exit_code == 2, done.output
+    last = done.output.strip().splitlines()[-1]
+    assert last.startswith("fitb doctor: train.py")
+    assert re.search(says, last)
+    assert torch.is_grad_enabled()
+
+
+def test_no_such_file():
+    assert "there is no file nowhere.py" in doctor("nowhere.py").output
+    Path("notes.txt").touch()
+    assert "takes a .py script or a .yaml configuration" in doctor("notes.txt").output

@@ -1,0 +1,83 @@
+"""The command line, as a user types it."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fitb_callbacks import __version__
+from fitb_callbacks.cli import app
+from fitb_callbacks.data.datasets import FASHION_MNIST_FOLDER, load_fashion_mnist
+from mlflow_store import new_store
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write_idx(path, array):
+    header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in Fashion-MNIST's format with 300 + 10 images of ten simple shapes."""
+    generator = np.random.default_rng(0)
+    for part, size in (("train", 300), ("t10k", 10)):
+        labels = np.arange(size, dtype=np.uint8) % 10
+        images = generator.integers(0, 40, (size, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 6, 4:24] = 255
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels)
+    return tmp_path
+
+
+def test_version():
+    assert run("--version").output.strip() == f"fitb-callbacks {__version__}"
+
+
+def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
+    new_store(tmp_path / "mlflow.db")
+    done = run("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)
+    assert done.exit_code == 0, done.output
+    assert "accuracy" in done.output
+    assert "tensorboard --logdir" in done.output
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.output
+    assert (tmp_path / "fitb-demo" / "fashion-mnist.png").exists()
+    assert (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "cats"], "'cats' is not one of 'mnist', 'fashion-mnist'"),
+        (["--data", "fashion-mnist", "--data-dir", "nowhere"], "no file nowhere/train-images-idx3-ubyte.gz"),
+        (["--data-dir", "."], "goes with --data fashion-mnist"),
+        (["--epochs", "0"], "Invalid value for '--epochs'"),
+    ],
+)
+def test_wrong_arguments(arguments, says):
+    done = run("demo", *arguments)
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_file_that_is_not_idx(folder):
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"hello, world"))
+    done = run("demo", "--data", "fashion-mnist", "--data-dir", folder)
+    assert done.exit_code == 2
+    assert "is not a gzipped IDX file" in " ".join(done.output.split())
+
+
+@pytest.mark.skipif(not FASHION_MNIST_FOLDER.exists(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_fashion_mnist_as_debian_packages_it():
+    data = load_fashion_mnist()
+    images, labels = data.train.tensors
+    assert images.shape == (60_000, 1, 28, 28)
+    assert (images.min(), images.max()) == (0, 1)
+    assert labels.bincount().tolist() == [6000] * 10
+    assert len(data.validation) == 10_000

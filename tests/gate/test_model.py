@@ -1,0 +1,219 @@
+"""Rules, intervals and the verdict on a model, without any registry."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import warm_process
+from fitb_callbacks import FillInBlanks
+from fitb_callbacks.gate.bootstrap import RESAMPLED, differences, resampled_scores, resamples
+from fitb_callbacks.gate.junit import junit_xml
+from fitb_callbacks.gate.model import check_model, check_steady
+from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+
+PROBE = FillInBlanks(num_masks=16)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.fixture(scope="module")
+def judge(digits):
+    judge = CentroidJudge()
+    judge.update(*(tensor[:1400] for tensor in digits.tensors))
+    return judge
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return tuple(tensor[1400:1600] for tensor in digits.tensors)
+
+
+@pytest.fixture(scope="module")
+def results(trained, untrained, judge, images):
+    return [PROBE.probe(model, *images, judge=judge) for model in (trained, untrained)]
+
+
+def test_the_scores_of_the_images_themselves_are_those_of_the_probe(results):
+    for result in results:
+        again = resampled_scores(result, torch.arange(len(result.labels)).unsqueeze(0))
+        assert set(again) == set(RESAMPLED)
+        for key, value in again.items():
+            assert value.item() == pytest.approx(result.metrics[key], abs=1e-6, nan_ok=True), key
+
+
+def test_without_a_covered_image_scores_are_undefined_or_zero(results):
+    result = dataclasses.replace(results[0], kept=torch.zeros_like(results[0].kept))
+    scores = resampled_scores(result, torch.arange(len(result.labels)).unsqueeze(0))
+    assert math.isnan(scores["accuracy"])
+    assert math.isnan(scores["f1_macro"])
+    assert scores["coverage"] == scores["accuracy_all"] == scores["f1_macro_all"] == 0
+
+
+def test_resamples_keep_each_classs_number_and_draw_evenly():
+    labels = torch.tensor([0, 1, 1, 1, 0, 2])
+    rows = resamples(labels, seed=0, number=4000)
+    assert (labels[rows] == labels).all()
+    share = (rows[:, 1] == 2).double().mean()
+    assert share == pytest.approx(1 / 3, abs=0.03)
+    assert torch.equal(rows, resamples(labels, seed=0, number=4000))
+
+
+def test_the_interval_of_a_difference_is_that_of_the_pairs(results):
+    """Rates: the variance of a mean of paired differences within classes, which normal theory gives as well."""
+    good, bad = results
+    drop, low, high = differences(good, bad)["accuracy_all"]
+    right = [(result.predictions == result.labels) & result.covered for result in results]
+    pairs = right[0].double() - right[1].double()
+    assert drop == pytest.approx(pairs.mean().item(), abs=1e-6)
+    variance = sum(pairs[good.labels == label].var(correction=0) * (good.labels == label).sum() for label in range(10))
+    expected = 2 * 1.96 * variance.sqrt().item() / len(pairs)
+    assert high - low == pytest.approx(expected, rel=0.1)
+    assert low < drop < high
+
+
+def test_what_both_find_hard_cancels_out(results):
+    for key, (drop, low, high) in differences(results[0], results[0]).items():
+        assert drop == low == high == 0, key
+
+
+def test_different_settings_or_images_are_not_compared(results, trained, images):
+    other = FillInBlanks(num_masks=12, seed=3).probe(trained, *images)
+    with pytest.raises(
+        ValueError, match="different settings cannot be compared: num_masks is 16 and 12, seed is 0 and 3"
+    ):
+        differences(results[0], other)
+    changed = dataclasses.replace(results[0], images=results[0].images.flip(0))
+    with pytest.raises(ValueError, match="different images"):
+        differences(results[0], changed)
+
+
+def test_a_good_model_passes_against_a_bad_one_and_not_the_other_way_round(trained, untrained, judge, images):
+    rules = [Rule("min", "peer_accuracy", 0.0), Rule("max_drop", "structure", 0.02), Rule("max", "nonfinite", 0)]
+    good = check_model(trained, *images, rules, probe=PROBE, reference=untrained, judge=judge)
+    bad = check_model(untrained, *images, rules, probe=PROBE, reference=trained, judge=judge)
+    assert good.passed
+    assert [outcome.kept for outcome in bad.outcomes] == [True, False, True]
+    assert bad.outcomes[1].certain
+    assert bad.outcomes[1].value == -good.outcomes[1].value > 0.02
+    assert good.peer_accuracy == bad.peer_accuracy[::-1]
+    assert good.scores == bad.reference_scores
+    assert 'failures="1"' in junit_xml("it", bad.outcomes)
+
+
+def test_both_models_report_how_far_their_probe_is(trained, untrained, images):
+    reports = []
+    rules = [Rule("min", "coverage", 0)]
+    check_model(
+        trained, *images, rules, probe=PROBE, reference=untrained, progress=lambda *report: reports.append(report)
+    )
+    ends = [number for number, (done, total) in enumerate(reports) if done == total]
+    assert len(ends) == 2
+    assert ends[-1] == len(reports) - 1
+
+
+def test_an_exact_bound_is_kept_and_certainty_is_asked_for(trained, images):
+    images = tuple(tensor[:30] for tensor in images)
+    coverage = PROBE.probe(trained, *images).coverage
+    assert 0.9 < coverage <= 1
+    rule = [Rule("min", "coverage", round(coverage, 6))]
+    kept = check_model(trained, *images, rule, probe=PROBE).outcomes[0]
+    assert kept.kept
+    assert not kept.certain
+    assert not check_model(trained, *images, rule, probe=PROBE, certain=True).passed
+    assert check_model(trained, *images, [Rule("min", "coverage", 0.5)], probe=PROBE, certain=True).passed
+
+
+class BatchNormed(nn.Module):
+    def forward(self, images):
+        return nn.functional.batch_norm(images.flatten(1), None, None, training=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), "the model cannot be probed on images of .*RuntimeError"),
+        (nn.Flatten(0), "no logits found"),
+        (BatchNormed(), "depend on the others in the batch"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), "labels must be from 0 to 4"),
+    ],
+)
+def test_a_model_that_cannot_be_judged(model, says, images):
+    with pytest.raises(ValueError, match=says) as caught:
+        check_model(model, *images, [Rule("min", "coverage", 0.5)], probe=PROBE)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exported_model_with_dropout_on_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+    example = (torch.rand(4, 1, 8, 8),)
+    batch = ({0: torch.export.Dim("batch")},)
+    for mode in (True, False):
+        exported = torch.export.export(model.train(mode), example, dynamic_shapes=batch).module()
+        if mode:
+            with pytest.raises(ValueError, match="as if dropout were on"):
+                check_steady(exported, torch.rand(8, 1, 8, 8))
+        else:
+            check_steady(exported, torch.rand(8, 1, 8, 8))
+
+
+def test_an_undefined_score_is_no_verdict(trained, images):
+    images = tuple(tensor[:4] for tensor in images)
+    with pytest.raises(ValueError, match="the score of the rule 'reliability at least 0' is undefined"):
+        check_model(trained, *images, [Rule("min", "reliability", 0)], probe=FillInBlanks(num_masks=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[", "rules.yaml: "),
+        ("3", "rules must be a mapping of min, max"),
+        ("least: {coverage: 1}", "there is no least; there are min, max"),
+        ("min: coverage", "min must be of type dict; got 'coverage'"),
+        ("min: {cover: 1}", "there is no score 'cover'; did you mean coverage"),
+        ("min: {drift: 1}", "there is no score 'drift'"),
+        ("min: {coverage: true}", "min of coverage must be a finite number; got True"),
+        ("max: {area: .nan}", "max of area must be a finite number; got nan"),
+        ("max_drop: {area: -1}", "max_drop of area must be at least 0; got -1"),
+        ("max_drop: {nonfinite: 1}", "max_drop goes with accuracy, "),
+        ("max_drop: {peer_accuracy: 1}", "as the two versions judge each other; use min"),
+        ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
+        ("settings: [1]", "settings must be of type dict"),
+    ],
+)
+def test_rules_that_are_none_are_named(tmp_path, text, says):
+    (tmp_path / "rules.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"rules\.yaml: ") as caught:
+        Rules.load("rules.yaml")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_are_yaml():
+    assert parse_values(["a=1e-3", "b=null", "c=[0.5, 0.5]", "d=bfgs"], argument="--set") == {
+        "a": 1e-3, "b": None, "c": [0.5, 0.5], "d": "bfgs",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", ["mlflow", "junitparser", "yaml"])
+def test_the_command_says_which_extra_it_needs(missing, tmp_path):
+    """And does not end with 1, which says: refused."""
+    (tmp_path / "script.py").write_text(f"""
+import sys
+for name in [name for name in sys.modules if name.split(".")[0] in ("fitb_callbacks", {missing!r})]:
+    del sys.modules[name]  # of what the warm process has imported already
+sys.modules[{missing!r}] = None
+from fitb_callbacks.__main__ import main
+main()
+""")
+    arguments = ["check", "models:/digits/1", "--data", "mnist", "--min", "coverage=0.5", "--junit", "a.xml"]
+    done = warm_process.run(tmp_path / "script.py", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert f"it needs {missing}: pip install 'fitb-callbacks[check]'" in done.stdout

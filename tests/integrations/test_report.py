@@ -1,0 +1,323 @@
+"""`fitb report`, as a user types it, and its page in a real browser."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
+
+from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
+from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from fitb_callbacks.cli import app
+from fitb_callbacks.integrations.folder import write_record
+from fitb_callbacks.integrations.record import make_record
+from fitb_callbacks.integrations.report.page import render_report
+from mlflow_store import new_store
+from small_module import SmallModule
+
+NAMES = ["<b>zero</b>", "one & only", '"two"', "</script><script>alert(1)</script>", "x" * 80, *map(str, range(5, 10))]
+
+
+def report(*arguments):
+    done = CliRunner().invoke(app, ["report", *map(str, arguments)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    """Four epochs with three loggers and both kinds of masks; the folder and MLflow's run."""
+    folder = tmp_path_factory.mktemp("run")
+    mlflow = MLFlowLogger(
+        tracking_uri=new_store(folder / "mlflow.db"),
+        artifact_location=(folder / "artifacts").as_uri(),
+        run_name="first",
+    )
+    probe = FillInBlanksCallback(num_masks=16, class_names=NAMES, masking=("random", "progressive"), on_error="raise")
+    trainer = Trainer(
+        max_epochs=4, accelerator="cpu", callbacks=[probe], enable_checkpointing=False, enable_progress_bar=False,
+        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow],
+        enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+    parts = (TensorDataset(*(tensor[part] for tensor in digits.tensors)) for part in (slice(400), slice(1500, 1700)))
+    trainer.fit(SmallModule(), *(DataLoader(part, batch_size=50) for part in parts))
+    return folder, mlflow, probe
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """The run's page."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    code, output = report(run[0] / "csv", "--output", path)
+    assert code == 0, output
+    return path
+
+
+@pytest.fixture
+def opened(browser, written):  # noqa: F811
+    """A function that opens a page from disk, and fails if the page fetches anything or complains."""
+    pages = []
+
+    def start(path=written, **options):
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}} | options)
+        pages.append(page)
+        page.complaints = []
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("request", lambda request: page.complaints.append(request.url[:80]) if not allowed(request) else None)
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelector('#prototypes canvas').width > 1")
+        return page
+
+    def allowed(request):
+        return request.url.startswith("data:") or request.url.endswith(".html")
+
+    yield start
+    for page in pages:
+        assert page.complaints == []
+        page.close()
+
+
+def picture(page, number=0):
+    return page.locator("#prototypes canvas").nth(number).evaluate("canvas => canvas.toDataURL()")
+
+
+def data_of(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+def test_folder_mlflow_and_tensorboard_give_the_same_page(run, written, tmp_path):
+    folder, mlflow, probe = run
+    sources = {"tensorboard": [folder / "tensorboard" / "version_0"], "csv": [folder / "csv/version_0/fitb-records"]}
+    sources["mlflow"] = [f"runs:/{mlflow.run_id}", "--mlflow-uri", f"sqlite:///{folder}/mlflow.db"]
+    for name, arguments in sources.items():
+        code, output = report(*arguments, "--output", tmp_path / f"{name}.html")
+        assert (code, "8 probes" in output) == (0, True), output
+        assert data_of(tmp_path / f"{name}.html") == data_of(written)
+    assert "<title>first: what this model learned" in (tmp_path / "mlflow.html").read_text()
+    first, second = data_of(written)["series"]
+    assert (first["name"], second["name"]) == ("fitb, random, 10 classes", "fitb, progressive, 10 classes")
+    assert [record["epoch"] for record in first["records"]] == [0, 1, 2, 3]
+    assert [record["step"] for record in first["records"]] == [entry["step"] for entry in probe.history]
+    for record, entry in zip(first["records"], probe.history, strict=True):
+        assert record["scores"]["coverage"] == pytest.approx(entry["coverage"], abs=1e-5)
+
+
+def test_the_folder_holds_pictures_and_scores_too(run):
+    folder = run[0] / "csv" / "version_0"
+    for name in ("prototypes", "confusion", "timeline", "progressive/prototypes"):
+        assert len(list((folder / "fitb" / name).glob("step-*.png"))) == 4
+    assert (folder / "metrics.csv").read_text().count("\n") >= 5
+
+
+def test_a_result_and_a_folder_of_results(trained, probe_images, tmp_path):
+    result = FillInBlanks(num_masks=8).probe(trained, *probe_images)
+    for number in range(3):
+        result.save(tmp_path / f"probe-{number}.npz")
+    for source, probes in ((tmp_path / "probe-0.npz", 1), (tmp_path, 3)):
+        code, output = report(source, "--output", "page.html")
+        assert (code, f"{probes} probes" in output) == (0, True)
+        (series,) = data_of(Path("page.html"))["series"]
+        assert [record["epoch"] for record in series["records"]] == list(range(probes))
+        assert series["records"][0]["scores"]["accuracy"] == pytest.approx(result.metrics["accuracy"], abs=1e-5)
+
+
+def test_a_partial_run_shows_what_there_is(run, tmp_path):
+    shutil.copytree(run[0] / "csv" / "version_0", tmp_path / "half")
+    records = sorted((tmp_path / "half" / "fitb-records").glob("fitb-random-*"))
+    records[0].unlink()
+    records[1].write_text(records[1].read_text()[:500])
+    records[2].write_text('{"format": "of something else"}')
+    of_the_other = sorted((tmp_path / "half" / "fitb-records").glob("fitb-progressive-*"))
+    of_the_other[0].write_text(
+        json.dumps({**json.loads(of_the_other[1].read_text()), "extra": 1}).replace("images", "x")
+    )
+    code, output = report(tmp_path / "half", "--output", "half.html")
+    assert code == 0
+    assert f"Left out: {records[1].name}: it is cut off or not JSON" in output
+    assert f"Left out: {of_the_other[0].name}: it lacks images" in output
+    assert "4 probes" in output
+    page = Path("half.html").read_text()
+    assert f"Left out: {records[2].name}" in page
+    assert [record["epoch"] for record in data_of(Path("half.html"))["series"][0]["records"]] == [3]
+
+
+def test_results_of_other_classes_are_a_series_of_their_own(trained, probe_images, tmp_path):
+    for number, classes in enumerate((10, 3)):
+        images, labels = (tensor[: 3 * classes] for tensor in probe_images)
+        FillInBlanks(num_masks=2).probe(trained, images, labels).save(tmp_path / f"{number}.npz")
+    assert report(tmp_path, "--output", "page.html")[0] == 0
+    series = data_of(Path("page.html"))["series"]
+    assert [each["name"] for each in series] == ["fitb, random, 10 classes", "fitb, random, 3 classes"]
+
+
+def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
+    folder, mlflow, _ = run
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken" / "fitb-records").mkdir(parents=True)
+    (tmp_path / "broken" / "fitb-records" / "fitb-random-00000001.json").write_text('{"format": "fitb')
+    (tmp_path / "other.npz").write_bytes(b"PK nothing")
+    client = mlflow.experiment
+    without = client.create_run(mlflow.experiment_id).info.run_id
+    store = ["--mlflow-uri", f"sqlite:///{folder}/mlflow.db"]
+    for arguments, says in (
+        (["nowhere"], "there is no folder or file nowhere; a run in MLflow is runs:/RUN_ID"),
+        ([tmp_path / "empty"], "holds no probes: neither fitb-records/ of a logger, nor saved results (*.npz)"),
+        ([tmp_path / "broken"], "holds no probe that can be read: fitb-random-00000001.json: it is cut off"),
+        ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult"),
+        ([folder], "holds 3 runs; give one of them: "),
+        (["runs:/abc", *store], "the run abc cannot be read from sqlite:"),
+        (["runs:/abc", "--mlflow-uri", "sqlite:///none.db"], "there is no MLflow database sqlite:///none.db"),
+        (["runs:/abc", "--mlflow-uri", "nonsense://x"], "the run abc cannot be read from nonsense://x: "),
+        ([f"runs:/{without}", *store], "holds no probes: it has no artifacts in fitb-records/"),
+        (["runs:/abc", "--mlflow-uri", "http://127.0.0.1:9"], "127.0.0.1"),
+        ([folder / "csv", "--output", tmp_path / "no" / "report.html"], "No such file or directory"),
+    ):
+        code, output = report(*arguments)
+        assert code == 2, output
+        assert output.startswith("fitb report: ")
+        assert says in output
+        assert "Traceback" not in output
+    assert not Path("none.db").exists()
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_the_slider_moves_pictures_scores_and_verdict_by_keyboard(opened, written, tmp_path):
+    page, records = opened(), data_of(written)["series"][0]["records"]
+    seen = set()
+    page.get_by_role("slider", name="Epoch").focus()
+    for record in reversed(records):
+        assert f"epoch {record['epoch']} " in page.locator("#shown").inner_text()
+        assert page.locator("#verdict-headline").inner_text() == record["verdict"]["headline"]
+        assert page.locator("#headline-value").inner_text() == f"{record['scores']['structure']:.2f}"
+        page.wait_for_timeout(50)
+        seen.add(picture(page))
+        page.keyboard.press("ArrowLeft")
+    assert len(seen) == 4
+    page.get_by_role("button", name="Play").press("Enter")
+    page.wait_for_function("document.getElementById('shown').textContent.startsWith('epoch 3')")
+    screenshot(page, "report", tmp_path)
+
+
+@needs_browser
+def test_class_names_are_text_and_every_number_is_explained(opened, run):
+    page = opened()
+    assert page.locator("#prototypes h3").all_inner_texts() == NAMES
+    assert page.locator("#classes tbody th").all_inner_texts() == NAMES
+    assert page.locator("#prototypes b, #classes b").count() == 0
+    shown = page.locator("#charts figcaption a")
+    assert set(shown.all_inner_texts()) >= {"structure", "accuracy", "drift", "seconds"}
+    for link in shown.all():
+        assert page.locator(link.get_attribute("href")).locator("td").first.inner_text()
+    assert page.locator("#settings tr").count() == len(run[2].result.settings)
+    counts = page.locator("#confusion table").first.locator("td").all_inner_texts()
+    assert sum(int(count) for count in counts if count) == len(run[2].result.labels)
+
+
+@needs_browser
+def test_pointing_at_a_curve_shows_its_value_and_pressing_goes_there(opened, written):
+    page, records = opened(), data_of(written)["series"][0]["records"]
+    chart = page.locator("#charts figure", has=page.get_by_role("link", name="coverage", exact=True)).locator("svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + 0.12 * box["width"], box["y"] + box["height"] / 2)
+    value = records[0]["scores"]["coverage"]
+    assert page.locator("#tip").inner_text().startswith(f"epoch 0: {value:.2f} (")
+    page.mouse.down()
+    page.mouse.up()
+    assert page.locator("#shown").inner_text() == "epoch 0 (1 of 4)"
+
+
+@needs_browser
+def test_another_masking_can_be_chosen(opened):
+    page = opened()
+    before = picture(page)
+    page.locator("#series").select_option("fitb, progressive, 10 classes")
+    page.wait_for_timeout(100)
+    assert picture(page) != before
+    assert "progressive" in page.locator("#settings").inner_text()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for summary in page.locator("summary").all():
+        summary.click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    screenshot(page, f"report-{scheme}-{width}", tmp_path, full_page=True)
+    other = {"light": "dark", "dark": "light"}[scheme]
+    page.get_by_label("Theme").select_option(other)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.get_by_role("button").first.is_visible()
+    screenshot(page, f"report-print-{width}", tmp_path, full_page=True)
+
+
+@needs_browser
+def test_a_hundred_epochs_are_small_and_smooth(opened, tmp_path):
+    """Noise in nearly every tile, which is as hard to compress as prototypes get."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(2704, 10)
+    )
+    images, labels = torch.rand(40, 1, 28, 28), torch.arange(40) % 10
+    for epoch in range(100):
+        result = FillInBlanks(num_masks=4, seed=epoch, target="predicted").probe(model, images)
+        result = dataclasses.replace(result, labels=labels, settings={**result.settings, "target": "label"})
+        assert result.coverage > 0.8
+        write_record(tmp_path / "run", make_record(result, epoch=epoch, step=epoch))
+    code, output = report(tmp_path / "run", "--output", tmp_path / "long.html")
+    assert (code, "100 probes" in output) == (0, True)
+    size = (tmp_path / "long.html").stat().st_size
+    assert size < 10 * 2**20
+    page = opened(tmp_path / "long.html")
+    frames = page.evaluate(
+        """async () => {
+            const slider = document.getElementById("epoch"), times = [];
+            const frame = () => new Promise(requestAnimationFrame);
+            let before = await frame();
+            for (let epoch = 0; epoch < 100; epoch++) {
+                slider.value = epoch;
+                slider.dispatchEvent(new Event("input"));
+                const now = await frame();
+                times.push(now - before);
+                before = now;
+            }
+            return times;
+        }"""
+    )
+    median = sorted(frames)[50]
+    print(f"{size / 2**20:.1f} MiB, {median:.0f} ms a frame")
+    assert median < 100
+
+
+def test_text_in_records_cannot_leave_the_script(trained, probe_images):
+    names = [f"{{{{ {number} }}}} <!-- </script> ' \" &" for number in range(10)]
+    result = FillInBlanks(num_masks=2).probe(trained, *probe_images, class_names=names)
+    page = render_report([make_record(result)], title="<script>", problems=["<img src=x onerror=alert(1)>"])
+    assert page.count("</script>") == 2
+    assert "<img" not in page
+    assert os.linesep.join(names) not in page

@@ -1,0 +1,80 @@
+"""The timeline: one picture of a whole training, small however long it is."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from fitb_callbacks import FillInBlanks
+from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
+
+
+@pytest.fixture(scope="module")
+def result(trained, digits):
+    images, labels = (tensor[1400:1450] for tensor in digits.tensors)
+    return FillInBlanks(num_masks=8).probe(trained, images, labels)
+
+
+def numbered(result, number):
+    """The result with prototypes that tell which it is."""
+    return dataclasses.replace(result, prototypes=torch.full_like(result.prototypes, number / 1000))
+
+
+@pytest.mark.parametrize("probes", [1, 2, 12, 13, 24, 25, 100, 500])
+def test_columns_are_evenly_spaced_and_end_with_the_last_probe(result, probes):
+    timeline = Timeline()
+    for epoch in range(probes):
+        timeline = timeline.with_probe(numbered(result, epoch), 10 + epoch)
+        timeline = Timeline.from_state_dict(timeline.state_dict())  # a resumed run goes on the same way
+    kept = timeline.kept
+    assert (kept[0], kept[-1]) == (0, probes - 1)
+    assert len({later - earlier for earlier, later in itertools.pairwise(kept[:-1])}) <= 1
+    assert len(kept) <= 13
+    assert len(kept) >= min(probes, 7)
+    assert timeline.epochs == tuple(10 + probe for probe in kept)
+    # each column holds the tiles of its own probe: the highest value of these images is 1
+    shown = timeline.tiles[:, :, 0, 0, 0].unique(dim=1).squeeze(1).tolist()
+    assert shown == [round(255 * probe / 1000) for probe in kept]
+
+
+def test_tiles_of_large_images_are_small():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 30))
+    images = torch.rand(30, 3, 224, 112)
+    result = FillInBlanks(num_masks=1).probe(model, images, torch.arange(30))
+    assert Timeline().with_probe(result, 0).tiles.shape == (1, 20, 56, 28, 3)
+
+
+def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result):
+    result, timeline = numbered(result, 100), Timeline()  # dark all over
+    for epoch in range(14):
+        timeline = timeline.with_probe(result, epoch)
+    ink = (timeline_picture(timeline, result) != 255).any(axis=2)
+    columns, rows = (np.flatnonzero(np.diff(np.r_[0, ink.mean(axis=axis) > 0.5, 0])) for axis in (0, 1))
+    assert len(columns) == 2 * len(timeline.epochs) == 16
+    assert len(rows) == 2 * len(result.labels.unique()) == 20
+    assert set(np.diff(columns)[::2]) == {56}  # 8 pixels, seven times as large
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_few_epochs_of_many_classes_stand_in_blocks_side_by_side(result, epochs):
+    result, timeline = numbered(result, 100), Timeline()
+    for epoch in range(epochs):
+        timeline = timeline.with_probe(result, epoch)
+    picture = timeline_picture(timeline, result)
+    assert 1 <= picture.shape[1] / picture.shape[0] < 2.5
+    found = ndimage.find_objects(ndimage.label((picture == 26).all(axis=2))[0])
+    whole = [tile for tile in found if all(part.stop - part.start == 56 for part in tile)]
+    assert len(whole) == epochs * len(result.labels.unique())
+
+
+def test_few_classes_stand_in_bands(trained, probe_images):
+    images, labels = (tensor[:6] for tensor in probe_images)
+    result, timeline = FillInBlanks(num_masks=4).probe(trained, images, labels), Timeline()
+    for epoch in range(12):
+        timeline = timeline.with_probe(result, epoch)
+    height, width, _ = timeline_picture(timeline, result).shape
+    assert 1 <= width / height < 2

@@ -1,0 +1,77 @@
+"""Two processes get the numbers of one, and none hangs when another fails."""
+
+import csv
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+from fitb_callbacks import FillInBlanksCallback
+from small_module import SmallModule
+from warm_process import Warm
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "ddp_run.py"
+
+
+def run(folder, *, devices=2, case="plain", started_by_lightning=False):
+    """What each process found, and what all said; the second process is started here, as a cluster would, or not."""
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_RANK", "NODE"))}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parent)}
+    places = [{}]
+    if devices > 1 and not started_by_lightning:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+        places = [{**meeting, "LOCAL_RANK": str(rank)} for rank in range(devices)]
+    processes = [Warm(SCRIPT, folder, devices, case, environment=environment | place) for place in places]
+    done = [process.wait() for process in processes]
+    said = "".join(each.stdout + each.stderr for each in done)
+    assert all(each.returncode == 0 for each in done), said
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], said
+
+
+@pytest.mark.parametrize("case", ["other classes on each rank", pytest.param("plain", marks=pytest.mark.slow)])
+def test_two_processes_get_the_numbers_of_one(tmp_path, case):
+    (alone,), _ = run(tmp_path / "one", devices=1, case=case)
+    ranks, log = run(tmp_path / "two", case=case, started_by_lightning=case == "plain")
+    for rank in ranks:
+        assert rank["step"] == alone["step"] == 30
+        assert rank["labels"] == alone["labels"]
+        assert rank["images"] == alone["images"]
+        assert rank["kept"] == alone["kept"]
+        torch.testing.assert_close(torch.tensor(rank["updates"]), torch.tensor(alone["updates"]), rtol=1e-3, atol=1e-6)
+        assert [entry["epoch"] for entry in rank["history"]] == [0, 1, 2]
+        for entry, expected in zip(rank["history"], alone["history"], strict=True):
+            assert entry.keys() == expected.keys()
+            assert {k: v for k, v in entry.items() if k not in {"seconds", "overhead"}} == pytest.approx(
+                {k: v for k, v in expected.items() if k not in {"seconds", "overhead"}}, abs=1e-5, nan_ok=True
+            )
+    assert set(alone["labels"]) == set(range(10))
+    assert log.count("none changed") == 3  # the audit reports on one process only
+    with next((tmp_path / "two").rglob("metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["fitb/coverage"]]
+    assert [float(row["fitb/coverage"]) for row in rows] == pytest.approx([e["coverage"] for e in alone["history"]])
+
+
+@pytest.mark.parametrize("case", ["fails in the masks", pytest.param("fails in the end", marks=pytest.mark.slow)])
+def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
+    ranks, log = run(tmp_path / "two", case=case)
+    for rank in ranks:
+        assert rank["step"] == 30
+        assert [entry["epoch"] for entry in rank["history"]] == [0, 2]
+        assert rank["monitored"]["fitb/coverage"] > 0
+    assert "rank 1 failed with RuntimeError: only here" in log
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_strategies_that_split_parameters_are_refused_by_name(strategy):
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, barebones=True)
+    trainer.strategy.__class__ = strategy  # these cannot be made without a GPU
+    with pytest.raises(ValueError, match=f"{strategy.__name__}.*probe a consolidated checkpoint"):
+        FillInBlanksCallback().setup(trainer, SmallModule(), "fit")
