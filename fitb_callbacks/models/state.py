@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-__all__ = ["isolate_rng", "preserve_model_state"]
+from fitb_callbacks.utils.rng import isolate_rng
+
+__all__ = ["preserve_model_state"]
 
 
 @contextmanager

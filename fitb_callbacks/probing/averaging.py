@@ -101,8 +101,8 @@ def average(
         masks_per_round: How many consecutive masks depend on each other; stages end with whole pairs of rounds.
         masks_per_index: How many masks an index stands for: 1, or those of a partition.
         block_size: Pairs of masks and images at once.
-        adjustment: Of the means of images that get no more masks than `fitb_callbacks.probing.adjustment.MOST_MASKS`. None
-            leaves plain means.
+        adjustment: Of the means of images that get no more masks than
+            `fitb_callbacks.probing.adjustment.MOST_MASKS`. None leaves plain means.
         share: This process's rank and the number of processes.
         tolerance: The relative standard error, see `Moments.relative_error`, that is small enough. That of adjusted
             means is told by how far the two halves are apart.

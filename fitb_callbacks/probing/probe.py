@@ -71,8 +71,8 @@ class FillInBlanks:
             0.2 stands for a correlation of about 0.98 with the mean over all masks there are. It is first looked at
             after 64 masks. None gives every image ``num_masks``.
         adjust: Whether the luck of the draw is taken out of the means of gradients under up to 2,048 random masks, see
-            `fitb_callbacks.probing.adjustment.patch_factors`: they come as near to the mean over all masks as plain ones over
-            twice as many. False gives plain means, as the paper has them.
+            `fitb_callbacks.probing.adjustment.patch_factors`: they come as near to the mean over all masks as plain ones
+            over twice as many. False gives plain means, as the paper has them.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
         update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
@@ -171,7 +171,8 @@ class FillInBlanks:
             logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
                 cannot be found (see `fitb_callbacks.models.logits.find_logits`).
             class_names: One name a class, for the figure.
-            judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`; adds its scores.
+            judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`; adds its
+                scores.
             share: This process's rank and the number of processes. With more than one, each takes its share of the
                 masks and all end with the same result; every process has to call this with the same images.
             seconds: Time limit for the masks: images get no more when it is used up. The first 64, or partitions of as
