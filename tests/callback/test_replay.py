@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from digits_data import training, validation
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mlflow import MlflowClient
-from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
@@ -24,20 +24,6 @@ from mlflow_store import new_store
 from small_module import SmallModule
 
 MODULE = "small_module:SmallModule"
-
-
-def digits(start, end):
-    data = load_digits()
-    images = torch.tensor(data.images[start:end], dtype=torch.float32).unsqueeze(1) / 16
-    return TensorDataset(images, torch.tensor(data.target[start:end]))
-
-
-def validation():
-    return digits(1500, 1700)
-
-
-def training():
-    return digits(0, 400)
 
 
 def train(folder, callbacks, **options):
@@ -225,7 +211,7 @@ def test_probe_of_a_checkpoint_is_that_of_the_callback(run, tmp_path):
     folder, history = run
     last = find_checkpoints([folder])[0][-1].path
     done = fitb(
-        "probe", last, "--class", MODULE, "--data", "test_replay:validation", "--reference", "test_replay:training",
+        "probe", last, "--class", MODULE, "--data", "digits_data:validation", "--reference", "digits_data:training",
         "--num-masks", 32,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -246,7 +232,7 @@ def test_probe_of_a_checkpoint_is_that_of_the_callback(run, tmp_path):
         (["CKPT", "--class", "small_module:Nothing", "--data", "mnist"], "there is no 'Nothing'"),
         (["CKPT", "--class", MODULE, "--data", "cats"], "--data must be a folder"),
         (["CKPT", "--class", MODULE, "--data", "mnist"], "the model fails on these images: mat1"),
-        (["CKPT", "--class", MODULE, "--data", "test_replay:validation", "--patch-size", "9"], "at most 8"),
+        (["CKPT", "--class", MODULE, "--data", "digits_data:validation", "--patch-size", "9"], "at most 8"),
     ],
 )
 def test_bad_input_of_probe(run, arguments, says):

@@ -40,7 +40,8 @@ def outputs(tmp_path_factory, request):
     """What stands below each cell, by MIME type."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    notebook.cells[0].source = f"import sys; sys.path.insert(0, {str(request.path.parent)!r})\n" + CELLS[0]
+    helpers = str(request.path.parents[1] / "helpers")
+    notebook.cells[0].source = f"import sys; sys.path.insert(0, {helpers!r})\n" + CELLS[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
