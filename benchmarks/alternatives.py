@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.data.batches import ProbeImages
 from fitb_callbacks.data.datasets import load_mnist
+from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.demo import SmallCNN
 from fitb_callbacks.probing.autotune import _plans
 from fitb_callbacks.probing.masks import random_masks
@@ -54,7 +54,7 @@ def trained_network() -> tuple[SmallCNN, Tensor, Tensor]:
     images, labels = data.validation.tensors
     with torch.no_grad():
         right = model.eval()(images).argmax(dim=1) == labels
-    chosen = ProbeImages(per_class=1, max_images=10)
+    chosen = ImageSelection(per_class=1, max_images=10)
     chosen.offer(images[right], labels[right])
     return model, chosen.images, chosen.labels
 

@@ -1,6 +1,6 @@
 """The Lightning callback: its settings, and what happens when.
 
-What lasts over a training run stands in modules of its own: `run_images`, `run_judge`, `run_logs`, `run_warnings`.
+What lasts over a run is kept in `probe_images`, `judge`, `reporter`, `time_budget` and `errors`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from fitb_callbacks.callback.audit import audited
-from fitb_callbacks.callback.class_names import find_class_names
 from fitb_callbacks.callback.comparison import compared, scores_of
-from fitb_callbacks.callback.errors import RunWarnings
+from fitb_callbacks.callback.errors import ErrorPolicy
 from fitb_callbacks.callback.judge import RunJudge
-from fitb_callbacks.callback.probe_images import RunImages
+from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.progress_bar import probing_line
-from fitb_callbacks.callback.reporter import RunLogs
-from fitb_callbacks.callback.time_budget import Budget
-from fitb_callbacks.callback.trainer import check_package, check_strategy, weights_probed
+from fitb_callbacks.callback.reporter import Reporter
+from fitb_callbacks.callback.time_budget import TimeBudget
+from fitb_callbacks.callback.trainer import (
+    check_package,
+    check_strategy,
+    find_class_names,
+    is_last_validation_of_epoch,
+    validates_in_this_epoch,
+    weights_probed,
+)
 from fitb_callbacks.data.batches import BatchAdapter, Reference, read_batch
 from fitb_callbacks.integrations.probe_manifest import write_record
 from fitb_callbacks.models.logits import LogitsFn
@@ -152,11 +158,11 @@ class FillInBlanksCallback(Callback):
         """Further masking to what the last probe with it found."""
         self.history: list[dict[str, float]] = []
         """One entry a probe: ``epoch``, ``step`` and the scores."""
-        self._budget = Budget(max_overhead)
-        self._run_images = RunImages(images_per_class=images_per_class, max_images=max_images)
-        self._run_warnings = RunWarnings(on_error)
-        self._run_judge = RunJudge(judge, reference, self._run_warnings)
-        self._run_logs = RunLogs(self._run_warnings)
+        self._budget = TimeBudget(max_overhead)
+        self._probe_images = ProbeImages(images_per_class=images_per_class, max_images=max_images)
+        self._errors = ErrorPolicy(on_error)
+        self._run_judge = RunJudge(judge, reference, self._errors)
+        self._reporter = Reporter(self._errors)
         self._last_probes: dict[str, dict[str, Tensor]] = {}  # by masking
         self._probed_epoch = -1
         self._checked = False
@@ -164,11 +170,11 @@ class FillInBlanksCallback(Callback):
     @property
     def on_error(self) -> str:
         """What an error in a probe does."""
-        return self._run_warnings.on_error
+        return self._errors.on_error
 
     @on_error.setter
     def on_error(self, on_error: str) -> None:
-        self._run_warnings.on_error = on_error
+        self._errors.on_error = on_error
 
     # --- when: Lightning's hooks -------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class FillInBlanksCallback(Callback):
             return
         check_strategy(trainer)
         self._checked = False
-        self._run_logs.begin()
+        self._reporter.begin()
         if (which := weights_probed(trainer, self)) is not None:
             rank_zero_info(f"FillInBlanksCallback: {which}")
 
@@ -209,7 +215,7 @@ class FillInBlanksCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Check the first batch of all, and take from it what is wanted: class means, probe images."""
         self._check(trainer, pl_module, batch)
-        if not _validates_in_this_epoch(trainer):
+        if not validates_in_this_epoch(trainer):
             self._take(batch)
         self._run_judge.stream(batch, epoch=trainer.current_epoch, batch_adapter=self.batch_adapter)
 
@@ -218,7 +224,7 @@ class FillInBlanksCallback(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         # Ranks with loaders of different lengths may see this differently; where one is not sure, all wait.
-        if trainer.strategy.reduce_boolean_decision(_is_last_validation_of_epoch(trainer), all=True):
+        if trainer.strategy.reduce_boolean_decision(is_last_validation_of_epoch(trainer), all=True):
             self._probe_once(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
         else:
             self._make_monitorable_if_nothing_was_probed(pl_module)
@@ -247,15 +253,15 @@ class FillInBlanksCallback(Callback):
                 f"labels must be from 0 to {result.settings['num_classes'] - 1}, as the model has "
                 f"{result.settings['num_classes']} classes; got {outside[:10]} in the first batch"
             )
-        self._run_images.offer_spare(images, labels)
+        self._probe_images.offer_spare(images, labels)
         num_classes = int(result.settings["num_classes"])
         self._run_judge.check(tuple(images.shape[1:]), num_classes, batch_adapter=self.batch_adapter)
         self._checked = True
 
     def _take(self, batch: Any) -> None:
-        if self._run_images.images is None:
-            with self._run_warnings.survive("batch", "a batch gave no probe images; the others will do"):
-                self._run_images.offer(*read_batch(batch, self.batch_adapter))
+        if self._probe_images.images is None:
+            with self._errors.survive("batch", "a batch gave no probe images; the others will do"):
+                self._probe_images.offer(*read_batch(batch, self.batch_adapter))
 
     # --- probe and log -----------------------------------------------------------------------------------------
 
@@ -277,13 +283,13 @@ class FillInBlanksCallback(Callback):
                 self._report_nonfinite(trainer, metrics)
                 if trainer.is_global_zero:
                     self._write(trainer, metrics, step)
-                    self._run_logs.show_in_notebook(self.result, f"{self.prefix}, epoch {self._probed_epoch}:")
+                    self._reporter.show_in_notebook(self.result, f"{self.prefix}, epoch {self._probed_epoch}:")
         except Exception as error:
             if self.on_error == "raise":
                 raise
             self._make_monitorable_if_nothing_was_probed(pl_module)
             reason = f": {error}" if isinstance(error, OtherRankError) else ""
-            self._run_warnings.warn_once(
+            self._errors.warn_once(
                 f"probe {type(error).__name__}",
                 f"the probe of epoch {trainer.current_epoch} failed; training goes on{reason}",
                 trace=True,
@@ -291,8 +297,8 @@ class FillInBlanksCallback(Callback):
 
     def _run(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult]:
         """What every probe finds, the same on every rank."""
-        self._run_images.fix(trainer.world_size)
-        assert self._run_images.images is not None
+        self._probe_images.fix(trainer.world_size)
+        assert self._probe_images.images is not None
         self._budget.epoch_ends(trainer.world_size)
         results, num_probes = [], 1 + len(self.further_probes)
         class_names = find_class_names(trainer, pl_module) if self.class_names is None else self.class_names
@@ -302,8 +308,8 @@ class FillInBlanksCallback(Callback):
                 with probing_line(trainer) as progress:
                     result = probe.probe(
                         pl_module,
-                        self._run_images.images,
-                        self._run_images.labels,
+                        self._probe_images.images,
+                        self._probe_images.labels,
                         logits_fn=self.logits_fn,
                         class_names=class_names,
                         judge=self._run_judge.present(trainer.current_epoch),
@@ -319,7 +325,7 @@ class FillInBlanksCallback(Callback):
 
     def _report_nonfinite(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         if (share := max(value for name, value in metrics.items() if name.endswith("nonfinite"))) > 0:
-            self._run_warnings.warn_once(
+            self._errors.warn_once(
                 "nonfinite",
                 f"{share:.1%} of the masked images in epoch {trainer.current_epoch} gave updates that are not finite; "
                 f"they are left out. {self.prefix}/nonfinite says how many in each epoch",
@@ -352,10 +358,10 @@ class FillInBlanksCallback(Callback):
             self.probe,
             self.result,
             self._run_judge.last,
-            images_per_class=self._run_images.images_per_class,
-            max_images=self._run_images.max_images,
+            images_per_class=self._probe_images.images_per_class,
+            max_images=self._probe_images.max_images,
         )
-        self._run_logs.write(
+        self._reporter.write(
             loggers,
             [self.result, *self.further_results.values()],
             metrics,
@@ -387,22 +393,22 @@ class FillInBlanksCallback(Callback):
         of the first process).
         """
         return {
-            **self._run_images.state_dict(),
+            **self._probe_images.state_dict(),
             "history": self.history,
             "probed_epoch": self._probed_epoch,
             "last_probes": self._last_probes,
-            "timelines": self._run_logs.state_dict(),
+            "timelines": self._reporter.state_dict(),
             "num_masks": self._budget.state_dict(),
             **self._run_judge.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same probe images, history, class means and last probe."""
-        self._run_images.load_state_dict(state_dict)
+        self._probe_images.load_state_dict(state_dict)
         self.history = [dict(entry) for entry in state_dict["history"]]
         self._probed_epoch = state_dict["probed_epoch"]
         self._last_probes = state_dict["last_probes"]
-        self._run_logs.load_state_dict(state_dict["timelines"])
+        self._reporter.load_state_dict(state_dict["timelines"])
         self._budget.load_state_dict(state_dict["num_masks"])
         self._run_judge.load_state_dict(state_dict)
 
@@ -413,19 +419,3 @@ class FillInBlanksCallback(Callback):
                 f"FillInBlanksCallback: the checkpoint holds no state for prefix {self.prefix!r}; "
                 "probe images are chosen anew, and the history begins with this run"
             )
-
-
-def _validates_in_this_epoch(trainer: Trainer) -> bool:
-    """Whether a validation is certain to come before this epoch ends."""
-    every = trainer.check_val_every_n_epoch
-    return trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every == 0
-
-
-def _is_last_validation_of_epoch(trainer: Trainer) -> bool:
-    """Whether no further validation comes in this epoch. Where that cannot be known, it is decided at its end."""
-    loop = trainer.fit_loop.epoch_loop
-    if loop.batch_progress.is_last_batch:
-        return True
-    interval = trainer.val_check_batch
-    remaining = trainer.num_training_batches - (loop.batch_idx + 1)
-    return interval is not None and math.isfinite(remaining) and remaining < interval

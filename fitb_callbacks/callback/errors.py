@@ -10,28 +10,28 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fitb_callbacks.utils.validation import check_choice
 
-__all__ = ["RunWarnings"]
+__all__ = ["ErrorPolicy"]
 
 _log = logging.getLogger(__name__)
 
 
-class RunWarnings:
+class ErrorPolicy:
     """Says each thing once in a training run, however often it happens.
 
     Args:
         on_error: What an error does that training could survive: "warn" or "raise".
 
     Example:
-        >>> run_warnings = RunWarnings(on_error="raise")
-        >>> with run_warnings.survive("batch", "a batch was left out"):
+        >>> errors = ErrorPolicy(on_error="raise")
+        >>> with errors.survive("batch", "a batch was left out"):
         ...     1 / 0
         Traceback (most recent call last):
         ...
         ZeroDivisionError: division by zero
-        >>> run_warnings.on_error = "warn"
-        >>> with run_warnings.survive("batch", "a batch was left out"):
+        >>> errors.on_error = "warn"
+        >>> with errors.survive("batch", "a batch was left out"):
         ...     1 / 0
-        >>> run_warnings.topics
+        >>> errors.topics
         {'batch'}
     """
 

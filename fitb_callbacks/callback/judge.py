@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fitb_callbacks.callback.errors import RunWarnings
+from fitb_callbacks.callback.errors import ErrorPolicy
 from fitb_callbacks.data.batches import BatchAdapter, Reference, read_batch
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
@@ -21,25 +21,25 @@ class RunJudge:
     Args:
         judge: "centroid" for class means, a trained module, or None for no judge.
         reference: Trusted images for the class means, in place of the training batches.
-        run_warnings: Is told what the judge lacks.
+        errors: Is told what the judge lacks.
 
     Raises:
         ValueError: If the judge is none of these, or a reference is given for another one than class means.
 
     Example:
         >>> import torch
-        >>> judge = RunJudge("centroid", None, RunWarnings("raise"))
+        >>> judge = RunJudge("centroid", None, ErrorPolicy("raise"))
         >>> judge.stream((torch.rand(6, 1, 4, 4), torch.arange(6) % 3), epoch=0)
         >>> judge.present(epoch=0).counts.tolist()
         [2.0, 2.0, 2.0]
     """
 
-    def __init__(self, judge: str | nn.Module | None, reference: Reference | None, run_warnings: RunWarnings) -> None:
+    def __init__(self, judge: str | nn.Module | None, reference: Reference | None, errors: ErrorPolicy) -> None:
         if not (judge is None or judge == "centroid" or isinstance(judge, nn.Module)):
             raise ValueError(f"judge must be 'centroid', a torch.nn.Module or None; got {judge!r}")
         if reference is not None and judge != "centroid":
             raise ValueError(f"reference needs judge='centroid', whose class means it gives; got judge={judge!r}")
-        self._judge, self._reference, self._warnings = judge, reference, run_warnings
+        self._judge, self._reference, self._errors = judge, reference, errors
         self._fixed: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else None
         # Class means that the training batches give, in the epoch in which they do
         self._streamed = CentroidJudge() if judge == "centroid" and reference is None else None
@@ -73,7 +73,7 @@ class RunJudge:
             self._streamed_epoch = epoch
         if self._streamed_epoch != epoch:
             return
-        with self._warnings.survive("stream", "a training batch was left out of the class means"):
+        with self._errors.survive("stream", "a training batch was left out of the class means"):
             self._streamed.update(*read_batch(batch, batch_adapter))
 
     def epoch_ends(self, epoch: int) -> None:
@@ -88,11 +88,11 @@ class RunJudge:
         complete = self._streamed_epoch is not None and self._streamed_epoch < epoch
         judge = self._streamed if complete else self._streamed.gathered()
         if judge.image_shape is None:
-            self._warnings.warn_once("judge", "no training batch has given class means, so there is no judge")
+            self._errors.warn_once("judge", "no training batch has given class means, so there is no judge")
             return None
         if absent := judge.absent_classes(self._num_classes):
             named = ", ".join(map(str, absent[:20])) + (" and more" if len(absent) > 20 else "")
-            self._warnings.warn_once(
+            self._errors.warn_once(
                 "absent", f"the training batches hold no image of class {named}: the judge never sees it"
             )
         self._gathered = judge

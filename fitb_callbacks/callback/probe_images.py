@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fitb_callbacks.data.batches import ProbeImages
+from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.validation import check_integer
 
-__all__ = ["RunImages"]
+__all__ = ["ProbeImages"]
 
 
-class RunImages:
+class ProbeImages:
     """The probe images of a training run.
 
     Args:
@@ -22,7 +22,7 @@ class RunImages:
         max_images: Most images in all, at least 1.
 
     Example:
-        >>> chosen = RunImages(images_per_class=1, max_images=10)
+        >>> chosen = ProbeImages(images_per_class=1, max_images=10)
         >>> chosen.offer(torch.rand(3, 1, 2, 2), torch.tensor([1, 1, 0]))
         >>> chosen.fix(world_size=1)
         >>> chosen.labels.tolist()
@@ -77,5 +77,5 @@ class RunImages:
         self.images, self.labels = state_dict["images"], state_dict["labels"]
         self._candidates.load_state_dict(state_dict["candidates"])
 
-    def _empty(self) -> ProbeImages:
-        return ProbeImages(per_class=self.images_per_class, max_images=self.max_images)
+    def _empty(self) -> ImageSelection:
+        return ImageSelection(per_class=self.images_per_class, max_images=self.max_images)

@@ -1,25 +1,38 @@
-"""The series that the callback would have logged, made afterwards from a run's checkpoints."""
+"""Probe a run's checkpoints afterwards, and log the series that the callback would have logged."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor, nn
 
-from fitb_callbacks.callback.comparison import compared
+from fitb_callbacks.callback.comparison import compared, scores_of
+from fitb_callbacks.callback.errors import ErrorPolicy
+from fitb_callbacks.callback.reporter import Reporter
+from fitb_callbacks.integrations.folder import RECORDS
+from fitb_callbacks.integrations.loggers import settle
 from fitb_callbacks.probing.probe import FillInBlanks, Progress
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from fitb_callbacks.utils.messages import one_line
 
-__all__ = ["EpochCheckpoint", "Replayed", "find_checkpoints", "replay", "seen_by_callback"]
+__all__ = [
+    "EpochCheckpoint",
+    "Replayed",
+    "find_checkpoints",
+    "log_replay",
+    "loggers_for",
+    "replay",
+    "seen_by_callback",
+]
 
 
 @dataclass(frozen=True)
@@ -194,3 +207,65 @@ def replay(
             results.append(result)
             finished, left = finished + size, left - 1
         yield Replayed(checkpoint, results, time.perf_counter() - started)
+
+
+def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | None = None) -> list[Logger]:
+    """Loggers that write a replay to a folder and, if wanted, to TensorBoard's files there and to an MLflow run.
+
+    Args:
+        output: The folder, which `fitb report` reads.
+        tensorboard: Whether to write event files, too.
+        mlflow_run: Id of an MLflow run to log into; ``MLFLOW_TRACKING_URI`` says where it is.
+
+    Raises:
+        ValueError: If there is no such run, or the folder holds one already.
+        FileNotFoundError: If MLflow's database does not exist.
+    """
+    if (output / RECORDS).exists():
+        raise ValueError(f"--output must be a new folder; {output} holds the probes of a run already")
+    loggers: list[Logger] = [CSVLogger(output.parent, name=output.name, version="")]
+    if tensorboard:
+        loggers.append(TensorBoardLogger(output.parent, name=output.name, version=""))
+    if mlflow_run is not None:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        from fitb_callbacks.integrations.mlflow.sink import check_database
+
+        uri = mlflow.get_tracking_uri()
+        check_database(uri)
+        try:
+            mlflow.MlflowClient(uri).get_run(mlflow_run)
+        except MlflowException as error:
+            raise ValueError(f"--mlflow-run must be a run in {uri}; got {mlflow_run!r}: {error.message}") from error
+        loggers.append(MLFlowLogger(run_id=mlflow_run, tracking_uri=uri))
+    return loggers
+
+
+def log_replay(
+    series: Iterable[Replayed], loggers: Sequence[Logger], *, prefix: str, judge: str | None
+) -> list[dict[str, float]]:
+    """Log each probe as it comes, at the step at which the callback would have logged it.
+
+    Args:
+        series: Of `replay`.
+        loggers: All get everything.
+        prefix: What the keys begin with.
+        judge: The judge in words.
+
+    Returns:
+        One entry a probe, as in `FillInBlanksCallback.history`: ``epoch``, ``step`` and the scores.
+    """
+    history: list[dict[str, float]] = []
+    reporter = Reporter(ErrorPolicy("raise"))
+    for replayed in series:
+        epoch, step = replayed.checkpoint.epoch, replayed.checkpoint.step
+        metrics = scores_of(replayed.results, seconds=replayed.seconds)
+        history.append({"epoch": epoch, "step": step, **metrics})
+        reporter.write(loggers, replayed.results, metrics, {}, epoch=epoch, step=step, prefix=prefix, judge=judge)
+        for logger in loggers:
+            logger.save()
+    for logger in loggers:
+        settle(logger)
+        logger.finalize("success")
+    return history

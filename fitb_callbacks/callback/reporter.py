@@ -1,4 +1,4 @@
-"""What is told of the probes of a training run: to its loggers and, in a notebook, to its cell."""
+"""Log each probe's scores and pictures to loggers, and show them in a notebook; in a run and in a replay of one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from fitb_callbacks.callback.errors import RunWarnings
+from fitb_callbacks.callback.errors import ErrorPolicy
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
 
-__all__ = ["RunLogs"]
+__all__ = ["Reporter"]
 
 
-class RunLogs:
-    """Tells the loggers of a training run, and a notebook's cell, what each probe found.
+class Reporter:
+    """Log what each probe found.
 
     Args:
-        run_warnings: Is told which logger did not take it; one logger's trouble is not another's.
+        errors: What to do when a logger fails; the other loggers get theirs either way.
 
     Example:
         >>> import tempfile, torch
@@ -29,20 +29,20 @@ class RunLogs:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(3, 1, 4, 4), torch.arange(3))
         >>> logger, scores = CSVLogger(tempfile.mkdtemp()), scores_of([result], seconds=0.1)
-        >>> logs = RunLogs(RunWarnings("raise"))
+        >>> logs = Reporter(ErrorPolicy("raise"))
         >>> logs.write([logger], [result], scores, {}, epoch=0, step=7, prefix="fitb", judge=None)
         >>> logger.experiment.metrics[0]["step"]
         7
     """
 
-    def __init__(self, run_warnings: RunWarnings) -> None:
-        self._warnings = run_warnings
+    def __init__(self, errors: ErrorPolicy) -> None:
+        self._errors = errors
         self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._recorded: Mapping[str, bytes] = {}  # what loggers were told of the probe's settings
         self._display: Any = None  # in a notebook, where in the cell's output
 
     def begin(self) -> None:
-        """A training begins: in a notebook, its cell has an output of its own."""
+        """Start a run: in a notebook, open a new output in its cell."""
         self._display = None
 
     def write(
@@ -57,17 +57,17 @@ class RunLogs:
         prefix: str,
         judge: str | None,
     ) -> None:
-        """Give scores, pictures, records and settings to the loggers; on the process that writes.
+        """Give scores, pictures, records and settings to the loggers, on the process that writes.
 
         Args:
-            loggers: Those of the Trainer.
+            loggers: All get everything.
             results: One a masking.
             metrics: Of `fitb_callbacks.callback.comparison.scores_of`.
-            settings: Files of `fitb_callbacks.integrations.probe_manifest.write_record`, given again only where they have changed.
-            epoch: That was probed.
+            settings: Files of `fitb_callbacks.integrations.probe_manifest.write_record`, logged when they change.
+            epoch: The epoch that was probed.
             step: The step at which the epoch's metrics are logged.
             prefix: What the keys begin with.
-            judge: What the judge is, in words.
+            judge: The judge in words.
         """
         from fitb_callbacks.integrations.epoch_report import compose, give
         from fitb_callbacks.integrations.loggers import log_files
@@ -89,18 +89,18 @@ class RunLogs:
         for logger in loggers:
             kind = type(logger).__name__
             failed = f"{kind} did not take what was probed in epoch {epoch}; training goes on"
-            with self._warnings.survive(f"{kind} failed", failed):
+            with self._errors.survive(f"{kind} failed", failed):
                 if changed:
                     log_files(logger, prefix, settings)
                 if not give(logger, logged):
-                    self._warnings.warn_once(
+                    self._errors.warn_once(
                         kind,
                         f"{kind} gets the scores but no pictures: register a function for it with "
                         "fitb_callbacks.integrations.loggers.log_picture.register",
                     )
 
     def show_in_notebook(self, result: FillInBlanksResult, title: str) -> None:
-        """Show a result in the output of the training's cell, if there is one, in place of the last."""
+        """Replace the result shown in the output of the training's notebook cell, if there is one."""
         if "IPython" not in sys.modules or not self._can_draw():
             return
         from fitb_callbacks.integrations.notebook import in_notebook, live_display
@@ -112,7 +112,7 @@ class RunLogs:
         try:
             import PIL  # noqa: F401
         except ModuleNotFoundError:
-            self._warnings.warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
+            self._errors.warn_once("Pillow", "there are scores but no pictures without Pillow: pip install pillow")
             return False
         return True
 

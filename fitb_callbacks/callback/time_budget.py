@@ -11,13 +11,13 @@ from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.utils.distributed import all_reduce_max
 from fitb_callbacks.utils.validation import check_number_between
 
-__all__ = ["Budget"]
+__all__ = ["TimeBudget"]
 
 _PATIENCE = 1.5
 """How far later probes may exceed the budget before masks are cut again; times vary from epoch to epoch."""
 
 
-class Budget:
+class TimeBudget:
     """Keeps the time of the probes under a share of the time of the epochs.
 
     The first probe finds out how many masks there is time for. The later ones keep to that number, so that the scores
@@ -31,7 +31,7 @@ class Budget:
         TypeError: If it is no number.
 
     Example:
-        >>> budget = Budget(0.05)
+        >>> budget = TimeBudget(0.05)
         >>> budget.epoch_begins()
         >>> budget.epoch_ends(world_size=1)
         >>> budget.limited(FillInBlanks()) == FillInBlanks(), budget.seconds_for("random", num_probes=1) < 0.05

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, Trainer
+import math
+from collections.abc import Sequence
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-__all__ = ["check_package", "check_strategy", "weights_probed"]
+__all__ = [
+    "check_package",
+    "check_strategy",
+    "find_class_names",
+    "is_last_validation_of_epoch",
+    "validates_in_this_epoch",
+    "weights_probed",
+]
 
 
 def check_package(trainer: Trainer) -> None:
@@ -51,3 +61,45 @@ def weights_probed(trainer: Trainer, probing: Callback) -> str | None:
                 "callbacks. Without validation it is always the current weights"
             )
     return None
+
+
+def find_class_names(trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
+    """Find the names of the classes: ``classes`` or ``class_names`` of the data set, the data module or the model.
+
+    The data set is that of the first validation loader, or without validation that of training.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> model = BoringModel()
+        >>> model.classes = ["cat", "dog"]
+        >>> find_class_names(Trainer(logger=False, accelerator="cpu"), model)
+        ['cat', 'dog']
+    """
+    # not "or": a loader of an IterableDataset has no truth value
+    loaders = trainer.train_dataloader if trainer.val_dataloaders is None else trainer.val_dataloaders
+    loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+    dataset = getattr(loader, "dataset", None)
+    while (inner := getattr(dataset, "dataset", None)) is not None:  # Subset and the like
+        dataset = inner
+    for owner in (dataset, getattr(trainer, "datamodule", None), pl_module):
+        for attribute in ("classes", "class_names"):
+            names = getattr(owner, attribute, None)
+            if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+                return names
+    return None
+
+
+def validates_in_this_epoch(trainer: Trainer) -> bool:
+    """Whether a validation is certain to come before this epoch ends."""
+    every = trainer.check_val_every_n_epoch
+    return trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every == 0
+
+
+def is_last_validation_of_epoch(trainer: Trainer) -> bool:
+    """Whether no further validation comes in this epoch. Where that cannot be known, it is decided at its end."""
+    loop = trainer.fit_loop.epoch_loop
+    if loop.batch_progress.is_last_batch:
+        return True
+    interval = trainer.val_check_batch
+    remaining = trainer.num_training_batches - (loop.batch_idx + 1)
+    return interval is not None and math.isfinite(remaining) and remaining < interval

@@ -40,8 +40,9 @@ def probe(
     console = Console()
     with exit_on_error("fitb probe", console):
         from fitb_callbacks import FillInBlanks
-        from fitb_callbacks.data.sources import open_images, open_judge
+        from fitb_callbacks.data.sources import open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.scoring.judges.trusted import open_judge
 
         settings = FillInBlanks(
             masking=masking, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed

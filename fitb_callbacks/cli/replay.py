@@ -50,10 +50,16 @@ def replay(
     console = Console()
     with exit_on_error("fitb replay", console):
         from fitb_callbacks import FillInBlanks
-        from fitb_callbacks.callback.replay import find_checkpoints, replay, seen_by_callback
-        from fitb_callbacks.callback.replay_run import log_replay, loggers_for
-        from fitb_callbacks.data.sources import ImageSet, open_images, open_judge
+        from fitb_callbacks.callback.replay import (
+            find_checkpoints,
+            log_replay,
+            loggers_for,
+            replay,
+            seen_by_callback,
+        )
+        from fitb_callbacks.data.sources import ImageSet, open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.scoring.judges.trusted import open_judge
 
         probes = [
             FillInBlanks(masking=each, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed)

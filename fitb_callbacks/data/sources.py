@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitb_callbacks.data.batches import ProbeImages, batches_of, read_batch
+from fitb_callbacks.data.batches import batches_of, read_batch
 from fitb_callbacks.data.datasets import LOADERS
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.rng import isolate_rng
 
-__all__ = ["ImageSet", "open_images", "open_judge"]
+__all__ = ["ImageSet", "open_images"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_images(
     Args:
         source: Which of these.
         per_class: Most images of one class, at least 1.
-        max_images: Most images in all; None: no limit. See `fitb_callbacks.data.batches.ProbeImages`.
+        max_images: Most images in all; None: no limit. See `fitb_callbacks.data.selection.ImageSelection`.
         image_shape: ``(C, H, W)`` that the model takes. Pictures of a folder are converted to it; None leaves them as
             they are.
         data_dir: Folder of Fashion-MNIST's files, if it is not in the default place.
@@ -88,34 +88,12 @@ def open_images(
             f"--data must be a folder, an .npz file, package.module:function, {' or '.join(LOADERS)}; "
             f"there is no {source!r}"
         )
-    chosen = ProbeImages(per_class=per_class, max_images=max_images or 2**31)
+    chosen = ImageSelection(per_class=per_class, max_images=max_images or 2**31)
     for images, labels in batches:
         chosen.offer(images, labels)
     if not len(chosen):
         raise ValueError(f"--data {source} holds no image")
     return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)))
-
-
-def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> CentroidJudge:
-    """The judge of all images in a source; see `fitb_callbacks.scoring.judges.centroid.CentroidJudge`.
-
-    Args:
-        source: As for `open_images`.
-        probed: What the judge shall judge, for the images' shape; a class of it that the source lacks is an error.
-        data_dir: As for `open_images`.
-
-    Raises:
-        FileNotFoundError: If the source does not exist.
-        ValueError: As for `open_images`, and if the images do not fit those that are probed.
-
-    Example:
-        >>> open_judge("mnist", open_images("mnist", per_class=1)).counts.sum().item()
-        1000.0
-    """
-    shape = tuple(probed.images.shape[1:])
-    trusted = open_images(source, per_class=2**31, image_shape=shape, data_dir=data_dir)
-    num_classes = 1 + int(max(trusted.labels.max(), probed.labels.max()))
-    return CentroidJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
 
 
 _Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fitb_callbacks.gate.bootstrap import RESAMPLED, differences, interval, resampled_scores, resamples
 from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
-from fitb_callbacks.models.logits import LogitsFn, classifier
-from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.models.logits import LogitsFn
+from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
@@ -23,7 +22,7 @@ from fitb_callbacks.scoring.judges.module import ModuleJudge
 from fitb_callbacks.utils.messages import one_line
 from fitb_callbacks.utils.validation import check_choice
 
-__all__ = ["ModelCheck", "Outcome", "check_model", "check_steady"]
+__all__ = ["ModelCheck", "Outcome", "check_model"]
 
 Interval = tuple[float, float]
 
@@ -189,43 +188,6 @@ def check_model(
     other = probed("reference", reference)
     peer = _right_for(reference, candidate, logits_fn), _right_for(model, other, logits_fn)
     return ModelCheck(_outcomes(rules, candidate, other, peer[0], certain), candidate, other, peer)
-
-
-def check_steady(model: nn.Module, images: Tensor, *, logits_fn: LogitsFn | None = None) -> None:
-    """Raise ValueError unless a model gives an image the same logits each time, whatever else is in the batch.
-
-    An exported model keeps the mode in which it was exported: dropout goes on drawing, batch normalisation goes on
-    averaging over the batch, and neither can be switched off.
-
-    Args:
-        model: Any classifier.
-        images: Shape ``(N, C, H, W)``.
-        logits_fn: As for the probe.
-
-    Example:
-        >>> class Noisy(torch.nn.Flatten):
-        ...     def forward(self, images):
-        ...         return torch.nn.functional.dropout(super().forward(images))
-        >>> check_steady(Noisy(), torch.ones(8, 1, 4, 4))
-        Traceback (most recent call last):
-        ...
-        ValueError: it gives the same images other logits each time, as if dropout were on; export it after .eval()
-    """
-    own = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), images)
-    images = images.to(own)
-    classify = classifier(model, logits_fn)
-    with preserve_model_state(model), torch.no_grad():
-        first, second = classify(images), classify(images)
-        if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                "it gives the same images other logits each time, as if dropout were on; export it after .eval()"
-            )
-        half = classify(images[: (len(images) + 1) // 2])
-        if len(images) > 1 and not torch.allclose(first[: len(half)], half, rtol=1e-3, atol=1e-4):
-            raise ValueError(
-                "its logits for an image depend on the others in the batch, as if batch normalisation were in training "
-                "mode; export it after .eval()"
-            )
 
 
 def _right_for(other: nn.Module, result: FillInBlanksResult, logits_fn: LogitsFn | None) -> float:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fitb_callbacks.data.batches import ProbeImages, read_batch
+from fitb_callbacks.data.batches import read_batch
+from fitb_callbacks.data.selection import ImageSelection
 
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
 
@@ -61,7 +62,7 @@ def numbered(labels):
 
 
 def taken(labels, **limits):
-    chosen = ProbeImages(**{"per_class": 2, "max_images": 100} | limits)
+    chosen = ImageSelection(**{"per_class": 2, "max_images": 100} | limits)
     images, labels = numbered(labels)
     for start in range(0, len(labels), 3):
         chosen.offer(images[start : start + 3], labels[start : start + 3])
@@ -82,7 +83,7 @@ def test_many_classes_hold_no_more_than_allowed():
 
 
 def test_other_sizes_are_passed_over():
-    chosen = ProbeImages(per_class=2, max_images=9)
+    chosen = ImageSelection(per_class=2, max_images=9)
     chosen.offer(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
     chosen.offer(torch.zeros(1, 1, 5, 4), torch.tensor([1]))
     assert chosen.labels.tolist() == [0]
@@ -91,7 +92,7 @@ def test_other_sizes_are_passed_over():
 def test_ranks_together_take_what_one_process_would():
     labels = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     images, numbers = numbered(labels)
-    parts = [ProbeImages(per_class=3, max_images=100) for _ in range(2)]
+    parts = [ImageSelection(per_class=3, max_images=100) for _ in range(2)]
     for rank, part in enumerate(parts):
         part.offer(images[rank::2], numbers[rank::2])
     merged = parts[0].merged(parts)

@@ -11,8 +11,9 @@ import warm_process
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.gate.bootstrap import RESAMPLED, differences, resampled_scores, resamples
 from fitb_callbacks.gate.junit import junit_xml
-from fitb_callbacks.gate.model import check_model, check_steady
+from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 
 PROBE = FillInBlanks(num_masks=16)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
-from fitb_callbacks.callback.time_budget import Budget
+from fitb_callbacks.callback.time_budget import TimeBudget
 from fitb_callbacks.probing import autotune as calibration_module
 from fitb_callbacks.probing.autotune import Plan, fastest_plan
 from fitb_callbacks.probing.masks import random_masks
@@ -318,8 +318,8 @@ def test_no_limit_makes_all_masks(trainer, loaders):
 
 
 def test_a_resumed_run_keeps_to_the_number_of_masks():
-    budget = Budget(0.5)
-    again = Budget(0.5)
+    budget = TimeBudget(0.5)
+    again = TimeBudget(0.5)
     again.load_state_dict({"random": 96})
     assert budget.limited(FillInBlanks()).num_masks == 256
     assert again.limited(FillInBlanks()).num_masks == 96

@@ -174,7 +174,7 @@ def test_every_state_is_bit_for_bit_the_same(case, trainer, digits):
     assert_identical(without.states, with_probe.states, "state")
     expected = {0, 1, 2} - ({1} if "fails" in case else set())
     assert expected <= {entry["epoch"] for entry in probe.history}
-    assert not any("AuditError" in topic for topic in probe._run_warnings.topics)
+    assert not any("AuditError" in topic for topic in probe._errors.topics)
 
 
 def test_compiling_is_not_repeated(trainer, digits):

@@ -1,0 +1,110 @@
+"""Choose a fixed number of images of each class from batches that pass by."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ImageSelection"]
+
+
+class ImageSelection:
+    """The first images of each class, as many of each as possible, gathered batch by batch.
+
+    Args:
+        per_class: Most images of one class.
+        max_images: Most images in all. Where it does not allow ``per_class`` of every class, all classes get their
+            first image before any gets a second, lower labels first.
+
+    Example:
+        >>> import torch
+        >>> chosen = ImageSelection(per_class=1, max_images=10)
+        >>> chosen.offer(torch.zeros(3, 1, 2, 2), torch.tensor([1, 1, 0]))
+        >>> chosen.labels.tolist()
+        [0, 1]
+    """
+
+    def __init__(self, *, per_class: int, max_images: int) -> None:
+        self.per_class = per_class
+        self.max_images = max_images
+        self._seen: Counter[int] = Counter()
+        self._offered = 0
+        self._held: list[_Held] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def offer(self, images: Tensor, labels: Tensor) -> None:
+        """Take what is wanted of a batch: images ``(B, C, H, W)``, labels ``(B,)``.
+
+        The images are copied to the CPU. Those of another size than the first are passed over.
+        """
+        for image, label in zip(images, labels.tolist(), strict=True):
+            self._offered += 1
+            if self._seen[label] < self.per_class and (not self._held or image.shape == self._held[0].image.shape):
+                with torch.inference_mode(False):
+                    copy = image.detach().to("cpu", copy=True)
+                self._hold(_Held(self._seen[label], label, self._offered, copy))
+
+    def _hold(self, image: _Held) -> None:
+        self._seen[image.label] += 1
+        if len(self._held) < self.max_images or image.order < self._held[-1].order:
+            insort(self._held, image, key=lambda held: held.order)
+            del self._held[self.max_images :]
+
+    def merged(self, others: Sequence[ImageSelection]) -> ImageSelection:
+        """The set that one process would have taken that saw the processes' images in turn.
+
+        Args:
+            others: What every process holds, by rank.
+        """
+        merged = ImageSelection(per_class=self.per_class, max_images=self.max_images)
+        by_arrival = [(held.arrival, rank, held) for rank, part in enumerate(others) for held in part._held]
+        for _, _, held in sorted(by_arrival, key=lambda item: item[:2]):
+            merged.offer(held.image.unsqueeze(0), torch.tensor([held.label]))
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything held and counted, as tensors and numbers."""
+        return {
+            "held": [(held.place, held.label, held.arrival, held.image) for held in self._held],
+            "seen": dict(self._seen),
+            "offered": self._offered,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._held = [_Held(*held) for held in state_dict["held"]]
+        self._seen = Counter(state_dict["seen"])
+        self._offered = state_dict["offered"]
+
+    @property
+    def images(self) -> Tensor:
+        """All images, class by class, shape ``(N, C, H, W)``, on the CPU."""
+        return torch.stack([held.image for held in self._by_class()])
+
+    @property
+    def labels(self) -> Tensor:
+        """Their labels, ascending, shape ``(N,)``."""
+        return torch.tensor([held.label for held in self._by_class()], dtype=torch.long)
+
+    def _by_class(self) -> list[_Held]:
+        return sorted(self._held, key=lambda held: (held.label, held.place))
+
+
+@dataclass(frozen=True)
+class _Held:
+    place: int  # how many images of the class came before it
+    label: int
+    arrival: int  # how many images of any class came before it
+    image: Tensor
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.place, self.label

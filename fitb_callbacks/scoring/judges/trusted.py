@@ -1,0 +1,33 @@
+"""Make a judge from a source of trusted images that is named on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fitb_callbacks.data.sources import ImageSet, open_images
+from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+
+__all__ = ["open_judge"]
+
+
+def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> CentroidJudge:
+    """Make a class-means judge from all images in a source of trusted images.
+
+    Args:
+        source: As for `open_images`.
+        probed: The probe images, for their shape and classes; the source must hold every class.
+        data_dir: As for `open_images`.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: As for `open_images`, and if the images do not fit those that are probed.
+
+    Example:
+        >>> from fitb_callbacks.data.sources import open_images
+        >>> open_judge("mnist", open_images("mnist", per_class=1)).counts.sum().item()
+        1000.0
+    """
+    shape = tuple(probed.images.shape[1:])
+    trusted = open_images(source, per_class=2**31, image_shape=shape, data_dir=data_dir)
+    num_classes = 1 + int(max(trusted.labels.max(), probed.labels.max()))
+    return CentroidJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
