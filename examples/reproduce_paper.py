@@ -226,22 +226,22 @@ def figures(
     yield (
         "Figure 1: filling the blanks",
         "CNN on MNIST: a masked 3, the update, and the fill.",
-        fill_figure(mnist_result, three),
+        fill_figure(mnist_result.cells([three])[0]),
     )
     yield (
         "Figure 2a: prototypes of digits",
         "CNN on MNIST, random masks.",
-        comparison({"prototype": mnist_result}, updates=True),
+        comparison({"prototype": mnist_result.cells()}, updates=True),
     )
     yield (
         "Figure 2b: prototypes of clothes",
         "ResNet5 on Fashion-MNIST, random masks.",
-        comparison({"prototype": fashion_result}, updates=True),
+        comparison({"prototype": fashion_result.cells()}, updates=True),
     )
     yield (
         "Figure 3: progressive masks",
         "CNN on MNIST: the first partition's steps; each fill is part of the image that the next step sees.",
-        progressive_figure(steps, three),
+        progressive_figure(steps.cells([three])[0]),
     )
     case = trained["MNIST", "CNN", 0.0, 0]
     one, label = case.images[three : three + 1], case.labels[three : three + 1]
@@ -260,7 +260,7 @@ def figures(
     yield (
         "Figure 5: first and second order",
         f"CNN on MNIST, {budget.bfgs_masks} masks; mean cosine similarity of the updates {similarity:.2f}.",
-        comparison(orders, updates=True),
+        comparison({title: result.cells() for title, result in orders.items()}, updates=True),
     )
     choices = {
         f"{masking}, {'not binarised' if cut is None else 'binarised'}": FillInBlanks(
@@ -272,7 +272,7 @@ def figures(
     yield (
         "Figure 6: binarised or not",
         f"CNN on MNIST; binarised where the normalized update is above {BINARIZE}.",
-        comparison(choices),
+        comparison({title: result.cells() for title, result in choices.items()}),
     )
 
 

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks._version import __version__
-from fitb_callbacks.probing.probe import FillInBlanks
-from fitb_callbacks.probing.result import FillInBlanksResult
 
 if TYPE_CHECKING:
     from fitb_callbacks.callback.callback import FillInBlanksCallback
+    from fitb_callbacks.probing.probe import FillInBlanks
+    from fitb_callbacks.probing.result import FillInBlanksResult
+    from fitb_callbacks.scoring.judges.base import Judge
+    from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+    from fitb_callbacks.scoring.judges.module import ModuleJudge
 
-__all__ = ["FillInBlanks", "FillInBlanksCallback", "FillInBlanksResult", "__version__"]
+__all__ = [
+    "CentroidJudge",
+    "FillInBlanks",
+    "FillInBlanksCallback",
+    "FillInBlanksResult",
+    "Judge",
+    "ModuleJudge",
+    "__version__",
+]
+
+# Each is imported when it is first asked for: the probe needs no Lightning, and `fitb --help` no torch.
+_HOMES = {
+    "CentroidJudge": "scoring.judges.centroid",
+    "FillInBlanks": "probing.probe",
+    "FillInBlanksCallback": "callback.callback",
+    "FillInBlanksResult": "probing.result",
+    "Judge": "scoring.judges.base",
+    "ModuleJudge": "scoring.judges.module",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # The probe works without Lightning: only the callback's own import brings it in.
-    if name == "FillInBlanksCallback":
-        from fitb_callbacks.callback.callback import FillInBlanksCallback
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
-        return FillInBlanksCallback
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

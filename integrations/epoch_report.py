@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,12 @@ from lightning.pytorch.loggers import Logger
 from fitb_callbacks.integrations.loggers import log_picture, log_record, log_scores
 from fitb_callbacks.integrations.record import make_record
 from fitb_callbacks.plotting.confusion import confusion_picture
-from fitb_callbacks.plotting.prototypes import Picture, prototype_grid
+from fitb_callbacks.plotting.prototypes import prototype_grid
+from fitb_callbacks.plotting.tiles import Picture, prototype_tile
 from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import class_key
+from fitb_callbacks.scoring.classification import answer_counts
 
 __all__ = ["Logged", "compose", "give"]
 
@@ -42,7 +44,7 @@ class Logged:
 def compose(
     results: Sequence[FillInBlanksResult],
     metrics: Mapping[str, float],
-    timelines: Mapping[str, Timeline],
+    timelines: MutableMapping[str, Timeline],
     *,
     epoch: int,
     step: int,
@@ -55,7 +57,7 @@ def compose(
     Args:
         results: One a masking; the first one's keys are ``prefix/name``, those of others ``prefix/masking/name``.
         metrics: Of `fitb_callbacks.callback.comparison.scores_of`.
-        timelines: Masking to the probes so far, these included.
+        timelines: Masking to the earlier probes, to which these are added.
         epoch: That was probed.
         step: The step at which the epoch's metrics are logged.
         prefix: What the keys begin with.
@@ -66,10 +68,13 @@ def compose(
     for result in drawn:
         masking = result.settings["masking"]
         within = "" if result is results[0] else f"{masking}/"
-        pictures[f"{within}prototypes"] = prototype_grid(result)
-        pictures[f"{within}timeline"] = timeline_picture(timelines[masking], result)
+        cells = result.cells()
+        timeline = timelines.get(masking, Timeline()).with_probe([prototype_tile(cell) for cell in cells], epoch)
+        timelines[masking] = timeline
+        pictures[f"{within}prototypes"] = prototype_grid(cells)
+        pictures[f"{within}timeline"] = timeline_picture(timeline, [cell.name for cell in cells])
     if draw:
-        pictures["confusion"] = confusion_picture(results[0])
+        pictures["confusion"] = _confusion(results[0])
     scores = {f"{prefix}/{name}": value for name, value in metrics.items()} | _of_classes(results[0], prefix)
     times = {name: metrics[name] for name in ("seconds", "overhead")}
     records = [
@@ -95,12 +100,18 @@ def give(logger: Logger, logged: Logged) -> bool:
     return taken
 
 
+def _confusion(result: FillInBlanksResult) -> Picture:
+    counts = {
+        f"the {who} takes it for": answer_counts(result.labels, answers, result.classes)
+        for who, answers in result.answers.items()
+    }
+    return confusion_picture(counts, [result.class_name(label) for label in result.classes])
+
+
 def _of_classes(result: FillInBlanksResult, prefix: str) -> dict[str, float]:
     """Scores of the first classes among the probe images, by key."""
-    classes = result.labels.unique().tolist()[:_MOST_CLASSES]
-    names = result.class_names or [str(label) for label in range(int(result.settings["num_classes"]))]
     return {
-        class_key(prefix, score, names[label]): values[label]
+        class_key(prefix, score, result.class_name(label)): values[label]
         for score, values in result.per_class.items()
-        for label in classes
+        for label in result.classes[:_MOST_CLASSES]
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitb_callbacks.plotting.prototypes import Picture
+    from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = ["RECORDS", "record_name", "write_picture", "write_record"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from fitb_callbacks.plotting.prototypes import Picture
+from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = ["log_files", "log_picture", "log_record", "log_scores", "settle"]
 
@@ -155,13 +155,6 @@ def _(logger: MLFlowLogger, record: Mapping[str, Any]) -> None:
     from fitb_callbacks.integrations.mlflow.sink import outbox, record_parcel
 
     outbox(*_mlflow_run(logger)).put(record_parcel(*_mlflow_run(logger), record))
-
-
-@settle.register
-def _(logger: TensorBoardLogger) -> None:
-    from fitb_callbacks.integrations.tensorboard import outbox
-
-    outbox(logger.experiment).settle()
 
 
 @settle.register

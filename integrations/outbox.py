@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Outbox", "Parcel", "outbox_folder", "resend"]
+__all__ = ["Outbox", "Parcel", "outbox_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -175,32 +174,3 @@ class Outbox:
 def outbox_folder() -> Path:
     """Where outboxes are: ``$FITB_OUTBOX``, by default ``fitb-outbox`` in the working directory."""
     return Path(os.environ.get("FITB_OUTBOX", "fitb-outbox")).absolute()
-
-
-def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
-    """Deliver what waits in a folder of outboxes.
-
-    Args:
-        folder: What `outbox_folder` was.
-
-    Returns:
-        Number of parcels that were delivered, and the first error of each run whose parcels were not.
-    """
-    sent, failures = 0, {}
-    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
-        box = Outbox(run, _deliver_where_it_belongs, background=False)
-        before = len(box.waiting())
-        try:
-            box.deliver_all()
-        except Exception as error:  # noqa: BLE001 - reported, and other runs may still be sent
-            failures[run] = error
-        sent += before - len(box.waiting())
-    return sent, failures
-
-
-def _deliver_where_it_belongs(parcel: Path) -> None:
-    from fitb_callbacks.integrations import tensorboard
-    from fitb_callbacks.integrations.mlflow import sink as mlflow
-
-    entry = json.loads((parcel / "entry.json").read_text())
-    (tensorboard if "log_dir" in entry else mlflow).deliver(parcel)

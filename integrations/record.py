@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitb_callbacks.scoring.interpretation import verdict
+from fitb_callbacks.plotting.tiles import cell_tiles
+from fitb_callbacks.scoring.classification import answer_counts
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fitb_callbacks.plotting.prototypes import Picture
+    from fitb_callbacks.plotting.tiles import Picture
     from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["FORMAT", "KEYS", "make_record"]
 
-FORMAT = "fitb-callbacks record 1"
+FORMAT = "fitb-callbacks record 2"
 KEYS = {
     *(
         "format",
@@ -28,7 +29,7 @@ KEYS = {
         "epoch",
         "step",
         "scores",
-        "confidence",
+        "intervals",
         "verdict",
         "settings",
         "images",
@@ -75,15 +76,11 @@ def make_record(
         >>> record["epoch"], record["number"], record.keys() == KEYS
         (3, [2, 2, 1], True)
     """
-    from fitb_callbacks.plotting.confusion import answer_counts
-    from fitb_callbacks.plotting.prototypes import column_tiles
-
     labels = result.labels.tolist()
-    classes = sorted(set(labels))[:_MOST_CLASSES]
+    classes = result.classes[:_MOST_CLASSES]
     first = [labels.index(label) for label in classes]
-    answers = {"model": result.predictions} | ({} if result.judged is None else {"judge": result.judged})
     metrics = dict(result.metrics if scores is None else scores)
-    strips = zip(*(column_tiles(result, index) for index in first), strict=True)
+    strips = zip(*(cell_tiles(cell) for cell in result.cells(first)), strict=True)
     pictures = {name: _strip(tiles) for name, tiles in zip(("image", "update", "prototype"), strips, strict=True)}
     return {
         "format": FORMAT,
@@ -91,18 +88,20 @@ def make_record(
         "epoch": epoch,
         "step": step,
         "scores": {name: _defined(value) for name, value in metrics.items()},
-        "confidence": {name: [_defined(end) for end in ends] for name, ends in result.confidence.items()},
-        "verdict": verdict(metrics, result.confidence, num_classes=int(result.settings["num_classes"]), judge=judge),
+        "intervals": {name: [_defined(end) for end in ends] for name, ends in result.intervals.items()},
+        "verdict": result.interpretation(judge),
         "settings": dict(result.settings),
         "images": len(labels),
-        "classes": [_name(result, label) for label in classes],
+        "classes": [result.class_name(label) for label in classes],
         "number": [labels.count(label) for label in classes],
         "per_class": {
             name: [_defined(values[label]) for label in classes] for name, values in result.per_class.items()
         },
-        "answers": {who: [_name(result, int(given[index])) for index in first] for who, given in answers.items()},
+        "answers": {
+            who: [_name(result, int(given[index])) for index in first] for who, given in result.answers.items()
+        },
         "confusion": {
-            who: answer_counts(result.labels, given, classes).int().tolist() for who, given in answers.items()
+            who: answer_counts(result.labels, given, classes).int().tolist() for who, given in result.answers.items()
         },
         "pictures": {name: _data_uri(strip) for name, strip in pictures.items()},
     }
@@ -114,9 +113,7 @@ def _defined(value: float) -> float | None:
 
 
 def _name(result: FillInBlanksResult, label: int) -> str | None:
-    if label < 0:
-        return None
-    return result.class_names[label] if result.class_names else str(label)
+    return None if label < 0 else result.class_name(label)
 
 
 def _strip(tiles: Sequence[Picture]) -> Image.Image:

@@ -72,9 +72,6 @@ class Reporter:
         from fitb_callbacks.integrations.epoch_report import compose, give
         from fitb_callbacks.integrations.loggers import log_files
 
-        for result in results:
-            masking = result.settings["masking"]
-            self._timelines[masking] = self._timelines.get(masking, Timeline()).with_probe(result, epoch)
         logged = compose(
             results,
             metrics,

@@ -2,74 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fitb_callbacks.cli.work_bar import work_bar
+from fitb_callbacks.cli import options
+from fitb_callbacks.cli.console import exit_on_error, work_bar
+
+if TYPE_CHECKING:
+    from fitb_callbacks.data.sources import ImageSet
+    from fitb_callbacks.probing.ablation import Ablation
 
 __all__ = ["ablate"]
 
+_DEMO_MODULE = "fitb_callbacks.demo:SmallCNN"
+_EPOCHS = 3
+
 
 def ablate(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Images to probe on: mnist, fashion-mnist, a folder with one folder a class, an .npz file, or "
-            "package.module:function."
-        ),
-    ] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,
+    data: Annotated[str, typer.Option(help=f"Images to probe on: {options.DATA_HELP}.")] = "mnist",
+    data_dir: options.DataDir = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Lightning checkpoint or state_dict; without one, the demo's network is trained."),
     ] = None,
-    module: Annotated[
-        str, typer.Option("--class", help="The checkpoint's module, as package.module:Class.")
-    ] = "fitb_callbacks.demo:SmallCNN",
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load checkpoints that hold more than tensors: runs code in them.")
-    ] = False,
+    module: options.ClassPath = _DEMO_MODULE,
+    allow_pickle: options.AllowPickle = False,
     mask_ratio: Annotated[list[float], typer.Option(help="Give it once for each ratio.")] = [0.1, 0.25, 0.5, 0.75],  # noqa: B006
     patch_size: Annotated[list[int], typer.Option(help="In pixels; give it once for each.")] = [1, 2, 4, 7],  # noqa: B006
     threshold: Annotated[
         list[str] | None, typer.Option(help="A number, or none for not binarised; give it once for each.")
     ] = None,
-    masking: Annotated[str, typer.Option(help="random or progressive.")] = "random",
-    num_masks: Annotated[int, typer.Option(min=1, help="Masks an image.")] = 256,
-    images_per_class: Annotated[int, typer.Option(min=1, help="Probe images of each class.")] = 4,
+    masking: options.Masking = "random",
+    num_masks: options.NumMasks = 256,
+    images_per_class: options.ImagesPerClass = 4,
     output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and every finished cell.")] = Path(
         "fitb-ablation"
     ),
 ) -> None:
     """Probe one model under many mask ratios, patch sizes and thresholds. Run it again to go on where it stopped."""
     console = Console()
-    try:
-        from fitb_callbacks.cli.ablation_run import run_ablation
+    with exit_on_error("fitb ablate", console):
+        from fitb_callbacks import FillInBlanks
+        from fitb_callbacks.data.datasets import LOADERS
+        from fitb_callbacks.data.sources import open_images
+        from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.probing.ablation import ablate
 
+        probe = FillInBlanks(masking=masking, num_masks=num_masks)
+        thresholds = None if threshold is None else [_number_or_none(value) for value in threshold]
+        if checkpoint is None and data not in LOADERS:
+            raise ValueError(f"--checkpoint must be given with data of your own; --data is {data}")
+        chosen = open_images(data, per_class=images_per_class, data_dir=data_dir)
+        for ratio, size in product(mask_ratio, patch_size):  # before a network is trained for nothing
+            replace(probe, mask_ratio=ratio, patch_size=size).resolved_patch_size(chosen.images)
+        output.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            module, checkpoint = _DEMO_MODULE, output / f"{data}.ckpt"
+            if not checkpoint.exists():
+                _train(data, data_dir, checkpoint)
+        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle)
         with work_bar(console, "Probing", "settings") as show:
-            run = run_ablation(
-                data=data,
-                data_dir=data_dir,
-                checkpoint=checkpoint,
-                module=module,
-                allow_pickle=allow_pickle,
+            ablation = ablate(
+                model,
+                chosen.images,
+                chosen.labels,
+                probe=probe,
                 mask_ratios=mask_ratio,
                 patch_sizes=patch_size,
-                thresholds=None if threshold is None else [_number_or_none(value) for value in threshold],
-                masking=masking,
-                num_masks=num_masks,
-                images_per_class=images_per_class,
-                output=output,
+                thresholds=thresholds,
+                folder=output / "cells",
+                class_names=chosen.class_names,
                 on_cell=show,
             )
-    except (FileNotFoundError, ModuleNotFoundError, RuntimeError, ValueError) as error:
-        console.print(f"[red]fitb ablate:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    console.print(f"The scores of {run.cells} settings: {run.table}", highlight=False, soft_wrap=True)
-    console.print(f"The prototypes, a picture a class: {run.pictures}", highlight=False, soft_wrap=True)
+        ablation.write_csv(output / "scores.csv")
+        _write_pictures(ablation, chosen, output / "pictures")
+    console.print(
+        f"The scores of {len(ablation.cells)} settings: {output / 'scores.csv'}", highlight=False, soft_wrap=True
+    )
+    console.print(f"The prototypes, a picture a class: {output / 'pictures'}", highlight=False, soft_wrap=True)
 
 
 def _number_or_none(text: str) -> float | None:
@@ -79,3 +94,35 @@ def _number_or_none(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ValueError(f"--threshold must be a number or none; got {text!r}") from None
+
+
+def _train(data: str, data_dir: Path | None, checkpoint: Path) -> None:
+    """Train the demo's network for three epochs and save it."""
+    from lightning.pytorch import Trainer, seed_everything
+    from torch.utils.data import DataLoader
+
+    from fitb_callbacks.data.datasets import LOADERS
+    from fitb_callbacks.demo import SmallCNN
+
+    labelled = LOADERS[data](data_dir)
+    seed_everything(0, verbose=False)
+    trainer = Trainer(
+        max_epochs=_EPOCHS,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(SmallCNN(len(labelled.classes)), DataLoader(labelled.train, batch_size=64, shuffle=True))
+    trainer.save_checkpoint(checkpoint)
+
+
+def _write_pictures(ablation: Ablation, chosen: ImageSet, folder: Path) -> None:
+    """Write a PNG a class, of its first image."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for index, label in enumerate(chosen.labels.tolist()):
+        name = chosen.class_names[label] if chosen.class_names else str(label)
+        if label not in chosen.labels[:index]:
+            Image.fromarray(ablation.picture(index)).save(folder / f"{name.replace('/', '_')}.png")

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fitb_callbacks.cli.console import work_bar
 from fitb_callbacks.cli.options import DATA_HELP
-from fitb_callbacks.cli.work_bar import work_bar
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import Outcome
 from fitb_callbacks.gate.registry import CouldNotCheckError, RegistryCheck, check_registered

@@ -1,4 +1,4 @@
-"""Bad input ends a command with one clear line and exit code 2."""
+"""What commands share of the terminal: one clear line for bad input, and a bar for long work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-__all__ = ["exit_on_error"]
+__all__ = ["WorkBar", "exit_on_error", "work_bar"]
 
 
 @contextmanager
@@ -28,3 +30,68 @@ def exit_on_error(command: str, console: Console) -> Iterator[None]:
             line = f"the model fails on these images: {line}"
         console.print(f"[red]{command}:[/red] {line}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+class WorkBar:
+    """What is done, and of how much; made by `work_bar`."""
+
+    def __init__(self, progress: Progress, description: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=None)
+        self._last = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show what is done of how much; where that has become less, the bar starts again."""
+        if done < self._last:
+            self._progress.reset(self._task)
+        self._progress.update(self._task, completed=done, total=total)
+        self._last = done
+
+    def step(self, description: str) -> None:
+        """Show what is done next, before it is known how much that is."""
+        self._progress.remove_task(self._task)  # a reset would keep the total
+        self._task = self._progress.add_task(description, total=None)
+        self._last = 0
+
+
+@contextmanager
+def work_bar(console: Console, description: str, unit: str) -> Iterator[WorkBar]:
+    """A bar while a block runs; nothing where the console is no terminal.
+
+    Args:
+        console: Where the bar goes. It disappears at the end.
+        description: What is being done.
+        unit: What is counted, in the plural.
+
+    Example:
+        >>> with work_bar(Console(quiet=True), "Probing", "images") as show:
+        ...     show(1, 3)
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        _Count(),
+        _Rate(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield WorkBar(progress, description)
+
+
+class _Count(MofNCompleteColumn):
+    """Nothing until it is known how much there is."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if speed is None:
+            return Text("")
+        return Text(f"{speed:,.0f} {self.unit}/s" if speed >= 10 else f"{speed:.2g} {self.unit}/s")

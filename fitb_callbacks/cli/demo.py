@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fitb_callbacks.cli.data_sets import DataSet
+from fitb_callbacks.cli.options import DataSet
 
 __all__ = ["demo"]
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = [
-    "DATA_HELP", "AllowPickle", "ClassPath", "DataDir", "ImagesPerClass", "MaskRatio", "Masking", "MaxImages",
-    "NumMasks", "PatchSize", "Reference", "Seed",
+    "DATA_HELP", "AllowPickle", "ClassPath", "DataDir", "DataSet", "ImagesPerClass", "MaskRatio", "Masking",
+    "MaxImages", "NumMasks", "PatchSize", "Reference", "Seed",
 ]  # fmt: skip
 
 DATA_HELP = "mnist, fashion-mnist, a folder with one folder a class, an .npz file, or package.module:function"
+
+
+class DataSet(str, Enum):
+    """Names of `fitb_callbacks.data.datasets.LOADERS`."""
+
+    mnist = "mnist"
+    fashion_mnist = "fashion-mnist"
+
 
 ClassPath = Annotated[str, typer.Option("--class", help="The checkpoint's module, as package.module:Class.")]
 AllowPickle = Annotated[

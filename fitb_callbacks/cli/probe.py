@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
-from fitb_callbacks.cli.console import exit_on_error
-from fitb_callbacks.cli.work_bar import work_bar
+from fitb_callbacks.cli.console import exit_on_error, work_bar
 
 if TYPE_CHECKING:
     from fitb_callbacks.probing.result import FillInBlanksResult
@@ -77,6 +76,6 @@ def _scores(result: FillInBlanksResult) -> Table:
         table.add_column(column, justify="right" if column == "value" else "left")
     for name, value in result.metrics.items():
         metric = METRICS[name]
-        interval = "{:.2f} to {:.2f}".format(*result.confidence[name]) if name in result.confidence else ""
+        interval = "{:.2f} to {:.2f}".format(*result.intervals[name]) if name in result.intervals else ""
         table.add_row(name, f"{value:.3f}", interval, metric.better, re.split("[:,(]", metric.chance)[0].strip())
     return table

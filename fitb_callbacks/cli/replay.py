@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
-from fitb_callbacks.cli.console import exit_on_error
-from fitb_callbacks.cli.work_bar import work_bar
+from fitb_callbacks.cli.console import exit_on_error, work_bar
 
 __all__ = ["replay"]
 

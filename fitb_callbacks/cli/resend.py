@@ -17,12 +17,12 @@ def resend(
         typer.Argument(envvar="FITB_OUTBOX", help="Where they wait.", exists=False, file_okay=False),
     ] = Path("fitb-outbox"),
 ) -> None:
-    """Send scores and pictures that a tracking server, or a full disk, could not take."""
+    """Upload what was logged while the MLflow server could not be reached."""
     console = Console()
     if not folder.is_dir():
         console.print(f"Nothing waits: there is no folder {folder}", highlight=False, soft_wrap=True, markup=False)
         return
-    from fitb_callbacks.integrations.outbox import resend
+    from fitb_callbacks.integrations.resend import resend
 
     sent, failures = resend(folder)
     console.print(f"{sent} parcels sent")

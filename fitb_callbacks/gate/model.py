@@ -214,8 +214,8 @@ def _outcomes(
             value, ends = peer, list(wilson_interval(peer, len(candidate.labels)))
         else:
             value = candidate.metrics[rule.key]
-            if rule.key in candidate.confidence:
-                ends = list(candidate.confidence[rule.key])
+            if rule.key in candidate.intervals:
+                ends = list(candidate.intervals[rule.key])
             else:
                 ends = list(interval(resampled[rule.key])) if rule.key in RESAMPLED else [math.nan, math.nan]
         if math.isnan(value):

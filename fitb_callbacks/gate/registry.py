@@ -395,9 +395,9 @@ def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
     from fitb_callbacks.integrations.report.page import render_report
     from fitb_callbacks.plotting.prototypes import prototype_grid
 
-    pictures = {"prototypes": prototype_grid(checked.check.candidate)}
+    pictures = {"prototypes": prototype_grid(checked.check.candidate.cells())}
     if checked.check.reference is not None:
-        pictures["prototypes of the reference"] = prototype_grid(checked.check.reference)
+        pictures["prototypes of the reference"] = prototype_grid(checked.check.reference.cells())
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name.replace(' ', '-')}.png")
     (folder / "verdict.json").write_text(json.dumps(checked.as_dict(), indent=1, allow_nan=False))

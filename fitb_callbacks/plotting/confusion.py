@@ -1,22 +1,19 @@
-"""The confusion matrix of a probe as a picture: what the model, and the judge, take each class's prototypes for."""
+"""A confusion matrix as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fitb_callbacks.plotting.prototypes import Picture
+from fitb_callbacks.plotting.tiles import Picture
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-    from fitb_callbacks.probing.result import FillInBlanksResult
-
-__all__ = ["answer_counts", "confusion_picture"]
+__all__ = ["confusion_picture"]
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (205, 205, 205)
 _RIGHT, _WRONG = np.array((46, 125, 90.0)), np.array((190, 30, 45.0))
@@ -24,48 +21,19 @@ _SIDE = 400
 _LONGEST_NAME = 90
 
 
-def confusion_picture(result: FillInBlanksResult) -> Picture:
-    """How many prototypes of each class (row) are taken for which (column), by the model and by the judge if any.
+def confusion_picture(counts: Mapping[str, Tensor], names: Sequence[str]) -> Picture:
+    """Draw what the prototypes of each class (row) are taken for (column), in one panel or several side by side.
 
-    Classes without a probe image have no row; if they are the answer, it counts under "other". An image without a
-    prototype, or one that the judge finds like no class, counts under "none". Colour is the share of the row, green
-    where it is right and red where it is wrong.
+    Colour is the share of the row: green where it is right and red where it is wrong.
 
     Args:
-        result: What the probe found.
+        counts: Title of each panel to its counts, see `fitb_callbacks.scoring.classification.answer_counts`.
+        names: Names of the classes.
 
     Returns:
         Height x width x 3, uint8.
     """
-    classes = result.labels.unique().tolist()
-    names = [result.class_names[label] if result.class_names else str(label) for label in classes]
-    answers = {"the model takes it for": result.predictions}
-    if result.judged is not None:
-        answers["the judge takes it for"] = result.judged
-    panels = [_panel(title, answer_counts(result.labels, given, classes), names) for title, given in answers.items()]
-    return np.concatenate([np.array(panel) for panel in panels], axis=1)
-
-
-def answer_counts(labels: Tensor, answers: Tensor, classes: Sequence[int]) -> Tensor:
-    """How many images of each class (row) are taken for what (column): the classes, then "other", then "none".
-
-    Args:
-        labels: Integers, shape ``(N,)``.
-        answers: Integers, -1 for none, shape ``(N,)``.
-        classes: Whose rows and columns are wanted.
-
-    Returns:
-        Shape ``(len(classes), len(classes) + 2)``.
-
-    Example:
-        >>> answer_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 5, -1]), [0, 1]).tolist()
-        [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
-    """
-    kinds = torch.stack([answers == label for label in classes])
-    other = (answers >= 0) & ~kinds.any(dim=0)
-    columns = torch.cat([kinds, other.unsqueeze(0), (answers < 0).unsqueeze(0)])
-    rows = torch.stack([labels == label for label in classes])
-    return rows.float() @ columns.float().T
+    return np.concatenate([np.array(_panel(title, panel, names)) for title, panel in counts.items()], axis=1)
 
 
 def _panel(title: str, counts: Tensor, names: Sequence[str]) -> Image.Image:

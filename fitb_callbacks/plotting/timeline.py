@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fitb_callbacks.plotting.prototypes import Picture
-    from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.plotting.layout import lay_out
+from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = ["Timeline", "timeline_picture"]
 
@@ -38,13 +37,10 @@ class Timeline:
         tiles: Their first prototype of each class, uint8, shape ``(columns, classes, H, W, 3)``; None before the first.
 
     Example:
-        >>> import torch
-        >>> from fitb_callbacks import FillInBlanks
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
-        >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> prototypes = [np.zeros((4, 4, 3), np.uint8)] * 3
         >>> timeline = Timeline()
         >>> for epoch in range(100):
-        ...     timeline = timeline.with_probe(result, epoch)
+        ...     timeline = timeline.with_probe(prototypes, epoch)
         >>> timeline.epochs
         (0, 16, 32, 48, 64, 80, 96, 99)
         >>> timeline.tiles.shape
@@ -56,9 +52,9 @@ class Timeline:
     epochs: tuple[int, ...] = ()
     tiles: Tensor | None = None
 
-    def with_probe(self, result: FillInBlanksResult, epoch: int) -> Timeline:
-        """The timeline with one more probe, of the same images."""
-        new = _tiles(result).unsqueeze(0)
+    def with_probe(self, prototypes: Sequence[Picture], epoch: int) -> Timeline:
+        """Return the timeline with one more probe of the same images: a picture of each class, of which 20 are kept."""
+        new = _tiles(prototypes[:_MOST_CLASSES]).unsqueeze(0)
         number = self.probed + 1
         spacing = 1
         while (number - 1) // spacing + 1 > _MOST_COLUMNS:
@@ -78,7 +74,7 @@ class Timeline:
         return cls(state["probed"], tuple(state["kept"]), tuple(state["epochs"]), state["tiles"])
 
 
-def timeline_picture(timeline: Timeline, result: FillInBlanksResult) -> Picture:
+def timeline_picture(timeline: Timeline, names: Sequence[str]) -> Picture:
     """The timeline as a picture; epochs stand above the columns.
 
     For dashboards, which show pictures that are somewhat wider than high: few epochs of many classes stand in blocks of
@@ -86,16 +82,13 @@ def timeline_picture(timeline: Timeline, result: FillInBlanksResult) -> Picture:
 
     Args:
         timeline: With at least one probe.
-        result: Of the last probe: its labels and class names are those of the rows.
+        names: Names of the classes, those of the rows.
 
     Returns:
         Height x width x 3, uint8.
     """
-    from fitb_callbacks.plotting.prototypes import lay_out
-
     assert timeline.tiles is not None
-    names = result.class_names
-    titles = [names[label] if names else str(label) for label in _classes(result)]
+    titles = list(names[:_MOST_CLASSES])
     across = len(timeline.epochs) + 1  # with the titles
     rows = math.ceil(len(titles) / max(1, round(math.sqrt(_SHAPE * len(titles) / across))))
     blocks = []
@@ -110,16 +103,8 @@ def timeline_picture(timeline: Timeline, result: FillInBlanksResult) -> Picture:
     return np.concatenate(blocks, axis=1)
 
 
-def _classes(result: FillInBlanksResult) -> list[int]:
-    return sorted(set(result.labels.tolist()))[:_MOST_CLASSES]
-
-
-def _tiles(result: FillInBlanksResult) -> Tensor:
-    """The first prototype of each class, no larger than a tile, uint8 ``(classes, H, W, 3)``."""
-    from fitb_callbacks.plotting.prototypes import prototype_tile
-
-    labels = result.labels.tolist()
-    pictures = [prototype_tile(result, labels.index(label)) for label in _classes(result)]
+def _tiles(pictures: Sequence[Picture]) -> Tensor:
+    """Pictures of one size, made no larger than a tile, uint8 ``(classes, H, W, 3)``."""
     tiles = torch.from_numpy(np.stack(pictures))
     height, width = tiles.shape[1:3]
     if (longer := max(height, width)) <= _TILE:

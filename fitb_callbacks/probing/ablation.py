@@ -19,7 +19,7 @@ from fitb_callbacks.utils.validation import check_number_between
 
 if TYPE_CHECKING:
     from fitb_callbacks.models.logits import LogitsFn
-    from fitb_callbacks.plotting.prototypes import Picture
+    from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = ["Ablation", "Cell", "ablate"]
 
@@ -65,13 +65,14 @@ class Ablation:
         Returns:
             Height x width x 3, uint8; blank where no mask was kept. Needs Pillow.
         """
-        from fitb_callbacks.plotting.prototypes import lay_out, prototype_tile
+        from fitb_callbacks.plotting.layout import lay_out
+        from fitb_callbacks.plotting.tiles import prototype_tile
 
         cuts = list(dict.fromkeys(cell.binarize for cell in self.cells))
         columns: dict[float, list[Picture]] = {}
         rows = {}
         for cell in self.cells:
-            columns.setdefault(cell.mask_ratio, []).append(prototype_tile(cell.result, index))
+            columns.setdefault(cell.mask_ratio, []).append(prototype_tile(cell.result.cells([index])[0]))
             cut = "" if len(cuts) == 1 else ", no cut" if cell.binarize is None else f", > {cell.binarize:g}"
             rows[cell.patch_size, cell.binarize] = f"patch {cell.patch_size}{cut}"
         return lay_out(

@@ -72,7 +72,7 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
         "structure": structure(accuracy, null, area),
     }
     low, high = interval = wilson_interval(accuracy, number)
-    confidence = {
+    intervals = {
         "judge_accuracy": interval,
         "judge_ceiling": wilson_interval(ceiling, number),
         "null_accuracy": wilson_interval(null, number),
@@ -83,7 +83,7 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
         result,
         judged=answers,
         metrics={**result.metrics, **metrics},
-        confidence={**result.confidence, **confidence},
+        intervals={**result.intervals, **intervals},
     )
 
 

@@ -273,7 +273,7 @@ class FillInBlanks:
                 "reliability": reliability.nanmean().item(),
                 "nonfinite": moments.nonfinite.sum().item() / updates,
             },
-            confidence=_confidence(metrics, covered),
+            intervals=_intervals(metrics, covered),
             settings=asdict(self)
             | {key: value.flatten().tolist() if isinstance(value, Tensor) else value for key, value in resolved.items()}
             | {"num_classes": logits.shape[1]},
@@ -316,7 +316,7 @@ class FillInBlanks:
             predictions=predictions.cpu(),
             judged=None,
             metrics={name: value for name, value in result.metrics.items() if not METRICS[name].needs_judge} | scores,
-            confidence=_confidence(scores, covered),
+            intervals=_intervals(scores, covered),
             settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},
         )
 
@@ -490,7 +490,7 @@ class _Question:
     patch_size: int
 
 
-def _confidence(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
+def _intervals(metrics: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:
     numbers = {"accuracy": int(covered.sum()), "accuracy_all": len(covered), "coverage": len(covered)}
     return {name: wilson_interval(metrics[name], number) for name, number in numbers.items()}
 

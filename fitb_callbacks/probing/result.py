@@ -1,4 +1,4 @@
-"""What a probe found."""
+"""The result of a probe: tensors, scores and settings, and what pictures show of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitb_callbacks.plotting.tiles import Cell
+from fitb_callbacks.probing.masks import partition_masks, random_masks
 from fitb_callbacks.scoring.classification import by_class, confusion_matrix
+from fitb_callbacks.scoring.interpretation import verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["FillInBlanksResult"]
 
-_FORMAT = "fitb-callbacks result 1"
+_FORMAT = "fitb-callbacks result 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class FillInBlanksResult:
         metrics: Score name, without prefix, to value; see `fitb_callbacks.scoring.catalogue.METRICS`.
         settings: Everything the numbers depend on beside model and images, as JSON types: the probe's settings with
             its defaults resolved (patch size, low, high, baseline).
-        confidence: Name of each score that is a rate to the ends of its 95% interval.
+        intervals: Name of each score that is a rate to the ends of its 95% interval.
         judged: Class that the judge sees in each prototype, shape ``(N,)``; -1 where no mask was kept or it sees
             none. None without a judge.
         class_names: Names of the classes, or None.
@@ -69,7 +72,7 @@ class FillInBlanksResult:
     tried: Tensor
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
-    confidence: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     judged: Tensor | None = None
     class_names: Sequence[str] | None = None
     steps: Tensor | None = None
@@ -102,8 +105,82 @@ class FillInBlanksResult:
         return confusion_matrix(self.predictions, self.labels, num_classes=self._num_classes)
 
     @property
+    def answers(self) -> dict[str, Tensor]:
+        """Class that the "model", and the "judge" if there is one, takes each prototype for; -1 for none."""
+        return {"model": self.predictions} | ({} if self.judged is None else {"judge": self.judged})
+
+    @property
+    def classes(self) -> list[int]:
+        """Labels of which there is a probe image, ascending."""
+        return sorted(set(self.labels.tolist()))
+
+    def class_name(self, label: int) -> str:
+        """Name of a class; its number if the classes have no names."""
+        return self.class_names[label] if self.class_names else str(label)
+
+    @property
+    def value_range(self) -> tuple[Tensor, Tensor]:
+        """Values of each channel that are shown as black and as white, shape ``(C, 1, 1)`` each."""
+        return self._of_channels("low"), self._of_channels("high")
+
+    def cells(self, indices: Sequence[int] | None = None) -> list[Cell]:
+        """What pictures show of some images.
+
+        Args:
+            indices: Which images; None for the first of each class, in the order of `classes`.
+
+        Example:
+            >>> import torch
+            >>> from fitb_callbacks import FillInBlanks
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+            >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+            >>> [cell.name for cell in result.cells()]
+            ['0', '1', '2']
+        """
+        if indices is None:
+            labels = self.labels.tolist()
+            indices = [labels.index(label) for label in self.classes]
+        visible, (low, high), baseline = self._first_masks(), self.value_range, self._of_channels("baseline")
+        return [
+            Cell(
+                name=self.class_name(int(self.labels[index])),
+                image=self.images[index],
+                visible=visible,
+                update=self.updates[index],
+                prototype=self.prototypes[index] if self.covered[index] else None,
+                answer=self.class_name(int(self.predictions[index])) if self.predictions[index] >= 0 else None,
+                right=bool(self.predictions[index] == self.labels[index]),
+                low=low,
+                high=high,
+                baseline=baseline,
+                steps=None if self.steps is None else self.steps[index],
+            )
+            for index in indices
+        ]
+
+    def _of_channels(self, setting: str) -> Tensor:
+        return torch.tensor(self.settings[setting], dtype=self.images.dtype)[:, None, None]
+
+    def _first_masks(self) -> Tensor:
+        """Visible pixels of the first random mask, or of the first partition's masks, boolean ``(S, H, W)``."""
+        settings, first = self.settings, torch.zeros(1, dtype=torch.long)
+        height, width = self.images.shape[-2:]
+        patch_size, seed = settings["patch_size"], settings["seed"]
+        if self.steps is not None:
+            num_steps = settings["num_steps"]
+            return partition_masks(
+                first, height=height, width=width, patch_size=patch_size, num_steps=num_steps, seed=seed
+            )[0]
+        mask_ratio = settings["mask_ratio"]
+        return random_masks(first, height=height, width=width, patch_size=patch_size, mask_ratio=mask_ratio, seed=seed)
+
+    @property
     def _num_classes(self) -> int:
         return int(self.settings["num_classes"])
+
+    def interpretation(self, judge: str | None = None) -> dict[str, str]:
+        """What the scores say, in words: see `fitb_callbacks.scoring.interpretation.verdict`."""
+        return verdict(self.metrics, self.intervals, num_classes=self._num_classes, judge=judge)
 
     def figure(self) -> Image:
         """The picture that the callback logs, a cell a class, as a Pillow image. Needs Pillow."""
@@ -111,13 +188,20 @@ class FillInBlanksResult:
 
         from fitb_callbacks.plotting.prototypes import prototype_grid
 
-        return Image.fromarray(prototype_grid(self))
+        return Image.fromarray(prototype_grid(self.cells()))
+
+    def html(self, title: str = "") -> str:
+        """Verdict, picture and scores as a piece of HTML, as notebooks show it. Needs Pillow.
+
+        Args:
+            title: Text before the verdict, such as the epoch.
+        """
+        from fitb_callbacks.probing.html import probe_html
+
+        return probe_html(self.figure(), self.metrics, self.interpretation(), title=title)
 
     def _repr_html_(self) -> str:
-        from fitb_callbacks.integrations.notebook import result_html
-
-        shown: str = result_html(self)
-        return shown
+        return self.html()
 
     def _repr_png_(self) -> bytes | None:
         return self.figure()._repr_png_()
@@ -148,7 +232,7 @@ class FillInBlanksResult:
             "metrics": dict(self.metrics),
             "settings": dict(self.settings),
         }
-        described["confidence"] = {name: list(ends) for name, ends in self.confidence.items()}
+        described["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
         described["out_of_time"] = self.out_of_time
         described["class_names"] = None if self.class_names is None else list(self.class_names)
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -175,7 +259,7 @@ class FillInBlanksResult:
             described = json.loads(str(arrays.pop("description")))
             if described.pop("format") != _FORMAT:
                 raise ValueError("unknown format")
-            described["confidence"] = {name: tuple(ends) for name, ends in described["confidence"].items()}
+            described["intervals"] = {name: tuple(ends) for name, ends in described["intervals"].items()}
             values: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
             return cls(**values, **described)
         except FileNotFoundError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-__all__ = ["by_class", "confusion_matrix", "rates", "self_consistency"]
+__all__ = ["answer_counts", "by_class", "confusion_matrix", "rates", "self_consistency"]
 
 
 def self_consistency(predictions: Tensor, labels: Tensor, covered: Tensor, *, num_classes: int) -> dict[str, float]:
@@ -114,3 +116,26 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, *, num_classes: int) -
 
     answered = predictions >= 0
     return multiclass_confusion_matrix(predictions[answered], labels[answered], num_classes)
+
+
+def answer_counts(labels: Tensor, answers: Tensor, classes: Sequence[int]) -> Tensor:
+    """Count how many images of each class (row) are taken for what (column): the classes, then "other", then "none".
+
+    Args:
+        labels: Integers, shape ``(N,)``.
+        answers: Integers, -1 for none, shape ``(N,)``.
+        classes: The classes to show; every other answer counts as "other".
+
+    Returns:
+        Shape ``(len(classes), len(classes) + 2)``.
+
+    Example:
+        >>> import torch
+        >>> answer_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 5, -1]), [0, 1]).tolist()
+        [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    kinds = torch.stack([answers == label for label in classes])
+    other = (answers >= 0) & ~kinds.any(dim=0)
+    columns = torch.cat([kinds, other.unsqueeze(0), (answers < 0).unsqueeze(0)])
+    rows = torch.stack([labels == label for label in classes])
+    return rows.float() @ columns.float().T

@@ -12,7 +12,7 @@ _SMALL_AREA = 1 / (4 * math.pi)  # where it halves the headline score
 
 def verdict(
     metrics: Mapping[str, float],
-    confidence: Mapping[str, tuple[float, float]],
+    intervals: Mapping[str, tuple[float, float]],
     *,
     num_classes: int,
     judge: str | None = None,
@@ -23,7 +23,7 @@ def verdict(
 
     Args:
         metrics: Score name, without prefix, to value.
-        confidence: Score name to the ends of its 95% interval.
+        intervals: Score name to the ends of its 95% interval.
         num_classes: Number of classes, at least 2.
         judge: What the judge is, in words; None if that is not known.
 
@@ -62,7 +62,7 @@ def verdict(
             "The judge cannot tell these classes apart.",
             f"{found} Take another judge, and do not read structure.",
         )
-    if confidence["judge_accuracy"][0] <= null:
+    if intervals["judge_accuracy"][0] <= null:
         return _said(
             "bad",
             "What the model fills in does not look like the classes.",

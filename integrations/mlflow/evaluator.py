@@ -15,13 +15,13 @@ from mlflow.entities import Metric
 from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 from torch import Tensor, nn
 
-from fitb_callbacks.data.sources import open_images
-from fitb_callbacks.gate.model import check_steady
+from fitb_callbacks.data.sources import ImageSet
 from fitb_callbacks.integrations.mlflow.registry import image_shape
 from fitb_callbacks.integrations.mlflow.sink import log_picture
+from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.plotting.prototypes import prototype_grid
 from fitb_callbacks.probing.probe import FillInBlanks
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges.trusted import open_judge
 
 __all__ = ["FillInBlanksEvaluator"]
 
@@ -75,11 +75,7 @@ class FillInBlanksEvaluator(ModelEvaluator):
         shape = settings.pop("image_shape", None) or image_shape(model.metadata.signature)
         trusted, prefix = settings.pop("trusted", None), settings.pop("prefix", "fitb")
         images, labels = _images(dataset, shape)
-        judge = None
-        if trusted is not None:
-            reference = open_images(trusted, per_class=2**31, image_shape=images.shape[1:])
-            judge = CentroidJudge()
-            judge.update(reference.images, reference.labels)
+        judge = None if trusted is None else open_judge(trusted, ImageSet(images, labels, None))
         check_steady(module, images[:16])
         result = FillInBlanks(**settings).probe(module, images, labels, judge=judge)
         metrics = {f"{prefix}/{key}": value for key, value in result.metrics.items() if not math.isnan(value)}
@@ -88,7 +84,7 @@ class FillInBlanksEvaluator(ModelEvaluator):
             own = model.model_id
             linked = [Metric(key, value, now, 0, model_id=own, run_id=run_id) for key, value in metrics.items()]
             client.log_batch(run_id, metrics=linked)
-        log_picture(client.tracking_uri, run_id, f"{prefix}/prototypes", prototype_grid(result), step=0)
+        log_picture(client.tracking_uri, run_id, f"{prefix}/prototypes", prototype_grid(result.cells()), step=0)
         return EvaluationResult(metrics=metrics, artifacts={}, run_id=run_id)
 
 

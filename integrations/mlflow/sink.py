@@ -19,7 +19,7 @@ from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
-    from fitb_callbacks.plotting.prototypes import Picture
+    from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = [
     "check_database",

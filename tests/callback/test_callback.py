@@ -275,6 +275,6 @@ def test_an_error_in_a_probe_can_end_training(trainer, loaders):
 def test_what_is_carried_over_has_an_interval(trainer, loaders):
     probe = callback()
     trainer(callbacks=[probe], max_epochs=2).fit(SmallModule(), *loaders)
-    low, high = probe.result.confidence["carryover_accuracy"]
+    low, high = probe.result.intervals["carryover_accuracy"]
     assert 0 <= low <= probe.result.metrics["carryover_accuracy"] <= high <= 1
     assert low < high

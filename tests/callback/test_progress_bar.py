@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.cli.work_bar import work_bar
+from fitb_callbacks.cli.console import work_bar
 
 COMMAND = [sys.executable, Path(__file__).parents[1] / "helpers" / "bars_run.py"]
 

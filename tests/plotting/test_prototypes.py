@@ -9,7 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.plotting.prototypes import prototype_grid, to_rgb
+from fitb_callbacks.plotting.prototypes import prototype_grid
+from fitb_callbacks.plotting.tiles import to_rgb
 
 CARD = (246, 210)  # room for a picture on MLflow's run page
 GREEN, BLUE, EMPTY, RED = (0, 255, 0), (0, 0, 255), (225, 225, 225), (190, 30, 45)
@@ -29,6 +30,10 @@ def coloured(classes, height=28, width=28):
     )
 
 
+def draw(result):
+    return prototype_grid(result.cells())
+
+
 def tiles(picture, colour):
     """Where there are tiles of this colour, as pairs of slices; letters have single pixels of it at their edges."""
     found = ndimage.find_objects(ndimage.label((picture == colour).all(axis=2))[0])
@@ -40,7 +45,7 @@ def sides(tile):
 
 
 def test_the_prototypes_of_ten_classes_can_be_read_on_a_dashboards_card():
-    picture = Image.fromarray(prototype_grid(coloured(10)))
+    picture = Image.fromarray(draw(coloured(10)))
     picture.thumbnail(CARD)
     red, green, blue = np.array(picture).transpose(2, 0, 1)
     found = ndimage.find_objects(ndimage.label((green > 200) & (red < 50) & (blue < 50))[0])
@@ -51,7 +56,7 @@ def test_the_prototypes_of_ten_classes_can_be_read_on_a_dashboards_card():
 @pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 100])
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (32, 64), (64, 32), (224, 224), (2, 31)])
 def test_each_class_has_a_large_prototype_above_its_image(classes, height, width):
-    picture = prototype_grid(coloured(classes, height, width))
+    picture = draw(coloured(classes, height, width))
     prototypes, images = tiles(picture, GREEN), tiles(picture, BLUE)
     large = sides(prototypes[0])
     assert [sides(tile) for tile in prototypes] == [large] * classes
@@ -68,7 +73,7 @@ def test_each_class_has_a_large_prototype_above_its_image(classes, height, width
 def test_pixels_are_sharp_squares(height, width, scale):
     result = coloured(3, height, width)
     result.prototypes[1] = torch.rand(3, height, width)
-    picture = prototype_grid(result)
+    picture = draw(result)
     left, right = tiles(picture, GREEN)  # and in the middle between them
     column = (left[1].start + right[1].start) // 2
     pixels = to_rgb(result.prototypes[1], torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
@@ -78,13 +83,13 @@ def test_pixels_are_sharp_squares(height, width, scale):
 
 def test_wrong_answers_and_missing_prototypes_are_red():
     right = coloured(10)
-    assert not (prototype_grid(right) == RED).all(axis=2).any()
+    assert not (draw(right) == RED).all(axis=2).any()
     wrong = dataclasses.replace(right, predictions=right.labels.roll(1))
-    assert (prototype_grid(wrong) == RED).all(axis=2).any()
+    assert (draw(wrong) == RED).all(axis=2).any()
 
     kept, predictions = right.kept.clone(), right.predictions.clone()
     kept[3], predictions[3] = 0, -1
-    picture = prototype_grid(dataclasses.replace(right, kept=kept, predictions=predictions))
+    picture = draw(dataclasses.replace(right, kept=kept, predictions=predictions))
     assert len(tiles(picture, GREEN)) == 9
     assert [sides(tile) for tile in tiles(picture, EMPTY)] == [(168, 168), (84, 84)]  # prototype and update
     assert (picture == RED).all(axis=2).any()
@@ -92,9 +97,9 @@ def test_wrong_answers_and_missing_prototypes_are_red():
 
 def test_names_are_as_large_as_the_longest_allows():
     def ink(names):
-        picture = prototype_grid(dataclasses.replace(coloured(10), class_names=names))
+        picture = draw(dataclasses.replace(coloured(10), class_names=names))
         return (picture < 100).all(axis=2).any(axis=1).sum()
 
     assert ink(["a", "b"] * 5) > ink(["a", "b" * 20] * 5) > 0
     for name in ("x" * 300, "", "line\nbreak", "中文字", "\x00"):
-        assert prototype_grid(dataclasses.replace(coloured(10), class_names=[name] * 10)).shape == (756, 954, 3)
+        assert draw(dataclasses.replace(coloured(10), class_names=[name] * 10)).shape == (756, 954, 3)

@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 
 from fitb_callbacks import FillInBlanks
+from fitb_callbacks.plotting.tiles import prototype_tile
 from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
 
 
@@ -23,11 +24,19 @@ def numbered(result, number):
     return dataclasses.replace(result, prototypes=torch.full_like(result.prototypes, number / 1000))
 
 
+def prototypes(result):
+    return [prototype_tile(cell) for cell in result.cells()]
+
+
+def names(result):
+    return [cell.name for cell in result.cells()]
+
+
 @pytest.mark.parametrize("probes", [1, 2, 12, 13, 24, 25, 100, 500])
 def test_columns_are_evenly_spaced_and_end_with_the_last_probe(result, probes):
     timeline = Timeline()
     for epoch in range(probes):
-        timeline = timeline.with_probe(numbered(result, epoch), 10 + epoch)
+        timeline = timeline.with_probe(prototypes(numbered(result, epoch)), 10 + epoch)
         timeline = Timeline.from_state_dict(timeline.state_dict())  # a resumed run goes on the same way
     kept = timeline.kept
     assert (kept[0], kept[-1]) == (0, probes - 1)
@@ -45,14 +54,14 @@ def test_tiles_of_large_images_are_small():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 30))
     images = torch.rand(30, 3, 224, 112)
     result = FillInBlanks(num_masks=1).probe(model, images, torch.arange(30))
-    assert Timeline().with_probe(result, 0).tiles.shape == (1, 20, 56, 28, 3)
+    assert Timeline().with_probe(prototypes(result), 0).tiles.shape == (1, 20, 56, 28, 3)
 
 
 def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result):
     result, timeline = numbered(result, 100), Timeline()  # dark all over
     for epoch in range(14):
-        timeline = timeline.with_probe(result, epoch)
-    ink = (timeline_picture(timeline, result) != 255).any(axis=2)
+        timeline = timeline.with_probe(prototypes(result), epoch)
+    ink = (timeline_picture(timeline, names(result)) != 255).any(axis=2)
     columns, rows = (np.flatnonzero(np.diff(np.r_[0, ink.mean(axis=axis) > 0.5, 0])) for axis in (0, 1))
     assert len(columns) == 2 * len(timeline.epochs) == 16
     assert len(rows) == 2 * len(result.labels.unique()) == 20
@@ -63,8 +72,8 @@ def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result):
 def test_few_epochs_of_many_classes_stand_in_blocks_side_by_side(result, epochs):
     result, timeline = numbered(result, 100), Timeline()
     for epoch in range(epochs):
-        timeline = timeline.with_probe(result, epoch)
-    picture = timeline_picture(timeline, result)
+        timeline = timeline.with_probe(prototypes(result), epoch)
+    picture = timeline_picture(timeline, names(result))
     assert 1 <= picture.shape[1] / picture.shape[0] < 2.5
     found = ndimage.find_objects(ndimage.label((picture == 26).all(axis=2))[0])
     whole = [tile for tile in found if all(part.stop - part.start == 56 for part in tile)]
@@ -75,6 +84,6 @@ def test_few_classes_stand_in_bands(trained, probe_images):
     images, labels = (tensor[:6] for tensor in probe_images)
     result, timeline = FillInBlanks(num_masks=4).probe(trained, images, labels), Timeline()
     for epoch in range(12):
-        timeline = timeline.with_probe(result, epoch)
-    height, width, _ = timeline_picture(timeline, result).shape
+        timeline = timeline.with_probe(prototypes(result), epoch)
+    height, width, _ = timeline_picture(timeline, names(result)).shape
     assert 1 <= width / height < 2

@@ -190,15 +190,16 @@ def test_figures_show_every_step():
         FillInBlanks(masking=masking, num_masks=8, num_steps=3).probe(model, images, labels)
         for masking in ("random", "progressive")
     )
-    wide = progressive_figure(progressive, 0)
+    first, second = progressive.cells([0, 1])
+    wide = progressive_figure(first)
     assert wide.dtype.name == "uint8"
     assert wide.shape[1] > wide.shape[0]  # four columns, three rows
-    assert (progressive_figure(progressive, 0) != progressive_figure(progressive, 1)).any()
-    assert fill_figure(random, 0).ndim == 3
-    both = {"random": random, "progressive": progressive}
+    assert (progressive_figure(first) != progressive_figure(second)).any()
+    assert fill_figure(random.cells([0])[0]).ndim == 3
+    both = {"random": random.cells(), "progressive": progressive.cells()}
     assert comparison(both, updates=True).shape[0] > comparison(both).shape[0]
-    with pytest.raises(ValueError, match="result must be of masking="):
-        progressive_figure(random, 0)
+    with pytest.raises(ValueError, match="cell must be of masking="):
+        progressive_figure(random.cells([0])[0])
 
 
 RANK = """

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +11,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanksCallback
@@ -272,46 +269,3 @@ def test_what_the_server_refuses_does_not_hold_up_the_rest(server, tmp_path):
         box.put(scores_parcel(server.uri, run_id, {key: 1.0}, step=0))
     assert box.settle(60) == 1
     assert set(MlflowClient(server.uri).get_run(run_id).data.metrics) == {"first", "last"}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("frees", [True, False])
-def test_disk_full_for_event_files(trainer, loaders, small_disk, frees):
-    """When it fills up, pictures wait, which is reported; training and Lightning's own scalars go on."""
-
-    def fill():
-        free = shutil.disk_usage(small_disk).free
-        (small_disk / "other").write_bytes(b"x" * (free - 2**18))
-
-    def free():
-        (small_disk / "other").unlink()
-
-    later = {4: free} if frees else {}
-    logger = TensorBoardLogger(small_disk)
-    probe = FillInBlanksCallback(num_masks=4)
-    run = trainer(callbacks=[At({2: fill, **later}), probe], logger=logger, max_epochs=5)
-    with pytest.warns(UserWarning, match="TensorBoardLogger did not take what was probed in epoch 2; training goes on"):
-        run.fit(SmallModule(), *loaders)
-    assert [entry["epoch"] for entry in probe.history] == [0, 1, 2, 3, 4]
-    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
-    pictures = [event.step for event in events.Images("fitb/prototypes")]
-    assert pictures == ([7, 15, 23, 31, 39] if frees else [7, 15])
-    if not frees:
-        free()
-        assert resend().exit_code == 0
-        events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
-        assert [event.step for event in events.Images("fitb/prototypes")] == [7, 15, 23, 31, 39]
-    assert "Nothing waits" in resend().output
-    for key in ("val_loss", "fitb/coverage"):
-        assert [event.step for event in events.Scalars(key)] == [7, 15, 23, 31, 39]

@@ -10,11 +10,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
-from fitb_callbacks.callback.comparison import class_means, drift
 from fitb_callbacks.plotting.confusion import confusion_picture
 from fitb_callbacks.probing.judging import judged, structure
 from fitb_callbacks.scoring.catalogue import METRICS
-from fitb_callbacks.scoring.classification import rates, self_consistency
+from fitb_callbacks.scoring.classification import answer_counts, rates, self_consistency
+from fitb_callbacks.scoring.drift import class_means, drift
 from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from fitb_callbacks.scoring.nulls import equal_norm_noise, permuted_patches
@@ -181,9 +181,9 @@ def test_every_score_is_documented_and_within_its_interval(probed):
     result, _ = probed
     assert set(result.metrics) <= set(METRICS)
     assert {"accuracy", "accuracy_all", "coverage", "judge_accuracy", "null_accuracy", "structure"} <= set(
-        result.confidence
+        result.intervals
     )
-    for name, (low, high) in result.confidence.items():
+    for name, (low, high) in result.intervals.items():
         assert low <= result.metrics[name] <= high, name
 
 
@@ -194,7 +194,7 @@ def test_results_with_a_judge_survive_saving(probed, tmp_path):
     for name in ("judged", "standard_error", "reliability", "updates"):
         torch.testing.assert_close(getattr(again, name), getattr(result, name), equal_nan=True)
     assert again.metrics == result.metrics
-    assert again.confidence == result.confidence
+    assert again.intervals == result.intervals
     assert again.per_class == result.per_class
 
 
@@ -210,8 +210,10 @@ def test_tables_by_class_add_up(probed):
 
 def test_the_confusion_picture_is_green_on_the_diagonal_and_red_beside_it(probed):
     result, _ = probed
-    right = confusion_picture(result)
-    wrong = confusion_picture(replace(result, predictions=(result.labels + 1) % 3, judged=None))
+    counts = answer_counts(result.labels, result.labels, [0, 1, 2])
+    shifted = answer_counts(result.labels, (result.labels + 1) % 3, [0, 1, 2])
+    right = confusion_picture({"model": counts, "judge": counts}, ["a", "b", "c"])
+    wrong = confusion_picture({"model": shifted}, ["a", "b", "c"])
 
     def green_and_red(picture):
         red, green, blue = (picture[..., channel].astype(int) for channel in range(3))

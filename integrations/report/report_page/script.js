@@ -79,7 +79,7 @@ function buildPrototypes() {
 const WIDTH = 300, HEIGHT = 120, LEFT = 36, RIGHT = 8, TOP = 8, BOTTOM = 20;
 function buildChart(name) {
   const values = records.map((record) => record.scores[name] ?? null);
-  const ends = records.map((record) => record.confidence[name]?.every((end) => end !== null) ? record.confidence[name] : null);
+  const ends = records.map((record) => record.intervals[name]?.every((end) => end !== null) ? record.intervals[name] : null);
   const known = [...values, ...ends.flatMap((pair) => pair ?? [])].filter((value) => value !== null);
   const bounded = known.every((value) => value >= 0 && value <= 1) && data.metrics[name]?.bounds !== "0 and up";
   const low = Math.min(0, ...known), high = bounded ? 1 : Math.max(...known, low + 1e-9) * 1.05;

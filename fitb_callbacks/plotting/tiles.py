@@ -1,0 +1,123 @@
+"""Arrays to small uint8 pictures: an image, a prototype, an update over an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["BLANK", "Cell", "Picture", "cell_tiles", "overlay", "prototype_tile", "to_rgb"]
+
+Picture = npt.NDArray[np.uint8]
+"""Height x width x 3, values 0 to 255."""
+
+BLANK = (225, 225, 225)
+_FULL_COLOUR_AT = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One probe image with what pictures show of it. Images are in the model's input space, on the CPU.
+
+    Attributes:
+        name: Name of the class it was filled for.
+        image: Shape ``(C, H, W)``.
+        visible: Pixels that the first random mask, or each mask of the first partition, leaves visible; boolean,
+            shape ``(S, H, W)``.
+        update: Mean update, shape ``(C, H, W)``.
+        prototype: Shape ``(C, H, W)``; None if no mask was kept.
+        answer: Name of the class that the model takes the prototype for; None if no mask was kept.
+        right: Whether that is the image's own class.
+        low: Value of each channel that is shown as black, shape ``(C, 1, 1)``.
+        high: Value of each channel that is shown as white, shape ``(C, 1, 1)``.
+        baseline: Value of masked pixels, shape ``(C, 1, 1)``.
+        steps: The image after each step of the first partition, shape ``(S, C, H, W)``; None for random masks.
+    """
+
+    name: str
+    image: Tensor
+    visible: Tensor
+    update: Tensor
+    prototype: Tensor | None
+    answer: str | None
+    right: bool
+    low: Tensor
+    high: Tensor
+    baseline: Tensor
+    steps: Tensor | None = None
+
+    @property
+    def masked(self) -> Tensor:
+        """The image under its first mask, shape ``(C, H, W)``."""
+        return torch.where(self.visible[0], self.image, self.baseline.to(self.image))
+
+
+def cell_tiles(cell: Cell) -> list[Picture]:
+    """The image, the update over the masked image, and the prototype; the last two are blank if no mask was kept."""
+    image = to_rgb(cell.image, cell.low, cell.high)
+    if cell.prototype is None:
+        return [image, np.full_like(image, BLANK), np.full_like(image, BLANK)]
+    return [image, overlay(cell.masked, cell.update, cell.low, cell.high), prototype_tile(cell)]
+
+
+def prototype_tile(cell: Cell) -> Picture:
+    """The prototype; light grey all over if no mask was kept."""
+    if cell.prototype is None:
+        return np.full((*cell.image.shape[-2:], 3), BLANK, dtype=np.uint8)
+    return to_rgb(cell.prototype, cell.low, cell.high)
+
+
+def to_rgb(image: Tensor, low: Tensor, high: Tensor) -> Picture:
+    """An image of any number of channels as a picture.
+
+    One channel is grey, three are RGB, of four the first three are RGB; of any other number the mean is grey.
+
+    Args:
+        image: Shape ``(C, H, W)``.
+        low: Value of each channel that is shown as 0, shape ``(C, 1, 1)``.
+        high: Value of each channel that is shown as 255, shape ``(C, 1, 1)``.
+
+    Returns:
+        Height x width x 3, uint8.
+
+    Example:
+        >>> import torch
+        >>> to_rgb(torch.tensor([[[-1.0, 1.0]]]), low=torch.tensor(-1.0), high=torch.tensor(1.0))[0].tolist()
+        [[0, 0, 0], [255, 255, 255]]
+    """
+    image, low, high = image.float().cpu(), low.float().cpu(), high.float().cpu()
+    share = ((image - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
+    channels = share[:3] if share.shape[0] in (3, 4) else share.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    return (channels * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def overlay(image: Tensor, update: Tensor, low: Tensor, high: Tensor) -> Picture:
+    """An update laid over an image: red where it would make a pixel brighter, blue where darker (paper, figure 1).
+
+    Args:
+        image: Shape ``(C, H, W)``.
+        update: Shape ``(C, H, W)``; the channels' mean is shown.
+        low: As for `to_rgb`.
+        high: As for `to_rgb`.
+
+    Returns:
+        Height x width x 3, uint8. Colour is in proportion to the update in units of its root mean square, and full
+        from three of them on.
+
+    Example:
+        >>> import torch
+        >>> picture = overlay(torch.zeros(1, 1, 2), torch.tensor([[[1.0, -1.0]]]), torch.zeros(1, 1, 1),
+        ...                   torch.ones(1, 1, 1))
+        >>> picture[0].tolist()
+        [[77, 10, 13], [11, 30, 67]]
+    """
+    grey = to_rgb(image, low, high).astype(np.float32)
+    signed = update.float().cpu().mean(dim=0)
+    scale = signed.square().mean().sqrt()
+    strength = (signed / (scale * _FULL_COLOUR_AT) if scale > 0 else signed).clamp(-1, 1).numpy()[..., None]
+    colour = np.where(strength > 0, np.array([230.0, 30.0, 40.0]), np.array([33.0, 90.0, 200.0]))
+    mixed: Picture = (grey + (colour - grey) * np.abs(strength)).round().astype(np.uint8)
+    return mixed
