@@ -4,8 +4,8 @@
 
 Fashion-MNIST, enlarged where it has to be, so that only the number of pixels differs. "judge" is the share of all
 prototypes in which class means of other images see the label, "reliability" how well the updates would come out the
-same from other masks; both are those of `fitb_callbacks.scoring.catalogue`. Writes a CSV file with every figure and a Markdown
-table of the means over seeds.
+same from other masks; both are those of `fitb_callbacks.scoring.catalogue`. Writes a CSV file with every figure and a
+Markdown table of the means over seeds.
 """
 
 from __future__ import annotations

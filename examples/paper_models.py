@@ -96,7 +96,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 EPOCHS = {"MLP": 8, "CNN": 8, "ResNet5": 8, "ResNet5 + BatchNorm": 6, "ViT": 20}
 
 
-def train(
+def train(  # noqa: PLR0913 - the usual settings of a training, by name
     model: nn.Module,
     images: Tensor,
     labels: Tensor,

@@ -60,7 +60,7 @@ def with_mark(images, labels):
     return marked
 
 
-def train(name, train_set, validation_set, trusted, folder, epochs):
+def train(name, train_set, validation_set, trusted, folder, epochs):  # noqa: PLR0913 - three sets of images
     """Scores and picture of the last probe."""
     seed_everything(0)
     # In black and white, as the paper shows prototypes, the mark is plainest. The epochs last a second: the usual share

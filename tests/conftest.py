@@ -20,6 +20,12 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # no test talks to another mach
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """A process a core for the whole suite; none for chosen files, which would only wait for the others to start."""
+    return (os.cpu_count() or 1) if config.args_source is config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(autouse=True)
 def _nothing_leaks(tmp_path, monkeypatch):
     """Each test runs in a folder of its own, and leaves environment variables and threads as they were."""
