@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ __all__ = [
 DATA_HELP = "mnist, fashion-mnist, a folder with one folder a class, an .npz file, or package.module:function"
 
 
-class DataSet(str, Enum):
+class DataSet(StrEnum):
     """Names of `fitb_callbacks.data.datasets.LOADERS`."""
 
     mnist = "mnist"
