@@ -41,5 +41,5 @@ if __name__ == "__main__":
     rules = Rules(rules=(Rule("min", "coverage", 0.8), Rule("min", "structure", 0.3)), data="mnist")
     checked = check_registered("models:/digits/1", rules, promote="champion")
     for outcome in checked.check.outcomes:
-        print(outcome.rule, "| is", round(outcome.value, 3), "|", "kept" if outcome.kept else "not kept")
+        print(outcome.rule, "| is", round(outcome.value, 3), "|", "passed" if outcome.passed else "failed")
     print("passed" if checked.passed else "refused", "- the evidence is in run", checked.run_id)

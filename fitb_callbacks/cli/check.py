@@ -17,9 +17,9 @@ from rich.table import Table
 from fitb_callbacks.cli.console import work_bar
 from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.gate.junit import junit_xml
-from fitb_callbacks.gate.model import Outcome
-from fitb_callbacks.gate.registry import CouldNotCheckError, RegistryCheck, check_registered
+from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, RegistryCheck, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.gate.verdict import Outcome
 from fitb_callbacks.utils.messages import one_line
 
 __all__ = ["check"]
@@ -29,7 +29,7 @@ _EXTRA = ("jinja2", "junitparser", "mlflow", "PIL", "yaml")
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 
-def check(
+def check(  # noqa: PLR0913 - one for each option
     model: Annotated[
         str,
         typer.Argument(
@@ -39,15 +39,16 @@ def check(
     data: Annotated[str | None, typer.Option(help=f"Images to probe on: {DATA_HELP}.")] = None,
     at_least: Annotated[list[str] | None, typer.Option("--min", metavar="KEY=VALUE", help="A score's least.")] = None,
     at_most: Annotated[list[str] | None, typer.Option("--max", metavar="KEY=VALUE", help="A score's most.")] = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Reference: an alias or version of the model, or an address.")
+    champion: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Model to compare with: an alias or version of the model, or an address."),
     ] = None,
     max_drop: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much lower than the reference's a score may be.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much lower than the champion's a score may be.")
     ] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file of rules; options go before its entries.")] = None,
     certain: Annotated[
-        bool, typer.Option("--certain", help="A rule is kept only if the score's whole 95% interval keeps it.")
+        bool, typer.Option("--certain", help="A rule passes only if the score's whole 95% interval does.")
     ] = False,
     trusted: Annotated[
         str | None, typer.Option(help=f"Trusted images whose class means judge the prototypes: {DATA_HELP}.")
@@ -80,7 +81,7 @@ def check(
     try:
         from_file = Rules() if rules is None else Rules.load(rules)
         given: dict[str, Any] = {
-            "against": against,
+            "champion": champion,
             "data": data,
             "trusted": trusted,
             "images_per_class": images_per_class,
@@ -96,8 +97,7 @@ def check(
             checked = check_registered(
                 model,
                 wanted,
-                class_path=class_path,
-                allow_pickle=allow_pickle,
+                loading=Loading(class_path, allow_pickle),
                 tracking_uri=tracking_uri,
                 promote=promote,
                 dry_run=dry_run,
@@ -150,20 +150,20 @@ def _reason(console: Console, error: BaseException) -> str:
 def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
     """The verdict for people: a table of the rules, one of the scores, and where it is recorded."""
     found = checked.check
-    against = "" if checked.reference is None else f", against {checked.reference}"
+    against = "" if checked.champion is None else f", champion {checked.champion}"
     console.print(escape(f"{checked.model}{against}, on {len(found.candidate.images)} images"), **_PLAIN)
-    table = Table("rule", "value", "95% interval", "kept")
+    table = Table("rule", "value", "95% interval", "passes")
     for outcome in found.outcomes:
-        kept = "[green]yes[/green]" if outcome.kept else "[red]no[/red]"
+        passes = "[green]yes[/green]" if outcome.passed else "[red]no[/red]"
         table.add_row(
             str(outcome.rule),
             f"{outcome.value:.3f}",
             _interval(outcome),
-            kept if outcome.certain else f"{kept}, not certain",
+            passes if outcome.certain else f"{passes}, not certain",
         )
     console.print(table)
     training = {} if checked.training is None else checked.training.scores
-    columns = {"in training": training, "reference": found.reference_scores or {}, "this model": found.scores}
+    columns = {"in training": training, "champion": found.champion_scores or {}, "this model": found.scores}
     columns = {title: scores for title, scores in columns.items() if scores}
     table = Table("score", *columns)
     for key in found.scores:
@@ -173,10 +173,10 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
         console.print(escape(f"Judge: {checked.judge}"), **_PLAIN)
     if checked.training is not None and checked.training.differs:
         console.print(escape(f"Scores of the training are not shown: {checked.training.differs}"), **_PLAIN)
-    broken = sum(not outcome.kept for outcome in found.outcomes)
+    broken = sum(not outcome.passed for outcome in found.outcomes)
     total = f"{len(found.outcomes)} rule{'s' if len(found.outcomes) > 1 else ''}"
     console.print(
-        f"[green]passed[/green]: {total} kept" if not broken else f"[red]refused[/red]: {broken} of {total} not kept",
+        f"[green]passed[/green]: {total} passed" if not broken else f"[red]refused[/red]: {broken} of {total} failed",
         **_PLAIN,
     )
     if checked.run_id is not None:

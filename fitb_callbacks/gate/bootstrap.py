@@ -33,16 +33,16 @@ RESAMPLED = (
 
 
 def differences(
-    reference: FillInBlanksResult, candidate: FillInBlanksResult, *, seed: int = 0
+    champion: FillInBlanksResult, candidate: FillInBlanksResult, *, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """How much lower each score of the candidate is than the reference's, with a 95% interval.
+    """How much lower each score of the candidate is than the champion's, with a 95% interval.
 
     Both are probed on the same images, so each resample takes the same images of both: what makes an image hard for
     both cancels out. Images are drawn within their class, as they were chosen. The intervals are percentiles of 2,000
     resamples. The nulls of the judge's scores are kept as they are.
 
     Args:
-        reference: What the probe found of one model.
+        champion: What the probe found of one model.
         candidate: What it found of the other, on the same images with the same settings.
         seed: Of the resamples.
 
@@ -60,11 +60,11 @@ def differences(
         >>> differences(result, result)["coverage"]
         (0.0, 0.0, 0.0)
     """
-    check_comparable(reference, candidate)
-    rows = resamples(reference.labels, seed=seed)
-    before, after = resampled_scores(reference, rows), resampled_scores(candidate, rows)
+    check_comparable(champion, candidate)
+    rows = resamples(champion.labels, seed=seed)
+    before, after = resampled_scores(champion, rows), resampled_scores(candidate, rows)
     return {
-        key: (reference.metrics[key] - candidate.metrics[key], *interval(before[key].double() - after[key].double()))
+        key: (champion.metrics[key] - candidate.metrics[key], *interval(before[key].double() - after[key].double()))
         for key in before
         if key in after
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fitb_callbacks.gate.model import Outcome
+from fitb_callbacks.gate.verdict import Outcome
 
 __all__ = ["junit_xml"]
 
@@ -15,12 +15,12 @@ def junit_xml(model: str, outcomes: Sequence[Outcome] = (), *, error: str | None
 
     Args:
         model: Its address.
-        outcomes: What came of each rule; a rule that is not kept is a failure.
+        outcomes: What came of each rule; a rule that does not pass is a failure.
         error: Why there is no verdict, which is an error and no failure; None if there is one.
 
     Example:
         >>> from fitb_callbacks.gate.rules import Rule
-        >>> outcome = Outcome(Rule("min", "coverage", 0.8), 0.5, (0.4, 0.6), kept=False, certain=True)
+        >>> outcome = Outcome(Rule("min", "coverage", 0.8), 0.5, (0.4, 0.6), passed=False, certain=True)
         >>> "coverage at least 0.8: is 0.5, 95% interval 0.4 to 0.6" in junit_xml("models:/digits/7", [outcome])
         True
     """
@@ -29,7 +29,7 @@ def junit_xml(model: str, outcomes: Sequence[Outcome] = (), *, error: str | None
     suite = TestSuite(f"fitb check {model}")
     for outcome in outcomes:
         case = TestCase(str(outcome.rule), classname=f"fitb.{model}")
-        if not outcome.kept:
+        if not outcome.passed:
             case.result = [Failure(outcome_text(outcome))]
         else:
             case.system_out = outcome_text(outcome)
@@ -49,8 +49,8 @@ def outcome_text(outcome: Outcome) -> str:
 
     Example:
         >>> from fitb_callbacks.gate.rules import Rule
-        >>> outcome_text(Outcome(Rule("max_drop", "area", 0.02), 0.01, (0.0, 0.05), kept=True, certain=False))
-        "area lower than the reference's by at most 0.02: is 0.01, 95% interval 0 to 0.05, which the bound is within"
+        >>> outcome_text(Outcome(Rule("max_drop", "area", 0.02), 0.01, (0.0, 0.05), passed=True, certain=False))
+        "area lower than the champion's by at most 0.02: is 0.01, 95% interval 0 to 0.05, which the bound is within"
     """
     low, high = outcome.interval
     text = f"{outcome.rule}: is {outcome.value:.4g}"

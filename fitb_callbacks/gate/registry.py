@@ -1,4 +1,4 @@
-"""The whole check of a registered model: find, load, probe, judge, record, promote."""
+"""The whole check of a registered model: find, load, probe, decide, record, promote."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitb_callbacks.data.batches import batches_of
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
-from fitb_callbacks.gate.junit import junit_xml
-from fitb_callbacks.gate.model import ModelCheck, check_model
+from fitb_callbacks.gate.evidence import evidence_digest, write_evidence
+from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.rules import Rules
+from fitb_callbacks.gate.verdict import ModelCheck
 from fitb_callbacks.integrations.probe_manifest import TrainingRecord, images_digest
 from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges.trusted import open_judge
 from fitb_callbacks.utils.messages import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from fitb_callbacks.integrations.mlflow.registry import LoadedModel, RegistryModel
+    from fitb_callbacks.integrations.mlflow.loading import LoadedModel
+    from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 
-__all__ = ["CouldNotCheckError", "RegistryCheck", "TrainingScores", "check_registered", "write_evidence"]
+__all__ = ["CouldNotCheckError", "Loading", "RegistryCheck", "TrainingScores", "check_registered"]
 
 _IMAGES_PER_CLASS = 10
-_ALL = 2**31
 
 
 class CouldNotCheckError(Exception):
-    """There is no verdict, or it could not be recorded: a server that is away, a model that cannot be loaded."""
+    """There is no verdict, or it could not be recorded: the server is away, for example."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded.
+
+    Attributes:
+        class_path: A checkpoint's class, as ``package.module:Class``.
+        allow_pickle: Whether a model may be a pickle. Loading one runs whatever code is in it.
+    """
+
+    class_path: str | None = None
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class RegistryCheck:
 
     Attributes:
         model: Address of the model, with its version.
-        reference: Address of the reference version; None without one.
+        champion: Address of the champion's version; None without one.
         check: The verdict.
         judge: Who judged the prototypes, in words; None if nobody did.
         training: What training saw; None if its run has no record of a probe.
@@ -71,7 +85,7 @@ class RegistryCheck:
     """
 
     model: str
-    reference: str | None
+    champion: str | None
     check: ModelCheck
     judge: str | None = None
     training: TrainingScores | None = None
@@ -82,14 +96,14 @@ class RegistryCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether every rule is kept."""
+        """Whether every rule passes."""
         return self.check.passed
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON types."""
         return {
             "model": self.model,
-            "reference": self.reference,
+            "champion": self.champion,
             **self.check.as_dict(),
             "judge": self.judge,
             "training": None if self.training is None else dataclasses.asdict(self.training),
@@ -100,34 +114,33 @@ class RegistryCheck:
         }
 
 
-def check_registered(
+def check_registered(  # noqa: PLR0913 - one for each option of the command
     model: str,
     rules: Rules,
     *,
-    class_path: str | None = None,
-    allow_pickle: bool = False,
+    loading: Loading = Loading(),
     tracking_uri: str | None = None,
     promote: str | None = None,
     dry_run: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> RegistryCheck:
-    """Check a model of MLflow's registry, or a checkpoint file, by rules; record the verdict; move an alias on a pass.
+    """Check a model of MLflow's registry, or a checkpoint file; record the verdict; move an alias on a pass.
 
-    The probe takes the settings that the training run stored, changed by those in the rules, and the defaults for the
-    rest. Nothing is written before everything is judged; tags of the version are written after the run that holds the
-    evidence, the alias after the tags. Of a checkpoint file nothing is written at all.
+    The probe takes the settings of the rules, then those that the champion's training run stored, then the defaults:
+    never those of the candidate, which could choose an easy probe for itself. Nothing is written before everything is
+    decided. The version's tags are written after the run that holds the evidence, and the alias moves after the tags.
+    Nothing at all is written for a checkpoint file.
 
     Args:
         model: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``models:/MODEL_ID``, ``runs:/RUN_ID/NAME``, or a
             checkpoint file.
-        rules: What it has to show, on which images, against which version.
-        class_path: A checkpoint's class, as ``package.module:Class``.
-        allow_pickle: Whether a model may be a pickle. Loading one runs whatever code is in it.
-        tracking_uri: Of MLflow; None takes ``MLFLOW_TRACKING_URI`` or the process's.
-        promote: Alias that shall point to this version if it passes.
+        rules: What the model has to show, on which images, against which champion.
+        loading: How models are loaded.
+        tracking_uri: Address of MLflow; None takes ``MLFLOW_TRACKING_URI`` or the process's own.
+        promote: Alias to move to this version if it passes.
         dry_run: Whether to write nothing.
-        on_step: Called with what is done next, in words.
+        on_step: Called with the next step, in words.
         progress: As for `FillInBlanks.probe`, once for each model.
 
     Raises:
@@ -136,15 +149,16 @@ def check_registered(
         CouldNotCheckError: If the server is away, or the verdict cannot be recorded.
     """
     _check_arguments(model, rules, promote)
-    remote = any(_is_address(address) for address in (model, rules.against or ""))
+    remote = any(_is_address(address) for address in (model, rules.champion or ""))
     try:
         with _client(tracking_uri) if remote else nullcontext() as client:
             on_step("Looking up the model")
             candidate = _find(client, model)
-            reference = None if rules.against is None else _find(client, rules.against, same_name_as=candidate)
+            champion = None if rules.champion is None else _find(client, rules.champion, same_name_as=candidate)
             if promote is not None and (candidate.registered is None or candidate.registered.name is None):
                 raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
-            checked = _judged(candidate, reference, rules, class_path, allow_pickle, on_step, progress)
+            check = _Check(candidate, champion, rules, loading, on_step, progress)
+            checked = check.run()
             if client is None or candidate.registered is None:
                 return checked
             return _recorded(client, candidate.registered, checked, rules, promote, dry_run, on_step)
@@ -154,7 +168,7 @@ def check_registered(
 
 @dataclass(frozen=True)
 class _Found:
-    """A model that was found, and not loaded yet."""
+    """A model that was found, and is not loaded yet."""
 
     address: str
     registered: RegistryModel | None = None
@@ -163,7 +177,7 @@ class _Found:
 
 
 def _check_arguments(model: str, rules: Rules, promote: str | None) -> None:
-    """Refuse what can be seen to be wrong without looking at anything."""
+    """Refuse what can be seen to be wrong before anything is read."""
     if not rules.rules:
         raise ValueError("there must be at least one rule: --min, --max, --max-drop, or a file with --rules")
     if rules.data is None:
@@ -173,8 +187,8 @@ def _check_arguments(model: str, rules: Rules, promote: str | None) -> None:
         raise ValueError(f"the probe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     FillInBlanks(**rules.settings)
     for rule in rules.rules:
-        if rule.needs_reference and rules.against is None:
-            raise ValueError(f"the rule '{rule}' needs a reference version: --against")
+        if rule.needs_champion and rules.champion is None:
+            raise ValueError(f"the rule '{rule}' needs a champion: --champion")
     if promote is not None and not model.startswith("models:"):
         raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
 
@@ -184,7 +198,7 @@ def _is_address(text: str) -> bool:
 
 
 def _client(tracking_uri: str | None) -> AbstractContextManager[MlflowClient]:
-    from fitb_callbacks.integrations.mlflow.registry import connected
+    from fitb_callbacks.integrations.mlflow.client import connected
 
     client: AbstractContextManager[MlflowClient] = connected(tracking_uri)
     return client
@@ -198,126 +212,120 @@ def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | N
         raise ValueError(
             f"there is no file {address}; a registered model is models:/NAME/VERSION or models:/NAME@ALIAS"
         )
-    from fitb_callbacks.integrations.mlflow.registry import find_model, training_record, training_scores
+    from fitb_callbacks.integrations.mlflow.lookup import find_model
+    from fitb_callbacks.integrations.mlflow.training_run import training_record, training_scores
 
     found = find_model(client, address, same_name_as=registered)
     record = training_record(client, found)
     return _Found(found.address, found, record, {} if record is None else training_scores(client, found))
 
 
-def _load(found: _Found, class_path: str | None, allow_pickle: bool) -> LoadedModel:
-    from fitb_callbacks.integrations.mlflow.registry import LoadedModel, load_model
+@dataclass(frozen=True)
+class _Check:
+    """The part of a check that reads and decides, and writes nothing."""
 
-    if found.registered is not None:
-        return load_model(found.registered, class_path=class_path, allow_pickle=allow_pickle)
-    if class_path is None:
-        raise ValueError(f"{found.address} is a checkpoint; name its class with --class package.module:Class")
-    return LoadedModel(load_checkpoint(found.address, class_path, allow_pickle=allow_pickle), None)
+    candidate: _Found
+    champion: _Found | None
+    rules: Rules
+    loading: Loading
+    on_step: Callable[[str], None]
+    progress: Progress | None
 
+    def run(self) -> RegistryCheck:
+        """Load, probe, decide."""
+        probe = self._probe()
+        if self.rules.trusted is None and self._stored_judge is None:
+            for rule in self.rules.rules:
+                if rule.needs_judge:
+                    raise ValueError(
+                        f"the rule '{rule}' needs a judge: trusted images for its class means, with --trusted"
+                    )
+        self.on_step("Loading the model")
+        loaded = self._load(self.candidate)
+        other = None if self.champion is None else self._load(self.champion)
+        self.on_step("Reading the images")
+        chosen = self._images(loaded)
+        judge, words = self._judge(chosen)
+        self.on_step("Probing the model" if other is None else "Probing both models")
+        check = check_model(
+            loaded.module,
+            chosen.images,
+            chosen.labels,
+            self.rules.rules,
+            probe=probe,
+            champion=None if other is None else other.module,
+            judge=judge,
+            certain=self.rules.certain,
+            class_names=chosen.class_names,
+            progress=self.progress,
+        )
+        return RegistryCheck(
+            model=self.candidate.address,
+            champion=None if self.champion is None else self.champion.address,
+            check=check,
+            judge=words,
+            training=self._training(check),
+        )
 
-def _judged(
-    candidate: _Found,
-    reference: _Found | None,
-    rules: Rules,
-    class_path: str | None,
-    allow_pickle: bool,
-    on_step: Callable[[str], None],
-    progress: Progress | None,
-) -> RegistryCheck:
-    probe = _probe(candidate, reference, rules)
-    record = candidate.record
-    if rules.trusted is None and (record is None or record.judge is None):
-        for rule in rules.rules:
-            if rule.needs_judge:
-                raise ValueError(f"the rule '{rule}' needs a judge: trusted images for its class means, with --trusted")
-    on_step("Loading the model")
-    loaded = _load(candidate, class_path, allow_pickle)
-    other = None if reference is None else _load(reference, class_path, allow_pickle)
-    on_step("Reading the images")
-    assert rules.data is not None
-    per_class, max_images = rules.images_per_class, None
-    if per_class is None and record is not None:
-        per_class, max_images = record.images_per_class, record.max_images
-    chosen = _images(rules.data, loaded, per_class or _IMAGES_PER_CLASS, max_images)
-    judge, words = _judge(rules, record, loaded, chosen)
-    on_step("Probing the model" if other is None else "Probing both models")
-    check = check_model(
-        loaded.module,
-        chosen.images,
-        chosen.labels,
-        rules.rules,
-        probe=probe,
-        reference=None if other is None else other.module,
-        judge=judge,
-        certain=rules.certain,
-        class_names=chosen.class_names,
-        progress=progress,
-    )
-    return RegistryCheck(
-        model=candidate.address,
-        reference=None if reference is None else reference.address,
-        check=check,
-        judge=words,
-        training=_training(candidate, check, rules),
-    )
+    @property
+    def _record(self) -> TrainingRecord | None:
+        """What the champion's training run stored of its probe."""
+        return None if self.champion is None else self.champion.record
 
+    @property
+    def _stored_judge(self) -> CentroidJudge | None:
+        return None if self._record is None else self._record.judge
 
-def _probe(candidate: _Found, reference: _Found | None, rules: Rules) -> FillInBlanks:
-    """The settings of the training run, changed by the rules'."""
-    stored = {} if candidate.record is None else dict(candidate.record.settings)
-    if reference is not None and reference.record is not None and candidate.record is not None:
-        theirs = {**reference.record.settings, **rules.settings}
-        if different := settings_difference({**stored, **rules.settings}, theirs):
-            raise ValueError(
-                f"the training runs of {candidate.address} and {reference.address} probed with different settings: "
-                f"{different}. Say which with --set"
-            )
-    known = {each.name for each in fields(FillInBlanks)}
-    if unknown := sorted(set(stored) - known):
-        raise ValueError(f"the training run of {candidate.address} stored settings unknown here: {', '.join(unknown)}")
-    return FillInBlanks(**{**stored, **rules.settings})
+    def _probe(self) -> FillInBlanks:
+        """The rules' settings, then those of the champion's training run."""
+        stored = {} if self._record is None else dict(self._record.settings)
+        if unknown := sorted(set(stored) - {each.name for each in fields(FillInBlanks)}):
+            raise ValueError(f"the champion's training run stored settings unknown here: {', '.join(unknown)}")
+        return FillInBlanks(**{**stored, **self.rules.settings})
 
+    def _load(self, found: _Found) -> LoadedModel:
+        from fitb_callbacks.integrations.mlflow.loading import LoadedModel, load_model
 
-def _images(data: str, loaded: LoadedModel, per_class: int, max_images: int | None) -> ImageSet:
-    chosen = open_images(data, per_class=per_class, max_images=max_images, image_shape=loaded.image_shape)
-    shape = tuple(chosen.images.shape[1:])
-    if loaded.image_shape is not None and shape != loaded.image_shape:
-        raise ValueError(f"the model's signature wants images of {loaded.image_shape}; {data} holds {shape}")
-    return chosen
+        class_path, allow_pickle = self.loading.class_path, self.loading.allow_pickle
+        if found.registered is not None:
+            return load_model(found.registered, class_path=class_path, allow_pickle=allow_pickle)
+        if class_path is None:
+            raise ValueError(f"{found.address} is a checkpoint; name its class with --class package.module:Class")
+        return LoadedModel(load_checkpoint(found.address, class_path, allow_pickle=allow_pickle), None)
 
+    def _images(self, loaded: LoadedModel) -> ImageSet:
+        data, per_class, max_images = self.rules.data, self.rules.images_per_class, None
+        assert data is not None
+        if per_class is None and self._record is not None:
+            per_class, max_images = self._record.images_per_class, self._record.max_images
+        per_class = per_class or _IMAGES_PER_CLASS
+        chosen = open_images(data, per_class=per_class, max_images=max_images, image_shape=loaded.image_shape)
+        shape = tuple(chosen.images.shape[1:])
+        if loaded.image_shape is not None and shape != loaded.image_shape:
+            raise ValueError(f"the model's signature wants images of {loaded.image_shape}; {data} holds {shape}")
+        return chosen
 
-def _judge(
-    rules: Rules, record: TrainingRecord | None, loaded: LoadedModel, chosen: ImageSet
-) -> tuple[CentroidJudge | None, str | None]:
-    """Class means of trusted images if there are any, else those of the training."""
-    if rules.trusted is None:
-        judge = None if record is None else record.judge
-        return judge, None if judge is None else "class means of the training, which share its shortcuts"
-    trusted = open_images(rules.trusted, per_class=_ALL, image_shape=loaded.image_shape)
-    shape = tuple(chosen.images.shape[1:])
-    if tuple(trusted.images.shape[1:]) != shape:
-        raise ValueError(f"--trusted must hold images of {shape}, as --data; got {tuple(trusted.images.shape[1:])}")
-    judge = CentroidJudge()
-    for images, labels in batches_of((trusted.images, trusted.labels), name="--trusted"):
-        judge.update(images, labels)
-    return judge, f"class means of {rules.trusted}"
+    def _judge(self, chosen: ImageSet) -> tuple[CentroidJudge | None, str | None]:
+        """Class means of trusted images if there are any, otherwise those of the champion's training."""
+        if self.rules.trusted is None:
+            words = "class means of the champion's training, which share its shortcuts"
+            return self._stored_judge, None if self._stored_judge is None else words
+        return open_judge(self.rules.trusted, chosen), f"class means of {self.rules.trusted}"
 
-
-def _training(candidate: _Found, check: ModelCheck, rules: Rules) -> TrainingScores | None:
-    """What training saw, as far as it can be compared with what the check saw."""
-    record, result, found = candidate.record, check.candidate, candidate.training_scores
-    if record is None:
-        return None
-    if different := settings_difference(record.resolved, result.settings):
-        return TrainingScores({}, f"training probed with other settings: {different}")
-    if record.images != images_digest(result.images, result.labels):
-        return TrainingScores({}, "training probed other images")
-    other_judge = rules.trusted is not None
-    comparable = [name for name in result.metrics if name in found and not (METRICS[name].needs_judge and other_judge)]
-    return TrainingScores({name: found[name] for name in comparable}, "")
+    def _training(self, check: ModelCheck) -> TrainingScores | None:
+        """What training saw of the candidate, as far as it can be compared with what the check saw."""
+        record, result, found = self.candidate.record, check.candidate, self.candidate.training_scores
+        if record is None:
+            return None
+        if different := settings_difference(record.resolved, result.settings):
+            return TrainingScores({}, f"training probed with other settings: {different}")
+        if record.images != images_digest(result.images, result.labels):
+            return TrainingScores({}, "training probed other images")
+        same = [name for name in result.metrics if name in found and not METRICS[name].needs_judge]
+        return TrainingScores({name: found[name] for name in same}, "")
 
 
-def _recorded(
+def _recorded(  # noqa: PLR0913 - what is written, where, and whether
     client: MlflowClient,
     model: RegistryModel,
     checked: RegistryCheck,
@@ -333,8 +341,8 @@ def _recorded(
     alias = promote if checked.passed else None
     written = "nothing"
     try:
-        before = None if alias is None else registry.holder(client, str(model.name), alias)
-        if alias is not None and rules.against == alias and checked.reference != f"models:/{model.name}/{before}":
+        before = None if alias is None else registry.alias_holder(client, str(model.name), alias)
+        if alias is not None and rules.champion == alias and checked.champion != f"models:/{model.name}/{before}":
             raise ValueError(f"{alias} moved to version {before} during the check; run it again")
         checked = dataclasses.replace(checked, promoted=alias, promoted_from=before)
         if dry_run:
@@ -342,28 +350,23 @@ def _recorded(
         on_step("Recording the evidence")
         with tempfile.TemporaryDirectory(prefix="fitb-check-") as folder:
             pictures = write_evidence(checked, Path(folder))
-            digest = registry.evidence_digest(Path(folder))
+            digest = evidence_digest(Path(folder))
             run_id = registry.record(
                 client,
                 model,
                 scores=checked.check.scores,
-                reference_scores=checked.check.reference_scores or {},
+                champion_scores=checked.check.champion_scores or {},
                 evidence=Path(folder),
                 pictures=pictures,
                 tags={"fitb.model": checked.model, "fitb.verdict": verdict, "fitb.digest": digest},
             )
         written = f"the run {run_id}"
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        scores = _of_rules(checked.check, checked.check.scores)
-        details = {"scores": scores, "run_id": run_id, "digest": digest, "time": now}
-        if checked.training is not None:
-            details["training"] = checked.training.differs or _of_rules(checked.check, checked.training.scores)
         on_step("Tagging the model")
-        registry.tag(client, model, details, verdict)
+        registry.tag(client, model, _version_tags(checked, run_id, digest), verdict)
         if alias is not None:
             on_step("Moving the alias")
             written = f"the run {run_id} and the version's tags"
-            registry.promote(client, model, alias)
+            registry.move_alias(client, model, alias)
     except (ValueError, KeyboardInterrupt):
         raise
     except Exception as error:  # of the server, or of the store of its artifacts
@@ -373,36 +376,17 @@ def _recorded(
     return dataclasses.replace(checked, run_id=run_id, digest=digest)
 
 
+def _version_tags(checked: RegistryCheck, run_id: str, digest: str) -> dict[str, str]:
+    """Tags of a version, short enough for its page."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    scores = _of_rules(checked.check, checked.check.scores)
+    details = {"scores": scores, "run_id": run_id, "digest": digest, "time": now}
+    if checked.training is not None:
+        details["training"] = checked.training.differs or _of_rules(checked.check, checked.training.scores)
+    return details
+
+
 def _of_rules(check: ModelCheck, scores: Mapping[str, float]) -> str:
-    """The scores that the rules are about, as JSON: short enough for the page of a version."""
+    """The scores that the rules are about, as JSON."""
     keys = dict.fromkeys(outcome.rule.key for outcome in check.outcomes)
     return json.dumps({key: round(scores[key], 6) for key in keys if key in scores})
-
-
-def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
-    """Write what a verdict rests on into a folder.
-
-    Args:
-        checked: The verdict.
-        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids and ``report.html`` go.
-
-    Returns:
-        Name to picture of the grids, height x width x 3, uint8.
-    """
-    from PIL import Image
-
-    from fitb_callbacks.integrations.record import make_record
-    from fitb_callbacks.integrations.report.page import render_report
-    from fitb_callbacks.plotting.prototypes import prototype_grid
-
-    pictures = {"prototypes": prototype_grid(checked.check.candidate.cells())}
-    if checked.check.reference is not None:
-        pictures["prototypes of the reference"] = prototype_grid(checked.check.reference.cells())
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name.replace(' ', '-')}.png")
-    (folder / "verdict.json").write_text(json.dumps(checked.as_dict(), indent=1, allow_nan=False))
-    (folder / "settings.json").write_text(json.dumps(dict(checked.check.candidate.settings), indent=1))
-    (folder / "junit.xml").write_text(junit_xml(checked.model, checked.check.outcomes))
-    record = make_record(checked.check.candidate, judge=checked.judge)
-    (folder / "report.html").write_text(render_report([record], title=checked.model), encoding="utf-8")
-    return pictures

@@ -16,11 +16,11 @@ from fitb_callbacks.utils.validation import check_number
 __all__ = ["PEER_ACCURACY", "Rule", "Rules", "parse_values"]
 
 PEER_ACCURACY = "peer_accuracy"
-"""Share of all probe images whose prototype the other version classifies as their label, an uncovered one counting as
-wrong; there with a reference version only."""
+"""Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
+as wrong. Only there with a champion."""
 
 _OVER_TRAINING = ("carryover_accuracy", "drift", "seconds")  # they need an earlier probe, or are not about the model
-_KINDS = {"min": "at least", "max": "at most", "max_drop": "lower than the reference's by at most"}
+_KINDS = {"min": "at least", "max": "at most", "max_drop": "lower than the champion's by at most"}
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Rule:
     """One bound on one score.
 
     Args:
-        kind: "min" and "max" bound the score itself, "max_drop" how much lower it is than the reference version's.
-        key: Name of the score, see `fitb_callbacks.scoring.catalogue.METRICS` and `PEER_ACCURACY`; with the prefix ``fitb/`` or
-            without.
+        kind: "min" and "max" bound the score itself, "max_drop" how much lower it is than the champion's.
+        key: Name of the score, with or without the prefix ``fitb/``: see `fitb_callbacks.scoring.catalogue.METRICS` and
+            `PEER_ACCURACY`.
         bound: Any finite number; at least 0 for "max_drop".
 
     Raises:
@@ -38,7 +38,7 @@ class Rule:
 
     Example:
         >>> print(Rule("max_drop", "fitb/structure", 0.02))
-        structure lower than the reference's by at most 0.02
+        structure lower than the champion's by at most 0.02
         >>> Rule("min", "structur", 0.5)
         Traceback (most recent call last):
         ...
@@ -57,7 +57,7 @@ class Rule:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
             raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
         if self.kind == "max_drop" and self.key not in RESAMPLED:
-            hint = ", as the two versions judge each other; use min" if self.key == PEER_ACCURACY else ""
+            hint = ", as the two models judge each other; use min" if self.key == PEER_ACCURACY else ""
             raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
         check_number(f"{self.kind} of {self.key}", self.bound)
         if self.kind == "max_drop" and self.bound < 0:
@@ -69,8 +69,8 @@ class Rule:
         return self.key in METRICS and METRICS[self.key].needs_judge
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether the rule can be judged only with a reference version."""
+    def needs_champion(self) -> bool:
+        """Whether the rule can be judged only with a champion."""
         return self.kind == "max_drop" or self.key == PEER_ACCURACY
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Rules:
 
     Attributes:
         rules: The bounds.
-        against: Reference version: an alias, a version or a model's address; None without one.
+        champion: The model to compare with: an alias, a version or a model's address; None without one.
         data: Probe images, see `fitb_callbacks.data.sources.open_images`.
         trusted: Images for the class means of the judge, in the same way.
         images_per_class: Probe images of each class.
@@ -92,7 +92,7 @@ class Rules:
     """
 
     rules: tuple[Rule, ...] = ()
-    against: str | None = None
+    champion: str | None = None
     data: str | None = None
     trusted: str | None = None
     images_per_class: int | None = None
@@ -111,9 +111,9 @@ class Rules:
             >>> import pathlib, tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     path = pathlib.Path(folder, "rules.yaml")
-            ...     _ = path.write_text("against: champion\nmin: {coverage: 0.8}\nmax_drop: {area: 0.02}\n")
+            ...     _ = path.write_text("champion: champion\nmin: {coverage: 0.8}\nmax_drop: {area: 0.02}\n")
             ...     print(*Rules.load(path).rules, sep="; ")
-            coverage at least 0.8; area lower than the reference's by at most 0.02
+            coverage at least 0.8; area lower than the champion's by at most 0.02
         """
         import yaml
 
@@ -135,7 +135,7 @@ class Rules:
         """
         kinds: dict[str, Any] = {kind: {} for kind in _KINDS}
         others: dict[str, tuple[type, ...]] = {
-            "against": (str, int),
+            "champion": (str, int),
             "data": (str,),
             "trusted": (str,),
             "images_per_class": (int,),
@@ -152,8 +152,8 @@ class Rules:
                 raise TypeError(f"{name} must be of type {types[0].__name__}; got {value!r}")
         rules = [Rule(kind, key, _number(bound)) for kind in kinds for key, bound in content.get(kind, {}).items()]
         values = {name: content[name] for name in others if name in content}
-        if "against" in values:
-            values["against"] = str(values["against"])
+        if "champion" in values:
+            values["champion"] = str(values["champion"])
         return cls(rules=tuple(rules), **values)
 
 

@@ -16,7 +16,7 @@ from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 from torch import Tensor, nn
 
 from fitb_callbacks.data.sources import ImageSet
-from fitb_callbacks.integrations.mlflow.registry import image_shape
+from fitb_callbacks.integrations.mlflow.loading import image_shape
 from fitb_callbacks.integrations.mlflow.sink import log_picture
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.plotting.prototypes import prototype_grid
@@ -50,7 +50,7 @@ class FillInBlanksEvaluator(ModelEvaluator):
         """Only with an entry of its own: MLflow asks every installed evaluator where none is named."""
         return bool(set(evaluator_config) & set(_ENTRIES))
 
-    def evaluate(
+    def evaluate(  # noqa: PLR0913 - MLflow's signature
         self,
         *,
         model_type: str,

@@ -98,14 +98,14 @@ def test_different_settings_or_images_are_not_compared(results, trained, images)
 
 def test_a_good_model_passes_against_a_bad_one_and_not_the_other_way_round(trained, untrained, judge, images):
     rules = [Rule("min", "peer_accuracy", 0.0), Rule("max_drop", "structure", 0.02), Rule("max", "nonfinite", 0)]
-    good = check_model(trained, *images, rules, probe=PROBE, reference=untrained, judge=judge)
-    bad = check_model(untrained, *images, rules, probe=PROBE, reference=trained, judge=judge)
+    good = check_model(trained, *images, rules, probe=PROBE, champion=untrained, judge=judge)
+    bad = check_model(untrained, *images, rules, probe=PROBE, champion=trained, judge=judge)
     assert good.passed
-    assert [outcome.kept for outcome in bad.outcomes] == [True, False, True]
+    assert [outcome.passed for outcome in bad.outcomes] == [True, False, True]
     assert bad.outcomes[1].certain
     assert bad.outcomes[1].value == -good.outcomes[1].value > 0.02
     assert good.peer_accuracy == bad.peer_accuracy[::-1]
-    assert good.scores == bad.reference_scores
+    assert good.scores == bad.champion_scores
     assert 'failures="1"' in junit_xml("it", bad.outcomes)
 
 
@@ -113,7 +113,7 @@ def test_both_models_report_how_far_their_probe_is(trained, untrained, images):
     reports = []
     rules = [Rule("min", "coverage", 0)]
     check_model(
-        trained, *images, rules, probe=PROBE, reference=untrained, progress=lambda *report: reports.append(report)
+        trained, *images, rules, probe=PROBE, champion=untrained, progress=lambda *report: reports.append(report)
     )
     ends = [number for number, (done, total) in enumerate(reports) if done == total]
     assert len(ends) == 2
@@ -126,7 +126,7 @@ def test_an_exact_bound_is_kept_and_certainty_is_asked_for(trained, images):
     assert 0.9 < coverage <= 1
     rule = [Rule("min", "coverage", round(coverage, 6))]
     kept = check_model(trained, *images, rule, probe=PROBE).outcomes[0]
-    assert kept.kept
+    assert kept.passed
     assert not kept.certain
     assert not check_model(trained, *images, rule, probe=PROBE, certain=True).passed
     assert check_model(trained, *images, [Rule("min", "coverage", 0.5)], probe=PROBE, certain=True).passed
@@ -184,7 +184,7 @@ def test_an_undefined_score_is_no_verdict(trained, images):
         ("max: {area: .nan}", "max of area must be a finite number; got nan"),
         ("max_drop: {area: -1}", "max_drop of area must be at least 0; got -1"),
         ("max_drop: {nonfinite: 1}", "max_drop goes with accuracy, "),
-        ("max_drop: {peer_accuracy: 1}", "as the two versions judge each other; use min"),
+        ("max_drop: {peer_accuracy: 1}", "as the two models judge each other; use min"),
         ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
         ("settings: [1]", "settings must be of type dict"),
     ],

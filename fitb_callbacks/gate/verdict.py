@@ -1,0 +1,157 @@
+"""The verdict: what each rule asked for, what was measured, and whether it passes. No model, no file, no server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
+from fitb_callbacks.probing.result import FillInBlanksResult
+
+__all__ = ["Interval", "Measured", "ModelCheck", "Outcome", "decide"]
+
+Interval = tuple[float, float]
+"""Both ends of a 95% interval; NaN where there is none."""
+
+_ROUNDING = 1e-6  # scores are in single precision: 0.7 must count as at least 0.7
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one rule.
+
+    Attributes:
+        rule: The rule.
+        value: The candidate's score; for "max_drop", how much lower it is than the champion's.
+        interval: Ends of the value's 95% interval; NaN where there is none.
+        passed: Whether the rule passes.
+        certain: Whether every value in the interval leads to the same answer.
+    """
+
+    rule: Rule
+    value: float
+    interval: Interval
+    passed: bool
+    certain: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that rules can be about.
+
+    Attributes:
+        scores: Score of the candidate to its value; NaN where it is undefined.
+        intervals: Score to its 95% interval, where it has one.
+        drops: Score to how much lower it is than the champion's, with both ends of the 95% interval; empty without a
+            champion.
+    """
+
+    scores: Mapping[str, float]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    drops: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    def value(self, rule: Rule) -> tuple[float, Interval]:
+        """The value that a rule bounds, and its interval."""
+        if rule.kind == "max_drop":
+            value, low, high = self.drops[rule.key]
+            return value, (low, high)
+        return self.scores[rule.key], self.intervals.get(rule.key, (math.nan, math.nan))
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCheck:
+    """The verdict on a model, and everything it rests on.
+
+    Attributes:
+        outcomes: One for each rule, in the rules' order.
+        candidate: The candidate's probe.
+        champion: The champion's probe, with the same images and masks; None without a champion.
+        peer_accuracy: Share of the candidate's prototypes that the champion classifies as their label, and the other
+            way round, over all probe images; None without a champion.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    candidate: FillInBlanksResult
+    champion: FillInBlanksResult | None = None
+    peer_accuracy: tuple[float, float] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule passes."""
+        return all(outcome.passed for outcome in self.outcomes)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The candidate's scores, without those that are undefined."""
+        return _defined(self.candidate, self.peer_accuracy and self.peer_accuracy[0])
+
+    @property
+    def champion_scores(self) -> dict[str, float] | None:
+        """The champion's scores, without those that are undefined; None without a champion."""
+        if self.champion is None:
+            return None
+        return _defined(self.champion, self.peer_accuracy and self.peer_accuracy[1])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict as JSON types, without pictures."""
+        return {
+            "verdict": "passed" if self.passed else "refused",
+            "rules": [
+                {
+                    "rule": str(outcome.rule),
+                    "kind": outcome.rule.kind,
+                    "key": outcome.rule.key,
+                    "bound": outcome.rule.bound,
+                    "value": outcome.value,
+                    "interval": None if math.isnan(sum(outcome.interval)) else list(outcome.interval),
+                    "passed": outcome.passed,
+                    "certain": outcome.certain,
+                }
+                for outcome in self.outcomes
+            ],
+            "scores": self.scores,
+            "champion_scores": self.champion_scores,
+            "images": len(self.candidate.images),
+            "settings": dict(self.candidate.settings),
+        }
+
+
+def decide(rules: Sequence[Rule], measured: Measured, *, certain: bool = False) -> tuple[Outcome, ...]:
+    """Hold each rule against what was measured.
+
+    Args:
+        rules: The rules.
+        measured: The scores.
+        certain: Whether a rule passes only if the whole interval does.
+
+    Raises:
+        ValueError: If the score of a rule is undefined.
+
+    Example:
+        >>> measured = Measured({"coverage": 0.9}, {"coverage": (0.7, 1.0)})
+        >>> [outcome] = decide([Rule("min", "coverage", 0.8)], measured)
+        >>> outcome.passed, outcome.certain
+        (True, False)
+    """
+    outcomes = []
+    for rule in rules:
+        value, (low, high) = measured.value(rule)
+        if math.isnan(value):
+            raise ValueError(f"the score of the rule '{rule}' is undefined for this model and these images")
+        answers = [_within(rule, value), _within(rule, low), _within(rule, high)]
+        unsure = not (math.isnan(low) or math.isnan(high)) and len(set(answers)) > 1
+        passed = answers[0] and not (certain and unsure)
+        outcomes.append(Outcome(rule, value, (low, high), passed, certain=not unsure))
+    return tuple(outcomes)
+
+
+def _within(rule: Rule, value: float) -> bool:
+    """Whether a value respects the rule's bound; NaN never does."""
+    return value >= rule.bound - _ROUNDING if rule.kind == "min" else value <= rule.bound + _ROUNDING
+
+
+def _defined(result: FillInBlanksResult, peer: float | None) -> dict[str, float]:
+    scores = dict(result.metrics) | ({} if peer is None else {PEER_ACCURACY: peer})
+    return {name: value for name, value in scores.items() if not math.isnan(value)}
