@@ -1,4 +1,4 @@
-"""What the loggers get of the probes of one epoch: scores, pictures and records."""
+"""What loggers get for one epoch: scores, pictures and records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fitb_callbacks.plotting.prototypes import prototype_grid
 from fitb_callbacks.plotting.tiles import Picture, prototype_tile
 from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
 from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.scoring.catalogue import class_key
+from fitb_callbacks.scoring.catalogue import KEY_METRICS, class_key
 from fitb_callbacks.scoring.classification import answer_counts
 
 __all__ = ["Logged", "compose", "give"]
@@ -26,10 +26,10 @@ _MOST_CLASSES = 20
 
 @dataclass(frozen=True)
 class Logged:
-    """What one logger gets, and at which step.
+    """What every logger gets for one epoch.
 
     Attributes:
-        step: That of the epoch's metrics.
+        step: The step of the epoch's metrics.
         scores: Key, with prefix, to value; undefined ones are left out.
         pictures: Name, with prefix, to picture.
         records: For `fitb report`, one a probe.
@@ -51,6 +51,7 @@ def compose(
     prefix: str,
     judge: str | None,
     draw: bool = True,
+    all_scores: bool = True,
 ) -> Logged:
     """Make what the loggers get.
 
@@ -58,11 +59,13 @@ def compose(
         results: One a masking; the first one's keys are ``prefix/name``, those of others ``prefix/masking/name``.
         metrics: Of `fitb_callbacks.callback.comparison.scores_of`.
         timelines: Masking to the earlier probes, to which these are added.
-        epoch: That was probed.
+        epoch: The epoch that was probed.
         step: The step at which the epoch's metrics are logged.
         prefix: What the keys begin with.
-        judge: What the judge is, in words.
-        draw: Whether there are pictures and records, which need Pillow.
+        judge: The judge in words.
+        draw: Whether to make pictures and records, which need Pillow.
+        all_scores: Whether to log every score, also for each class, rather than the key ones only. Records, and so the
+            report, always hold all.
     """
     pictures, drawn = {}, results if draw else []
     for result in drawn:
@@ -75,7 +78,10 @@ def compose(
         pictures[f"{within}timeline"] = timeline_picture(timeline, [cell.name for cell in cells])
     if draw:
         pictures["confusion"] = _confusion(results[0])
-    scores = {f"{prefix}/{name}": value for name, value in metrics.items()} | _of_classes(results[0], prefix)
+    logged = {name: value for name, value in metrics.items() if all_scores or name.rpartition("/")[2] in KEY_METRICS}
+    scores = {f"{prefix}/{name}": value for name, value in logged.items()}
+    if all_scores:
+        scores |= _of_classes(results[0], prefix)
     times = {name: metrics[name] for name in ("seconds", "overhead")}
     records = [
         make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
@@ -90,7 +96,11 @@ def compose(
 
 
 def give(logger: Logger, logged: Logged) -> bool:
-    """Give it to a logger; returns whether it took the pictures."""
+    """Log everything to one logger.
+
+    Returns:
+        Whether the logger took the pictures.
+    """
     separator = logger.group_separator
     log_scores(logger, {key.replace("/", separator): value for key, value in logged.scores.items()}, logged.step)
     # One picture after the other: a logger takes all or none
@@ -109,7 +119,7 @@ def _confusion(result: FillInBlanksResult) -> Picture:
 
 
 def _of_classes(result: FillInBlanksResult, prefix: str) -> dict[str, float]:
-    """Scores of the first classes among the probe images, by key."""
+    """Scores of the first 20 classes, by key."""
     return {
         class_key(prefix, score, result.class_name(label)): values[label]
         for score, values in result.per_class.items()

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -19,25 +19,50 @@ if TYPE_CHECKING:
     from fitb_callbacks.plotting.tiles import Picture
     from fitb_callbacks.probing.result import FillInBlanksResult
 
-__all__ = ["FORMAT", "KEYS", "make_record"]
+__all__ = ["FORMAT", "KEYS", "Record", "make_record"]
 
 FORMAT = "fitb-callbacks record 2"
-KEYS = {
-    *(
-        "format",
-        "prefix",
-        "epoch",
-        "step",
-        "scores",
-        "intervals",
-        "verdict",
-        "settings",
-        "images",
-        "classes",
-        "number",
-    ),
-    *("per_class", "answers", "confusion", "pictures"),
-}
+
+
+class Record(TypedDict):
+    """One probe as JSON types. Scores that are undefined are None.
+
+    Attributes:
+        format: `FORMAT`.
+        prefix: What the keys of the scores begin with in the loggers.
+        epoch: When it was probed.
+        step: The step of the loggers.
+        scores: Score name, without prefix, to value.
+        intervals: Score name to the ends of its 95% interval.
+        verdict: Of `fitb_callbacks.scoring.interpretation.verdict`.
+        settings: Those of the result.
+        images: Number of probe images.
+        classes: Names of the first 64 classes.
+        number: Number of probe images of each.
+        per_class: Score name to its value for each.
+        answers: "model" or "judge" to what each class's first prototype is taken for; None for nothing.
+        confusion: The same to counts, see `fitb_callbacks.scoring.classification.answer_counts`.
+        pictures: "image", "update" and "prototype" to a strip of tiles, one a class, as a data URI.
+    """
+
+    format: str
+    prefix: str
+    epoch: int
+    step: int
+    scores: dict[str, float | None]
+    intervals: dict[str, list[float | None]]
+    verdict: dict[str, str]
+    settings: dict[str, Any]
+    images: int
+    classes: list[str]
+    number: list[int]
+    per_class: dict[str, list[float | None]]
+    answers: dict[str, list[str | None]]
+    confusion: dict[str, list[list[int]]]
+    pictures: dict[str, str]
+
+
+KEYS = Record.__required_keys__
 """What every record holds."""
 
 _MOST_CLASSES = 64
@@ -53,11 +78,11 @@ def make_record(
     step: int = 0,
     prefix: str = "fitb",
     judge: str | None = None,
-) -> dict[str, Any]:
-    """What a report shows of one probe, as JSON types.
+) -> Record:
+    """Make the record of one probe.
 
-    Pictures are strips of tiles, a tile a class, of the class's first probe image, as WebP in data URIs. Tiles of more
-    than 40 pixels are compressed with a loss, those of more than 96 shrunk. The first 64 classes are shown.
+    Pictures are strips of WebP tiles, one per class, of the class's first probe image. Tiles of more than 40 pixels are
+    compressed with a loss, those of more than 96 shrunk. Only the first 64 classes are kept.
 
     Args:
         result: What the probe found.

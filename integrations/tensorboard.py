@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from fitb_callbacks.integrations import folder
+from fitb_callbacks.scoring.catalogue import GROUPS, group_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["lay_out_scores", "write_picture", "write_record"]
 
-_CHARTS = {
-    "as a judge sees it": ("structure", "judge_accuracy", "judge_ceiling", "null_accuracy"),
-    "as the model itself sees it": ("accuracy", "accuracy_all", "f1_macro", "coverage"),
-    "breadth and reliability": ("area", "reliability"),
-    "change since the last probe": ("carryover_accuracy", "drift"),
-}
 _laid_out: WeakKeyDictionary[SummaryWriter, set[str]] = WeakKeyDictionary()
 
 
@@ -47,7 +42,7 @@ def write_record(writer: SummaryWriter, record: Mapping[str, Any]) -> None:
 
 
 def lay_out_scores(writer: SummaryWriter, prefix: str) -> None:
-    """Group the scores in four charts on TensorBoard's page Custom Scalars, once a writer and prefix.
+    """Chart the scores, one chart a group, on TensorBoard's page Custom Scalars, once a writer and prefix.
 
     A run has one layout there, the last one written: one of your own has to be written after the first probe.
 
@@ -62,8 +57,8 @@ def lay_out_scores(writer: SummaryWriter, prefix: str) -> None:
     writer.add_custom_scalars(
         {
             each: {
-                title: ["Multiline", [f"^{re.escape(f'{each}/{name}')}$" for name in names]]
-                for title, names in _CHARTS.items()
+                title: ["Multiline", [f"^{re.escape(f'{each}/{name}')}$" for name in group_of(title)]]
+                for title in GROUPS
             }
             for each in sorted(prefixes)
         }

@@ -13,7 +13,6 @@ from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.update_quality import effective_area
 
 __all__ = [
-    "RESAMPLED",
     "check_comparable",
     "differences",
     "interval",
@@ -24,12 +23,6 @@ __all__ = [
 
 _LEVEL = 0.95
 _NUMBER = 2000
-
-RESAMPLED = (
-    *("accuracy", "f1_macro", "f1_weighted", "coverage", "accuracy_all", "f1_macro_all", "f1_weighted_all"),
-    *("area", "reliability", "judge_accuracy", "judge_f1_macro", "judge_excess", "structure"),
-)
-"""Scores that are made of values of single images, and so can be resampled."""
 
 
 def differences(
@@ -132,7 +125,7 @@ def resampled_scores(result: FillInBlanksResult, rows: Tensor) -> dict[str, Tens
         rows: Row numbers of the images, shape ``(R, n)``.
 
     Returns:
-        Score (those of `RESAMPLED` that the result has) to its values, shape ``(R,)``.
+        Score (those of `fitb_callbacks.scoring.catalogue.RESAMPLED` that the result has) to its values, shape ``(R,)``.
     """
     labels, num_classes = result.labels[rows], int(result.settings["num_classes"])
     covered = result.covered[rows]

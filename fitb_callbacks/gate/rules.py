@@ -9,8 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fitb_callbacks.gate.bootstrap import RESAMPLED
-from fitb_callbacks.scoring.catalogue import METRICS
+from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
 from fitb_callbacks.utils.validation import check_number
 
 __all__ = ["PEER_ACCURACY", "Rule", "Rules", "parse_values"]
@@ -19,7 +18,6 @@ PEER_ACCURACY = "peer_accuracy"
 """Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
 as wrong. Only there with a champion."""
 
-_OVER_TRAINING = ("carryover_accuracy", "drift", "seconds")  # they need an earlier probe, or are not about the model
 _KINDS = {"min": "at least", "max": "at most", "max_drop": "lower than the champion's by at most"}
 
 
@@ -51,7 +49,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key.removeprefix("fitb/"))
-        allowed = [name for name in METRICS if name not in _OVER_TRAINING] + [PEER_ACCURACY]
+        if self.key in METRICS and METRICS[self.key].scope != "model":
+            raise ValueError(f"{self.kind}: {self.key} describes a training run, not a model; no rule can bound it")
+        allowed = [name for name, metric in METRICS.items() if metric.scope == "model"] + [PEER_ACCURACY]
         if self.key not in allowed:
             near = get_close_matches(self.key, allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"

@@ -1,108 +1,62 @@
-"""Every logged score, documented once: the README's table and the callback's docstring are made from this."""
+"""Every score, described once: what is logged, charted, bounded by rules and documented follows from this table."""
 
 from __future__ import annotations
 
 import re
 import zlib
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-__all__ = ["METRICS", "Metric", "class_key", "metrics_table"]
+__all__ = ["GROUPS", "KEY_METRICS", "METRICS", "RESAMPLED", "Group", "Metric", "class_key", "group_of", "metrics_table"]
+
+Group = Literal[
+    "What a judge sees",
+    "What the model itself sees",
+    "Breadth and reliability",
+    "Change since the last probe",
+    "Cost",
+]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""Headings under which scores are shown, in reading order."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score means.
+    """What a score means, and where it is shown.
 
     Attributes:
         meaning: What is measured.
-        better: "higher", "lower" or "neither".
+        better: Which values are better.
         bounds: The smallest and largest possible value, as text.
         chance: What a model that learned nothing gets.
         when_low: How to read a low value (or a high one, where lower is better).
         source: Where the definition comes from.
+        group: Heading under which it is shown.
+        default: Whether loggers get it unasked.
+        scope: "model" if it describes a model, so that a rule may bound it; "training" if it compares with an earlier
+            probe or describes the run.
+        needs_judge: Whether it exists only with a judge.
+        resampled: Whether it is made of values of single images, so that a bootstrap over images gives its interval.
+        per_class: Whether it is known for each class, too.
         undefined: What monitors see where the value is not defined (NaN); None: nothing.
-        needs_judge: Whether it is there only if there is a judge.
     """
 
     meaning: str
-    better: str
+    better: Literal["higher", "lower", "neither"]
     bounds: str
     chance: str
     when_low: str
     source: str
-    undefined: float | None = 0.0
+    group: Group
+    default: bool = False
+    scope: Literal["model", "training"] = "model"
     needs_judge: bool = False
+    resampled: bool = False
+    per_class: bool = False
+    undefined: float | None = 0.0
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(
-        meaning="Share of the covered images' prototypes that the model itself classifies as their label "
-        "(self-consistency)",
-        better="higher",
-        bounds="0 to 1",
-        chance="none: a model recognises its own gradient, so an untrained one can score 1 on the few images it covers",
-        when_low="The filled-in structure is not what the model reads as the class: early training, or a threshold "
-        "that does not suit the data",
-        source="paper, section 4.3 and table 1",
-    ),
-    "f1_macro": Metric(
-        meaning="F1 of the same classification, averaged over the classes that have a covered image",
-        better="higher",
-        bounds="0 to 1",
-        chance="none, as for accuracy",
-        when_low="Some classes have no recognisable prototype, although others do",
-        source="paper, section 4.3 and table 1",
-    ),
-    "f1_weighted": Metric(
-        meaning="F1 of the same classification, averaged over classes by their number of covered images",
-        better="higher",
-        bounds="0 to 1",
-        chance="none, as for accuracy",
-        when_low="As for accuracy",
-        source="paper, section 4.3 and table 1",
-    ),
-    "coverage": Metric(
-        meaning="Share of the probe images for which the model predicted the label under at least one mask; only "
-        "these have a prototype",
-        better="higher",
-        bounds="0 to 1",
-        chance="1 / classes (a model that predicts one class for everything)",
-        when_low="The model is wrong on many probe images: the other scores speak of the rest only",
-        source="paper, section 4.1 (the selection of masks)",
-    ),
-    "nonfinite": Metric(
-        meaning="Share of the masked images whose update held NaN or infinity, and was left out",
-        better="lower",
-        bounds="0 to 1",
-        chance="0",
-        when_low="A high value: the model diverges, or its precision does not hold its gradients",
-        source="this package",
-    ),
-    "accuracy_all": Metric(
-        meaning="Self-consistency over all probe images, an uncovered one counting as wrong",
-        better="higher",
-        bounds="0 to 1",
-        chance="1 / classes",
-        when_low="The model is wrong on many probe images, or does not recognise its prototypes. A high value is no "
-        "proof: a planted mark can give 1",
-        source="this package, after the paper, section 4.3",
-    ),
-    "f1_macro_all": Metric(
-        meaning="Macro F1 over all probe images, an uncovered one counting as wrong",
-        better="higher",
-        bounds="0 to 1",
-        chance="at most 1 / classes",
-        when_low="As for accuracy_all; some classes have no recognisable prototype",
-        source="this package, after the paper, section 4.3",
-    ),
-    "f1_weighted_all": Metric(
-        meaning="Weighted F1 over all probe images, an uncovered one counting as wrong",
-        better="higher",
-        bounds="0 to 1",
-        chance="at most 1 / classes",
-        when_low="As for accuracy_all",
-        source="this package, after the paper, section 4.3",
-    ),
     "structure": Metric(
         meaning="The headline: does the filled-in structure show the class to a judge, broadly? The judge's excess "
         "over chance, reduced where the update covers less than half the area that noise would",
@@ -114,6 +68,9 @@ METRICS: dict[str, Metric] = {
         "does not exclude a shortcut",
         source="this package, docs/scores.md",
         needs_judge=True,
+        group="What a judge sees",
+        default=True,
+        resampled=True,
     ),
     "judge_accuracy": Metric(
         meaning="Share of all probe images whose prototype the judge classifies as their label, an uncovered one "
@@ -125,15 +82,10 @@ METRICS: dict[str, Metric] = {
         "that cannot classify the images themselves says nothing",
         source="this package, docs/scores.md",
         needs_judge=True,
-    ),
-    "judge_f1_macro": Metric(
-        meaning="Macro F1 of the same judgement",
-        better="higher",
-        bounds="0 to 1",
-        chance="at most 1 / classes",
-        when_low="Some classes are never recognised by the judge",
-        source="this package, docs/scores.md",
-        needs_judge=True,
+        group="What a judge sees",
+        default=True,
+        resampled=True,
+        per_class=True,
     ),
     "judge_ceiling": Metric(
         meaning="Share of the probe images themselves, unmasked, that the judge classifies as their label",
@@ -144,6 +96,8 @@ METRICS: dict[str, Metric] = {
         "judge_accuracy and structure",
         source="this package, docs/scores.md",
         needs_judge=True,
+        group="What a judge sees",
+        default=True,
     ),
     "null_accuracy": Metric(
         meaning="The judge's accuracy on structureless updates, the better of patch-permuted and equal-norm noise",
@@ -154,6 +108,8 @@ METRICS: dict[str, Metric] = {
         "images",
         source="this package, docs/scores.md",
         needs_judge=True,
+        group="What a judge sees",
+        default=True,
     ),
     "judge_excess": Metric(
         meaning="Judge accuracy above the null: (judge - null) / (1 - null)",
@@ -163,6 +119,99 @@ METRICS: dict[str, Metric] = {
         when_low="As for judge_accuracy",
         source="this package, docs/scores.md",
         needs_judge=True,
+        group="What a judge sees",
+        resampled=True,
+    ),
+    "judge_f1_macro": Metric(
+        meaning="Macro F1 of the same judgement",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="Some classes are never recognised by the judge",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+        group="What a judge sees",
+        resampled=True,
+    ),
+    "accuracy": Metric(
+        meaning="Share of the covered images' prototypes that the model itself classifies as their label "
+        "(self-consistency)",
+        better="higher",
+        bounds="0 to 1",
+        chance="none: a model recognises its own gradient, so an untrained one can score 1 on the few images it covers",
+        when_low="The filled-in structure is not what the model reads as the class: early training, or a threshold "
+        "that does not suit the data",
+        source="paper, section 4.3 and table 1",
+        group="What the model itself sees",
+        default=True,
+        resampled=True,
+        per_class=True,
+    ),
+    "f1_macro": Metric(
+        meaning="F1 of the same classification, averaged over the classes that have a covered image",
+        better="higher",
+        bounds="0 to 1",
+        chance="none, as for accuracy",
+        when_low="Some classes have no recognisable prototype, although others do",
+        source="paper, section 4.3 and table 1",
+        group="What the model itself sees",
+        default=True,
+        resampled=True,
+    ),
+    "f1_weighted": Metric(
+        meaning="F1 of the same classification, averaged over classes by their number of covered images",
+        better="higher",
+        bounds="0 to 1",
+        chance="none, as for accuracy",
+        when_low="As for accuracy",
+        source="paper, section 4.3 and table 1",
+        group="What the model itself sees",
+        default=True,
+        resampled=True,
+    ),
+    "coverage": Metric(
+        meaning="Share of the probe images for which the model predicted the label under at least one mask; only "
+        "these have a prototype",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes (a model that predicts one class for everything)",
+        when_low="The model is wrong on many probe images: the other scores speak of the rest only",
+        source="paper, section 4.1 (the selection of masks)",
+        group="What the model itself sees",
+        default=True,
+        resampled=True,
+        per_class=True,
+    ),
+    "accuracy_all": Metric(
+        meaning="Self-consistency over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="The model is wrong on many probe images, or does not recognise its prototypes. A high value is no "
+        "proof: a planted mark can give 1",
+        source="this package, after the paper, section 4.3",
+        group="What the model itself sees",
+        resampled=True,
+    ),
+    "f1_macro_all": Metric(
+        meaning="Macro F1 over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="As for accuracy_all; some classes have no recognisable prototype",
+        source="this package, after the paper, section 4.3",
+        group="What the model itself sees",
+        resampled=True,
+    ),
+    "f1_weighted_all": Metric(
+        meaning="Weighted F1 over all probe images, an uncovered one counting as wrong",
+        better="higher",
+        bounds="0 to 1",
+        chance="at most 1 / classes",
+        when_low="As for accuracy_all",
+        source="this package, after the paper, section 4.3",
+        group="What the model itself sees",
+        resampled=True,
     ),
     "area": Metric(
         meaning="Effective area of the update: participation ratio of its positive part, the mean over covered images",
@@ -171,6 +220,9 @@ METRICS: dict[str, Metric] = {
         chance="0.32 (1 / pi) for noise",
         when_low="The model looks at a small spot: a planted mark, or a small object",
         source="this package, docs/scores.md",
+        group="Breadth and reliability",
+        default=True,
+        resampled=True,
     ),
     "reliability": Metric(
         meaning="Split-half reliability of the mean update: correlation of the means of two halves of the masks, "
@@ -180,6 +232,17 @@ METRICS: dict[str, Metric] = {
         chance="0",
         when_low="The prototypes would look different with other masks: take more of them",
         source="Spearman and Brown, 1910",
+        group="Breadth and reliability",
+        resampled=True,
+    ),
+    "nonfinite": Metric(
+        meaning="Share of the masked images whose update held NaN or infinity, and was left out",
+        better="lower",
+        bounds="0 to 1",
+        chance="0",
+        when_low="A high value: the model diverges, or its precision does not hold its gradients",
+        source="this package",
+        group="Breadth and reliability",
     ),
     "carryover_accuracy": Metric(
         meaning="Share of the last probe's prototypes, over all its images, that the model as it is now classifies as "
@@ -189,6 +252,8 @@ METRICS: dict[str, Metric] = {
         chance="1 / classes",
         when_low="What counts as the class is still changing from epoch to epoch",
         source="this package",
+        group="Change since the last probe",
+        scope="training",
     ),
     "drift": Metric(
         meaning="1 - cosine between the class-mean updates of this probe and of the last, the mean over classes",
@@ -198,6 +263,9 @@ METRICS: dict[str, Metric] = {
         when_low="A high value: the learned structure is still moving, or moves again",
         source="this package",
         undefined=2.0,
+        group="Change since the last probe",
+        default=True,
+        scope="training",
     ),
     "seconds": Metric(
         meaning="Wall-clock time of the probe",
@@ -207,6 +275,9 @@ METRICS: dict[str, Metric] = {
         when_low="A high value: take fewer masks or probe images",
         source="this package",
         undefined=None,
+        group="Cost",
+        default=True,
+        scope="training",
     ),
     "overhead": Metric(
         meaning="That time as a share of the epoch's own, see ``max_overhead``",
@@ -216,9 +287,27 @@ METRICS: dict[str, Metric] = {
         when_low="A high value: the epochs are too short for a probe each; a low one costs nothing",
         source="this package",
         undefined=None,
+        group="Cost",
+        scope="training",
     ),
 }
-"""Score name, without the prefix, to what it means."""
+"""Score name, without the prefix, to what it means; in reading order."""
+
+KEY_METRICS = tuple(name for name, metric in METRICS.items() if metric.default)
+"""The scores that loggers get unasked."""
+
+RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.resampled)
+"""The scores that a bootstrap over images gives intervals of."""
+
+
+def group_of(group: Group) -> tuple[str, ...]:
+    """Names of the scores under a heading.
+
+    Example:
+        >>> group_of("Cost")
+        ('seconds', 'overhead')
+    """
+    return tuple(name for name, metric in METRICS.items() if metric.group == group)
 
 
 _LONGEST_NAME = 80

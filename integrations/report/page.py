@@ -9,25 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fitb_callbacks._version import __version__
-from fitb_callbacks.scoring.catalogue import METRICS
+from fitb_callbacks.scoring.catalogue import GROUPS, METRICS, group_of
 
 __all__ = ["render_report"]
 
-_GROUPS = {
-    "As a judge sees it": (
-        "structure",
-        "judge_accuracy",
-        "judge_excess",
-        "judge_f1_macro",
-        "judge_ceiling",
-        "null_accuracy",
-    ),
-    "As the model itself sees it": (
-        *("accuracy", "accuracy_all", "f1_macro", "f1_macro_all", "f1_weighted", "f1_weighted_all", "coverage"),
-    ),
-    "Breadth and reliability": ("area", "reliability", "nonfinite"),
-    "Change since the last probe": ("carryover_accuracy", "drift"),
-}
 _DIGITS = 5
 
 
@@ -77,8 +62,6 @@ def _page_data(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         described = settings.setdefault(json.dumps(record["settings"]), len(settings))
         key = (record["prefix"], record["settings"]["masking"], *record["classes"])
         series.setdefault(key, []).append(_rounded({**record, "pictures": drawn, "settings": described}))
-    grouped = {name for names in _GROUPS.values() for name in names}
-    others = tuple(name for name in METRICS if name not in grouped)
     return {
         "series": [
             {"name": f"{prefix}, {masking}, {len(classes)} classes", "records": each}
@@ -86,7 +69,7 @@ def _page_data(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ],
         "pictures": list(pictures),
         "settings": [json.loads(each) for each in settings],
-        "groups": {**_GROUPS, "Cost": others},
+        "groups": {group: group_of(group) for group in GROUPS},
         "metrics": {name: dataclasses.asdict(metric) for name, metric in METRICS.items()},
     }
 

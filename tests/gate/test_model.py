@@ -9,11 +9,12 @@ from torch import nn
 
 import warm_process
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.gate.bootstrap import RESAMPLED, differences, resampled_scores, resamples
+from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resamples
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
 from fitb_callbacks.models.steadiness import check_steady
+from fitb_callbacks.scoring.catalogue import RESAMPLED
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 
 PROBE = FillInBlanks(num_masks=16)
@@ -179,11 +180,12 @@ def test_an_undefined_score_is_no_verdict(trained, images):
         ("least: {coverage: 1}", "there is no least; there are min, max"),
         ("min: coverage", "min must be of type dict; got 'coverage'"),
         ("min: {cover: 1}", "there is no score 'cover'; did you mean coverage"),
-        ("min: {drift: 1}", "there is no score 'drift'"),
+        ("min: {drift: 1}", "min: drift describes a training run, not a model"),
+        ("max: {overhead: 1}", "max: overhead describes a training run, not a model"),
         ("min: {coverage: true}", "min of coverage must be a finite number; got True"),
         ("max: {area: .nan}", "max of area must be a finite number; got nan"),
         ("max_drop: {area: -1}", "max_drop of area must be at least 0; got -1"),
-        ("max_drop: {nonfinite: 1}", "max_drop goes with accuracy, "),
+        ("max_drop: {nonfinite: 1}", "max_drop goes with structure, "),
         ("max_drop: {peer_accuracy: 1}", "as the two models judge each other; use min"),
         ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
         ("settings: [1]", "settings must be of type dict"),
