@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from fitb_callbacks.gate.bootstrap import RESAMPLED, differences, interval, resampled_scores, resamples
+from fitb_callbacks.gate.bootstrap import differences, interval, resampled_scores, resamples
 from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
 from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, decide
 from fitb_callbacks.models.logits import LogitsFn
@@ -130,7 +130,7 @@ def _measured(
     """Scores, intervals and drops of a candidate."""
     scores = dict(candidate.metrics)
     resampled = resampled_scores(candidate, resamples(candidate.labels, seed=0))
-    intervals: dict[str, Interval] = {key: interval(resampled[key]) for key in RESAMPLED if key in resampled}
+    intervals: dict[str, Interval] = {key: interval(values) for key, values in resampled.items()}
     intervals |= candidate.intervals
     if peer is not None:
         scores[PEER_ACCURACY] = peer

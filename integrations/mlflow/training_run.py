@@ -75,6 +75,7 @@ def link_training_scores(client: MlflowClient, model: RegistryModel) -> int:
 
     Example:
         >>> import mlflow, tempfile
+        >>> from fitb_callbacks.integrations.mlflow.lookup import find_model
         >>> client = mlflow.MlflowClient(f"sqlite:///{tempfile.mkdtemp()}/mlflow.db")
         >>> run_id = client.create_run("0").info.run_id
         >>> client.log_metric(run_id, "fitb/coverage", 0.5)
