@@ -35,11 +35,12 @@ from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.demo import SmallCNN
 from fitb_callbacks.probing.autotune import _plans
 from fitb_callbacks.probing.masks import random_masks
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 MASKS = 256
 MANY = 10_000
 BFLOAT16 = torch.autocast("cpu", torch.bfloat16)
-MASKING = {"height": 28, "width": 28, "patch_size": 2, "mask_ratio": 0.25, "seed": 0}
+MASKING = {"grid": PatchGrid(28, 28, patch_size=2), "mask_ratio": 0.25, "seed": 0}
 
 
 def trained_network() -> tuple[SmallCNN, Tensor, Tensor]:

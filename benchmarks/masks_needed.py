@@ -33,13 +33,14 @@ from paper_models import MODELS, accuracy, fashion_mnist, mnist, per_class, trai
 
 from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.probing.adjustment import patch_factors
-from fitb_callbacks.probing.masks import patch_of_pixel, random_masks
+from fitb_callbacks.probing.masks import random_masks
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 SIDE, PATCH, RATIO = 28, 2, 0.25
-GRID = {"height": SIDE, "width": SIDE, "patch_size": PATCH}
+GRID = PatchGrid(SIDE, SIDE, PATCH)
 PATCHES = (SIDE // PATCH) ** 2
 HIDDEN = round(RATIO * PATCHES)
-PATCH_OF_VALUE = patch_of_pixel(SIDE, SIDE, PATCH).flatten()
+PATCH_OF_VALUE = GRID.patch_of_pixel().flatten()
 REFERENCE = 10_000  # kept masks
 BUDGETS = (32, 64, 128, 256, 512, 1024)
 GOALS = (0.98, 0.99)
@@ -297,17 +298,17 @@ def correlation(first: Tensor, second: Tensor) -> float:
 
 def independent(indices: Tensor, seed: int) -> Tensor:
     """Uniform masks that know nothing of each other: one of each round of the package's."""
-    return patches_of(random_masks(4 * indices, **GRID, mask_ratio=RATIO, seed=seed))
+    return patches_of(random_masks(4 * indices, GRID, mask_ratio=RATIO, seed=seed))
 
 
 def partitions(indices: Tensor) -> Tensor:
     """The package's masks: four consecutive ones hide every patch once."""
-    return patches_of(random_masks(indices, **GRID, mask_ratio=RATIO, seed=3))
+    return patches_of(random_masks(indices, GRID, mask_ratio=RATIO, seed=3))
 
 
 def disjoint_pairs(indices: Tensor) -> Tensor:
     """Two of the four; complements exist only at a ratio of 0.5."""
-    return patches_of(random_masks(indices // 2 * 4 + indices % 2, **GRID, mask_ratio=RATIO, seed=4))
+    return patches_of(random_masks(indices // 2 * 4 + indices % 2, GRID, mask_ratio=RATIO, seed=4))
 
 
 def stratified(indices: Tensor) -> Tensor:
@@ -432,7 +433,7 @@ def predicted_size(pool: Pool, known: Known) -> tuple[Tensor, Tensor]:
 @cache
 def free_hidden() -> Tensor:
     """Masks that no model has to see."""
-    return patches_of(random_masks(torch.arange(4096), **GRID, mask_ratio=RATIO, seed=7))
+    return patches_of(random_masks(torch.arange(4096), GRID, mask_ratio=RATIO, seed=7))
 
 
 def adjusted(pool: Pool, known: Known) -> Tensor:

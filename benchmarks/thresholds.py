@@ -30,7 +30,8 @@ from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.probing.masks import random_masks
 from fitb_callbacks.probing.moments import Moments
 from fitb_callbacks.probing.transform import threshold
-from fitb_callbacks.probing.updates import gradient_update
+from fitb_callbacks.probing.updates import GradientUpdate
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 DATA = {"MNIST": mnist, "Fashion-MNIST": fashion_mnist}
 Transform = Callable[[Tensor, Tensor], Tensor]
@@ -92,11 +93,13 @@ def random_moments(model: torch.nn.Module, images: Tensor, labels: Tensor, num_m
     moments = Moments.zeros(tuple(images.shape))
     with preserve_model_state(model):
         for indices in torch.arange(num_masks).split(4):
-            visible = random_masks(indices, height=28, width=28, patch_size=2, mask_ratio=0.25, seed=0)[:, None, None]
+            visible = random_masks(indices, PatchGrid(28, 28, 2), mask_ratio=0.25, seed=0)[:, None, None]
             masked = (images * visible).flatten(0, 1)
-            update, predicted, _ = gradient_update(classifier(model), masked, labels.repeat(len(indices)))
-            update = update.view(len(indices), *images.shape) * ~visible
-            moments.add(update, predicted.view(len(indices), -1) == labels)
+            of = labels.repeat(len(indices))
+            shown = visible.expand(-1, len(images), -1, -1, -1).flatten(0, 1)
+            found = GradientUpdate().find(classifier(model), masked, of, shown, keys=torch.zeros_like(of))
+            update = found.values.view(len(indices), *images.shape) * ~visible
+            moments.add(update, found.predicted.view(len(indices), -1) == labels)
     return moments
 
 

@@ -59,7 +59,7 @@ def ablate(
             raise ValueError(f"--checkpoint must be given with data of your own; --data is {data}")
         chosen = open_images(data, per_class=images_per_class, data_dir=data_dir)
         for ratio, size in product(mask_ratio, patch_size):  # before a network is trained for nothing
-            replace(probe, mask_ratio=ratio, patch_size=size).resolved_patch_size(chosen.images)
+            replace(probe, mask_ratio=ratio, patch_size=size).patch_grid(chosen.images)
         output.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
             module, checkpoint = _DEMO_MODULE, output / f"{data}.ckpt"

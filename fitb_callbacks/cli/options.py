@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fitb_callbacks.probing.settings import MaskingName
+
 __all__ = [
     "DATA_HELP", "AllowPickle", "ClassPath", "DataDir", "DataSet", "ImagesPerClass", "MaskRatio", "Masking",
     "MaxImages", "NumMasks", "PatchSize", "Reference", "Seed",
@@ -34,7 +36,7 @@ Reference = Annotated[
 ]
 ImagesPerClass = Annotated[int, typer.Option(min=1, help="Probe images of each class.")]
 MaxImages = Annotated[int, typer.Option(min=1, help="Most probe images in all.")]
-Masking = Annotated[str, typer.Option(help="random or progressive.")]
+Masking = Annotated[MaskingName, typer.Option(help="How patches are hidden.")]
 NumMasks = Annotated[int, typer.Option(min=1, help="Masks an image.")]
 MaskRatio = Annotated[float, typer.Option(help="Share of the patches that a random mask hides.")]
 PatchSize = Annotated[int | None, typer.Option(help="In pixels; by default about 14 patches on the shorter side.")]

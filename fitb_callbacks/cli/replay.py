@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fitb_callbacks.cli import options
 from fitb_callbacks.cli.console import exit_on_error, work_bar
+from fitb_callbacks.probing.settings import MaskingName
 
 __all__ = ["replay"]
 
@@ -33,7 +34,9 @@ def replay(
     allow_pickle: options.AllowPickle = False,
     images_per_class: options.ImagesPerClass = 4,
     max_images: options.MaxImages = 64,
-    masking: Annotated[list[str], typer.Option(help="random or progressive; give it once for each.")] = ["random"],  # noqa: B006
+    masking: Annotated[list[MaskingName], typer.Option(help="How patches are hidden; give it once for each.")] = [
+        "random"
+    ],  # noqa: B006
     num_masks: options.NumMasks = 256,
     mask_ratio: options.MaskRatio = 0.25,
     patch_size: options.PatchSize = None,

@@ -151,7 +151,7 @@ def ablate(
         for ratio in mask_ratios
     }
     for setting in settings.values():
-        setting.resolved_patch_size(images)
+        setting.patch_grid(images)
     if folder is not None:
         _claim(Path(folder), _fingerprint(model, images, labels, probe))
 

@@ -1,89 +1,82 @@
-"""Fewer masks for a good mean: what of each patch's mean is the luck of the draw is estimated, and taken out."""
+"""Regression adjustment that reduces the sampling error of mean updates: fewer masks for the same precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MOST_MASKS", "Adjustment", "patch_factors"]
+from fitb_callbacks.utils.arithmetic import safe_divide
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
-MOST_MASKS = 2048
-"""Masks an image up to which means are adjusted. With more, chance has little left to say."""
+__all__ = ["Adjustment", "patch_factors"]
 
 _FREE_MASKS = 4096
-"""Masks without a run of the model, over which predicted sizes are averaged, at most."""
+"""Most masks, without a run of the model, over which predicted sizes are averaged."""
 
 _FREE_SHARE = 16
-"""And for each mask with a run: so many that their noise does not matter."""
+"""How many of them for each mask with a run: enough for their noise not to matter."""
 
 _PENALTY = 8.0
-"""Of the ridge regression, where a patch of usual content has size 1. Halving or doubling it changes little."""
+"""Penalty of the ridge regression, where a patch of usual content has size 1. Halving or doubling it changes little."""
 
 _STEPS = 16
-"""Of the conjugate gradients, which by then are as near to the regression as is of use."""
+"""Steps of the conjugate gradients, by which they have come close enough to the regression."""
 
 _MISFIT = 0.25
-"""How far predicted sizes are trusted: their means may be wrong by so much of themselves."""
+"""How wrong the means of predicted sizes may be, as a share of themselves."""
 
-_TOGETHER = 64
+_SMALLEST_DOUBT = 1e-7
+"""As in `fitb_callbacks.probing.updates`: below it a gradient's size says nothing any more."""
+
+_IMAGES_AT_ONCE = 64
 """Images whose predictions are held at a time."""
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What is needed to adjust the mean updates of some images under random masks, see `patch_factors`.
+    """Adjusts the mean updates of some images under random masks, see `patch_factors`.
 
     Attributes:
-        visible: From indices of masks ``(K,)`` to their visible pixels, boolean, shape ``(K, H, W)``.
-        patch_size: Side of a patch in pixels.
-        change: What hiding each patch takes away from the image, see `Adjustment.of`; shape ``(N, P)``.
+        grid: The patches of an image.
+        change: How much hiding each patch takes away from the image, see `Adjustment.for_images`; shape ``(N, P)``.
     """
 
-    visible: Callable[[Tensor], Tensor]
-    patch_size: int
+    grid: PatchGrid
     change: Tensor
 
     @classmethod
-    def of(
-        cls, images: Tensor, *, baseline: Tensor, patch_size: int, visible: Callable[[Tensor], Tensor]
-    ) -> Adjustment:
+    def for_images(cls, images: Tensor, *, baseline: Tensor, grid: PatchGrid) -> Adjustment:
         """For images ``(N, C, H, W)`` whose masked pixels hold the baseline ``(C, 1, 1)``.
 
-        A patch that holds nothing but the baseline looks the same when it is hidden, so its change is 0.
+        The change is the root mean square of what hiding a patch does to its pixels: 0 for a patch that holds nothing
+        but the baseline.
         """
         squares = (images - baseline).square().mean(dim=1, keepdim=True)
-        means = F.avg_pool2d(squares, patch_size, ceil_mode=True, count_include_pad=False)
-        return cls(visible, patch_size, means.flatten(1).sqrt().float())
+        return cls(grid, grid.patch_means(squares).squeeze(1).sqrt().float())
 
-    def factors(self, indices: Tensor, doubts: Tensor, kept: Tensor, images: Tensor) -> Tensor:
-        """What the mean updates of some images are to be multiplied by, shape ``(R, 1, H, W)``.
+    def factors(self, hidden: Tensor, log_p: Tensor, kept: Tensor, images: Tensor) -> Tensor:
+        """What to multiply the mean updates of some images by, shape ``(R, 1, H, W)``.
 
         Args:
-            indices: Of the masks that went into the means, shape ``(K,)``.
-            doubts: 1 - p(label) under each of them, in (0, 1], shape ``(K, R)``.
+            hidden: Which patches each mask that went into the means hides, boolean, shape ``(K, P)``.
+            log_p: log p(label) under each of them, shape ``(K, R)``.
             kept: Which updates count, boolean, shape ``(K, R)``.
             images: Which images these are, shape ``(R,)``.
         """
-        visible = self.visible(indices)
-        height, width = visible.shape[1:]
-        step = self.patch_size
-        hidden = (~visible[:, ::step, ::step]).flatten(1).float()
-        free = _free_masks(hidden.shape[1], int(hidden[0].sum()), hidden.device)[: _FREE_SHARE * len(hidden)]
+        drawn, num_hidden = hidden.float(), int(hidden[0].sum())
+        free = _free_masks(self.grid.num_patches, num_hidden, hidden.device)[: _FREE_SHARE * len(hidden)]
+        doubts = torch.expm1(log_p).neg().nan_to_num(nan=1.0).clamp(min=_SMALLEST_DOUBT)
         with torch.autocast(hidden.device.type, enabled=False):
             factors = torch.cat(
                 [
-                    patch_factors(hidden, free, doubts[:, some], kept[:, some], self.change[images[some]])
-                    for some in torch.arange(len(images), device=hidden.device).split(_TOGETHER)
+                    patch_factors(drawn, free, doubts[:, some], kept[:, some], self.change[images[some]])
+                    for some in torch.arange(len(images), device=hidden.device).split(_IMAGES_AT_ONCE)
                 ]
             )
-        grid = factors.unflatten(1, (-(-height // step), -(-width // step)))
-        pixels: Tensor = grid.repeat_interleave(step, dim=1).repeat_interleave(step, dim=2)
-        return pixels[:, None, :height, :width]
+        return self.grid.to_pixels(factors).unsqueeze(1)
 
 
 def patch_factors(hidden: Tensor, free: Tensor, doubts: Tensor, kept: Tensor, change: Tensor) -> Tensor:
@@ -115,7 +108,7 @@ def patch_factors(hidden: Tensor, free: Tensor, doubts: Tensor, kept: Tensor, ch
         tensor([[1., 1.]])
     """
     ratio = free.mean()
-    change = change / change.square().mean(dim=1, keepdim=True).sqrt().clamp(min=torch.finfo(change.dtype).tiny)
+    change = safe_divide(change, change.square().mean(dim=1, keepdim=True).sqrt())
     answers = torch.stack([doubts.log().T, kept.to(hidden.dtype).T])
     centre = answers.mean(dim=2, keepdim=True)
     slopes = _ridge(hidden - ratio, answers - centre, change)
@@ -125,19 +118,18 @@ def patch_factors(hidden: Tensor, free: Tensor, doubts: Tensor, kept: Tensor, ch
         sizes: Tensor = log_doubt.clamp(max=0).exp() * keep.clamp(0, 1)
         return sizes
 
-    tiny = torch.finfo(hidden.dtype).tiny
     seen = (doubts * kept).T
-    seen = seen / seen.mean(dim=1, keepdim=True).clamp(min=tiny)
+    seen = safe_divide(seen, seen.mean(dim=1, keepdim=True))
     predicted = size(hidden)
-    scale = predicted.mean(dim=1, keepdim=True).clamp(min=tiny)
-    predicted = predicted / scale
-    everywhere = (size(free) / scale) @ free / free.sum(dim=0).clamp(min=1) * ratio
+    scale = predicted.mean(dim=1, keepdim=True)
+    predicted = safe_divide(predicted, scale)
+    everywhere = safe_divide(safe_divide(size(free), scale) @ free, free.sum(dim=0)) * ratio
     missed = (seen - predicted) @ hidden / len(hidden)
     noise = (seen - predicted).square() @ hidden / len(hidden) ** 2
     misfit = (_MISFIT * everywhere).square()
-    expected = everywhere + missed * misfit / (misfit + noise).clamp(min=tiny)
+    expected = everywhere + safe_divide(missed * misfit, misfit + noise)
     drawn = seen @ hidden / len(hidden)
-    return torch.where(drawn > 0, expected.clamp(min=0) / drawn.clamp(min=tiny), 1)
+    return torch.where(drawn > 0, safe_divide(expected.clamp(min=0), drawn), 1)
 
 
 def _ridge(features: Tensor, answers: Tensor, weights: Tensor) -> Tensor:
@@ -150,16 +142,15 @@ def _ridge(features: Tensor, answers: Tensor, weights: Tensor) -> Tensor:
         answers: Shape ``(A, N, K)``.
         weights: Of the features, shape ``(N, P)``.
     """
-    tiny = torch.finfo(features.dtype).tiny
     residual = weights * (answers @ features)
     slopes, direction, size = torch.zeros_like(residual), residual, residual.square().sum(dim=2, keepdim=True)
     for _ in range(_STEPS):
         image = weights * ((weights * direction) @ features.T @ features) + _PENALTY * direction
-        step = size / (direction * image).sum(dim=2, keepdim=True).clamp(min=tiny)
+        step = safe_divide(size, (direction * image).sum(dim=2, keepdim=True))
         slopes = slopes + step * direction
         residual = residual - step * image
         previous, size = size, residual.square().sum(dim=2, keepdim=True)
-        direction = residual + size / previous.clamp(min=tiny) * direction
+        direction = residual + safe_divide(size, previous) * direction
     return weights * slopes
 
 

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.models.chunks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn
-from fitb_callbacks.probing.chunks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.utils.devices import seconds_on, working_seconds_on
 
 __all__ = ["Attempt", "Plan", "fastest_plan"]

@@ -4,44 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fitb_callbacks.probing.adjustment import MOST_MASKS, Adjustment
-from fitb_callbacks.probing.chunks import in_blocks, masks_together
+from fitb_callbacks.models.chunks import in_blocks
+from fitb_callbacks.probing.adjustment import Adjustment
 from fitb_callbacks.probing.moments import Moments
+from fitb_callbacks.probing.stopping import StoppingRule
+from fitb_callbacks.probing.strategies import Masking
+from fitb_callbacks.probing.updates import UpdateFinder
+from fitb_callbacks.utils.arithmetic import safe_divide
 from fitb_callbacks.utils.devices import seconds_on
 from fitb_callbacks.utils.distributed import all_reduce_max, confirm
 
-__all__ = ["AddUpdates", "Average", "Progress", "average"]
-
-AddUpdates = Callable[[Moments, Tensor, Tensor, slice], tuple[Tensor, Tensor] | None]
-"""``add(moments, masks, images, rows)`` adds to rows the updates under masks, as prepared, of images, by index.
-
-Where means are to be adjusted, it returns the doubt, 1 - p(label), under each mask for each image, and which updates
-were kept, both ``(K, R)``.
-"""
+__all__ = ["MOST_ANSWERS", "Answers", "Average", "Progress", "average", "average_one_block"]
 
 Progress = Callable[[int, int], None]
 """Called every few chunks with how much is done, and of how much: images times masks, or times partitions."""
 
-_FIRST = 64
-"""Masks before which nothing is decided: with fewer, prototypes are hardly worth a look."""
+MOST_ANSWERS = 2048
+"""Updates of an image for which answers are remembered. Means over more are not adjusted: chance has little left to
+say."""
 
-_FEWEST = 16
-"""Kept masks from which a standard error can be told."""
+_MASKS_DRAWN = 64
 
-_GROWTH = 1.5
-"""How much longer each look at the means is put off than the one before."""
-
-_SAFETY = 0.9
-"""Share of a time limit that is planned for; speed varies."""
+_FEWEST_KEPT = 16
+"""Kept updates from which a standard error can be told."""
 
 _BOUND, _LEAST = 1.2, 0.6
 """The error of adjusted means is told by how far the halves are apart. That varies, so a bit more is taken, and not
 much less than the error of the plain mean; both chosen so that 9 of 10 images that stop are as near as was asked."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model made of the first masked images, at most `MOST_ANSWERS` of each image.
+
+    Row ``k`` belongs to the mask, or partition, with index ``k``. It is about image ``n`` if ``k`` is less than the
+    number of updates that went into that image's mean; elsewhere it holds zeros.
+
+    Attributes:
+        log_p: log p(label), shape ``(K, N)``, float32.
+        kept: Whether the update counts, uint8, shape ``(K, N)``.
+    """
+
+    log_p: Tensor
+    kept: Tensor
+
+    @classmethod
+    def none_yet(cls, num_updates: int, images: Tensor) -> Answers:
+        """Room for the answers to some updates of each image."""
+        shape = (min(num_updates, MOST_ANSWERS), len(images))
+        log_p = torch.zeros(shape, dtype=torch.float32, device=images.device)
+        return cls(log_p, torch.zeros_like(log_p, dtype=torch.uint8))  # not booleans: all backends can add these up
+
+    def __len__(self) -> int:
+        return len(self.log_p)
+
+    def put(self, indices: Tensor, images: Tensor, log_p: Tensor, kept: Tensor) -> None:
+        """Remember answers, both ``(K, R)``, of masks and images with some indices ``(K,)`` and ``(R,)``."""
+        where = indices[:, None], images
+        self.log_p[where] = log_p.to(self.log_p.dtype)
+        self.kept[where] = kept.to(self.kept.dtype)
+
+    def all_reduce(self, start: int, stop: int) -> None:
+        """Share the rows from start to stop, which are zero but on one process, with all processes."""
+        if start < len(self):
+            confirm()
+            torch.distributed.all_reduce(self.log_p[start:stop])
+            torch.distributed.all_reduce(self.kept[start:stop])
 
 
 @dataclass(frozen=True)
@@ -53,61 +85,64 @@ class Average:
         means: Mean updates of the halves, adjusted if they were to be, each ``(N, C, H, W)``.
         standard_error: Of the mean updates of both halves together, ``(N, C, H, W)``: that of plain means, and of
             adjusted ones as much smaller as their halves are nearer to each other, in the mean over an image.
-        tried: Masks that went into each image's moments, kept or not, shape ``(N,)``.
-        out_of_time: Whether there was no time for more masks, though some images were to get them.
+        num_updates: Updates that went into each image's moments, kept or not, shape ``(N,)``.
+        out_of_time: Whether there was no time for more, though some images were to get them.
+        answers: What the model made of the masked images, a row for each of the first updates.
+        masking: What was hidden.
+        steps: With partitions, each image after every step of partition 0, shape ``(N, S, C, H, W)``.
     """
 
     halves: tuple[Moments, Moments]
     means: tuple[Tensor, Tensor]
     standard_error: Tensor
-    tried: Tensor
+    num_updates: Tensor
     out_of_time: bool
+    answers: Answers
+    masking: Masking
+    steps: Tensor | None
+
+    @property
+    def hidden(self) -> Tensor:
+        """Which patches the answers' masks hid, boolean, a row for each of the answers', shape ``(K, P)``."""
+        return self.masking.hidden(self.masking.draw(torch.arange(len(self.answers), device=self.num_updates.device)))
 
     @property
     def mean(self) -> Tensor:
         """Mean update of each image, shape ``(N, C, H, W)``."""
         return _mean(self.means, self.halves)
 
+    @property
+    def covered(self) -> Tensor:
+        """Whether any update of an image was kept, boolean, shape ``(N,)``."""
+        return self.halves[0].count + self.halves[1].count > 0
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of both halves together."""
+        return self.halves[0].merged(self.halves[1])
+
 
 def average(
-    prepare: Callable[[Tensor], Tensor],
-    add: AddUpdates,
-    images: Tensor,
-    *,
-    num_masks: int,
-    masks_per_round: int,
-    masks_per_index: int = 1,
-    block_size: int,
+    masking: Masking,
+    finder: UpdateFinder,
+    stopping: StoppingRule,
     adjustment: Adjustment | None = None,
+    *,
     share: tuple[int, int] = (0, 1),
-    tolerance: float | None = None,
-    seconds: float | None = None,
     started: float | None = None,
     progress: Progress | None = None,
 ) -> Average:
     """Stream the kept updates of every image into moments, in memory that does not grow with the number of masks.
 
-    But for the adjustment, which remembers five bytes for each of an image's masks.
-
-    Without a tolerance or a time limit, every image gets all masks. With one, masks come in stages, each half as large
-    as all before it. After each, images whose mean is known well enough are left alone, and if the time that is left
-    is not enough for the next stage at the speed so far, that was the last one. All processes decide the same.
+    But for the answers, five bytes for each of an image's first `MOST_ANSWERS` updates.
 
     Args:
-        prepare: From indices of masks, shape ``(K,)``, to what ``add`` needs of them, first dimension K.
-        add: See `AddUpdates`.
-        images: Shape ``(N, C, H, W)``.
-        num_masks: Most masks an image.
-        masks_per_round: How many consecutive masks depend on each other; stages end with whole pairs of rounds.
-        masks_per_index: How many masks an index stands for: 1, or those of a partition.
-        block_size: Pairs of masks and images at once.
-        adjustment: Of the means of images that get no more masks than
-            `fitb_callbacks.probing.adjustment.MOST_MASKS`. None leaves plain means.
-        share: This process's rank and the number of processes.
-        tolerance: The relative standard error, see `Moments.relative_error`, that is small enough. That of adjusted
-            means is told by how far the two halves are apart.
-        seconds: The time limit, the same on every process. The first stage, of 64 masks, runs however long it takes.
-        started: When the time began to count, as `fitb_callbacks.utils.devices.seconds_on` gave it. None is now.
+        masking: What is hidden.
+        finder: How updates are found.
+        stopping: How many there are, and when an image has had enough.
+        adjustment: Of the means of images with at most `MOST_ANSWERS` updates. None leaves plain means.
+        share: This process's rank and the number of processes. All processes decide the same.
+        started: When the time limit began to count, as `fitb_callbacks.utils.devices.seconds_on` gave it. None is now.
         progress: See `Progress`.
 
     Raises:
@@ -115,193 +150,220 @@ def average(
 
     Example:
         >>> import torch
-        >>> def add(moments, masks, images, rows):
-        ...     shape = (len(masks), len(images), 1, 1, 1)
-        ...     return torch.ones(shape[:2]), moments.add(torch.ones(shape), torch.ones(shape[:2]).bool(), rows)
-        >>> settings = {"num_masks": 512, "masks_per_round": 4, "block_size": 100, "tolerance": 0.1}
-        >>> average(torch.clone, add, torch.rand(2, 1, 1, 1), **settings).tried
-        tensor([64, 64])
+        >>> from fitb_callbacks.probing.autotune import Plan
+        >>> from fitb_callbacks.probing.strategies import RandomMasking, Targets
+        >>> from fitb_callbacks.probing.updates import GradientUpdate
+        >>> from fitb_callbacks.utils.patch_grid import PatchGrid
+        >>> grid, baseline = PatchGrid(4, 4, patch_size=2), torch.zeros(1, 1, 1)
+        >>> targets = Targets(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]), baseline, grid, seed=0)
+        >>> finder = UpdateFinder(GradientUpdate(), torch.nn.Flatten(), Plan(chunk_size=100))
+        >>> average(RandomMasking(targets, mask_ratio=0.25), finder, StoppingRule(num_updates=8)).mean.shape
+        torch.Size([2, 1, 4, 4])
     """
+    images = masking.targets.images
     began = seconds_on(images.device)
-    streams = _Streams(
-        prepare,
-        add,
-        images,
-        masks_per_round,
-        block_size,
-        share,
-        total=num_masks,
-        adjustment=adjustment,
-        progress=progress,
-    )
-    stages = _Stages(num_masks, unit=2 * masks_per_round, first=max(1, _FIRST // masks_per_index))
+    started = began if started is None else started
+    report = _Report(progress, stopping.num_updates * len(images), step=share[1])
+    running = _Running(masking, finder, share, stopping.num_updates, report)
     out_of_time = False
-    while streams.done < num_masks and len(streams.active):
-        stop = stages.after(streams.done) if tolerance is not None or seconds is not None else num_masks
-        if seconds is not None and streams.done:
+    while running.done < stopping.num_updates and len(running.active):
+        spent = seconds_each = 0.0
+        if stopping.seconds is not None and running.done:
             now = seconds_on(images.device)
-            spent, elapsed = all_reduce_max([now - (began if started is None else started), now - began], share[1])
-            affordable = (_SAFETY * seconds - spent) / elapsed * streams.pairs / len(streams.active)
-            stop = min(stop, stages.whole(streams.done + affordable))
-            if stop <= streams.done:
-                out_of_time = True
-                break
-        streams.go_on_to(stop)
-        if tolerance is not None and stop < num_masks:
-            streams.go_on_with(~(streams.look() <= tolerance))
-    streams.look()
-    streams.report_end()
-    tried = streams.tried * masks_per_index
-    return Average(streams.halves, streams.means, streams.standard_error(), tried, out_of_time)
+            spent, elapsed = all_reduce_max([now - started, now - began], share[1])
+            seconds_each = elapsed / running.pairs * len(running.active)
+        end = stopping.stage_end(running.done, spent=spent, seconds_each=seconds_each)
+        if end == running.done:
+            out_of_time = True
+            break
+        running.go_on_to(end)
+        if stopping.tolerance is not None and end < stopping.num_updates:
+            running.update_means(adjustment)
+            running.go_on_with(stopping.needs_more(running.errors()))
+    running.update_means(adjustment)
+    report.end()
+    return running.average(out_of_time)
 
 
-class _Streams:
-    """The moments of every image, as far as they have come.
+class _Running:
+    """The means of every image, as far as they have come.
 
     Attributes:
-        halves: Of the even rounds and of the odd ones, the same on every process.
-        means: Of the halves as of the last look, adjusted if they are to be.
-        adjusted: Images whose means are adjusted, boolean, shape ``(N,)``.
-        tried: Indices that went into each image's moments, shape ``(N,)``.
-        active: Images that get more of them, as indices.
-        done: Where the next stage begins.
-        pairs: Pairs of indices and images so far.
+        active: Images that get more updates, as indices.
+        done: Updates of each of them so far.
+        pairs: Updates of all images so far.
     """
 
     def __init__(
-        self,
-        prepare: Callable[[Tensor], Tensor],
-        add: AddUpdates,
-        images: Tensor,
-        masks_per_round: int,
-        block_size: int,
-        share: tuple[int, int],
-        *,
-        total: int,
-        adjustment: Adjustment | None,
-        progress: Progress | None,
+        self, masking: Masking, finder: UpdateFinder, share: tuple[int, int], num_updates: int, report: _Report
     ) -> None:
-        self._prepare = prepare
-        self._add = add
-        self._images = images
-        self._masks_per_round = masks_per_round
-        self._block_size = block_size
+        images = masking.targets.images
+        self._masking = masking
+        self._finder = finder
         self._share = share
-        self._total = total
-        self._adjustment = adjustment
-        self._progress = progress
-        self._reported = 0
-        self._all_pairs = total * len(images)
-        self.halves = Moments.of(images), Moments.of(images)
-        self.means = torch.zeros_like(self.halves[0].mean), torch.zeros_like(self.halves[0].mean)
-        self.adjusted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        # By index and image: a few bytes each, and only as many as are ever looked at.
-        remembered = 0 if adjustment is None else min(total, MOST_MASKS)
-        self._doubts = torch.zeros(remembered, len(images), dtype=torch.float32, device=images.device)
-        self._kept = torch.zeros_like(self._doubts, dtype=torch.uint8)  # which all backends can add up
-        self.tried = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        self._block_size = finder.block_size(images)
+        self._num_updates = num_updates
+        self._report = report
+        self._halves = Moments.of(images), Moments.of(images)
+        self._means = torch.zeros_like(self._halves[0].mean), torch.zeros_like(self._halves[0].mean)
+        self._adjusted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self._answers = Answers.none_yet(num_updates, images)
+        self._steps: Tensor | None = None
+        if masking.num_steps:
+            self._steps = images.new_zeros(len(images), masking.num_steps, *images.shape[1:])
+        self._tried = torch.zeros(len(images), dtype=torch.long, device=images.device)
         self.active = torch.arange(len(images), device=images.device)
         self.done = 0
         self.pairs = 0
 
-    def go_on_to(self, stop: int) -> None:
-        """Let all indices before ``stop`` go into the moments of the active images."""
+    def go_on_to(self, end: int) -> None:
+        """Let all updates with indices from `done` to ``end`` go into the moments of the active images."""
         rank, world_size = self._share
-        first = self.done + (rank - self.done) % world_size
-        indices = torch.arange(first, stop, world_size, device=self._images.device)
-        rounds = indices // self._masks_per_round
-        # Images that are left alone count as done.
-        self._reported = self._all_pairs - (self._total - self.done) * len(self.active)
-        together = masks_together(len(self.active), self._block_size)
-        for parity, half in enumerate(self.halves):
-            part = Moments.of(self._images[self.active])
-            for some in indices[rounds % 2 == parity].split(together):
-                work = partial(self._add_block, part, self._prepare(some), some if stop <= len(self._doubts) else None)
-                self._block_size = in_blocks(work, len(some), len(self.active), self._block_size)
+        images = self._masking.targets.images
+        indices = range(self.done + (rank - self.done) % world_size, end, world_size)
+        self._report.left_alone((self._num_updates - self.done) * len(self.active))
+        together = _masks_drawn_at_once(len(self.active), self._block_size)
+        for parity, half in enumerate(self._halves):
+            part = Moments.of(images[self.active])
+            own = [index for index in indices if index // self._masking.round_length % 2 == parity]
+            for start in range(0, len(own), together):
+                self._add(part, own[start : start + together])
             if world_size > 1:
                 part.all_reduce()
             half.merge(part, self.active)
-        if world_size > 1 and stop <= len(self._doubts):
-            confirm()
-            torch.distributed.all_reduce(self._doubts[self.done : stop])
-            torch.distributed.all_reduce(self._kept[self.done : stop])
-        self.tried[self.active] += stop - self.done
-        self.pairs += (stop - self.done) * len(self.active)
-        self.done = stop
+        if world_size > 1:
+            self._answers.all_reduce(self.done, end)
+            if self._steps is not None and self.done == 0:  # one process made partition 0, the others hold zeros
+                confirm()
+                torch.distributed.all_reduce(self._steps)
+        self._tried[self.active] += end - self.done
+        self.pairs += (end - self.done) * len(self.active)
+        self.done = end
 
-    def _add_block(self, part: Moments, masks: Tensor, indices: Tensor | None, block: slice, rows: slice) -> None:
-        added = self._add(part, masks[block], self.active[rows], rows)
-        if indices is not None and added is not None:
-            where = indices[block, None], self.active[rows]
-            doubt, kept = added
-            self._doubts[where] = doubt.to(self._doubts.dtype)
-            self._kept[where] = kept.to(self._kept.dtype)
-        if self._progress is not None:
-            self._reported += (block.stop - block.start) * (rows.stop - rows.start) * self._share[1]
-            self._progress(min(self._reported, self._all_pairs), self._all_pairs)
+    def _add(self, part: Moments, indices: list[int]) -> None:
+        """Add the updates of the active images under the masks with some indices, which ascend."""
+        on_device = torch.tensor(indices, device=self.active.device)
+        drawn = self._masking.draw(on_device)
+        remembered = sum(index < len(self._answers) for index in indices)
 
-    def look(self) -> Tensor:
-        """Look at the active images: bring their means up to date; how far each mean is likely to be off, ``(A,)``."""
+        def work(masks: slice, rows: slice) -> None:
+            images = self.active[rows]
+            updates = self._masking.find(self._finder, drawn[masks], on_device[masks], images)
+            kept = part.add(updates.values, updates.kept, rows)
+            if (number := min(masks.stop, remembered) - masks.start) > 0:
+                known = on_device[masks][:number]
+                self._answers.put(known, images, updates.log_p[:number], kept[:number])
+            if self._steps is not None and updates.steps is not None and indices[masks.start] == 0:
+                self._steps[images] = updates.steps.to(self._steps.dtype)
+            self._report.done((masks.stop - masks.start) * (rows.stop - rows.start))
+
+        self._block_size = in_blocks(work, len(indices), len(self.active), self._block_size)
+
+    def update_means(self, adjustment: Adjustment | None) -> None:
+        """Bring the means of the active images up to date."""
         if not len(self.active):
-            return torch.zeros(0)
-        adjustment = self._adjustment if self.done <= len(self._doubts) else None
+            return
+        adjust = adjustment is not None and self.done <= len(self._answers)
         indices = torch.arange(self.done, device=self.active.device)
-        for parity, (half, mean) in enumerate(zip(self.halves, self.means, strict=True)):
+        for parity, (half, mean) in enumerate(zip(self._halves, self._means, strict=True)):
             new = half.mean[self.active]
-            these = indices[indices // self._masks_per_round % 2 == parity]
-            if adjustment is not None and len(these):
-                where = these[:, None], self.active
-                doubts = self._doubts[where].nan_to_num(nan=1.0)
-                new = new * adjustment.factors(these, doubts, self._kept[where].bool(), self.active)
+            some = indices[indices // self._masking.round_length % 2 == parity]
+            if adjustment is not None and adjust and len(some):
+                hidden = self._masking.hidden(self._masking.draw(some))
+                where = some[:, None], self.active
+                log_p, kept = self._answers.log_p[where], self._answers.kept[where].bool()
+                new = new * adjustment.factors(hidden, log_p, kept, self.active)
             mean[self.active] = new
-        self.adjusted[self.active] = adjustment is not None
-        plain = self.halves[0].merged(self.halves[1])
-        errors = plain.relative_error().where(plain.count >= _FEWEST, torch.inf)[self.active]
-        if adjustment is not None:
-            apart = _apart(self.means, self.halves)[self.active]
-            errors = torch.where(errors.isfinite(), torch.maximum(_BOUND * apart, _LEAST * errors), errors)
-        return errors
+        self._adjusted[self.active] = adjust
 
-    def standard_error(self) -> Tensor:
-        """Of the means of both halves together, as of the last look, shape ``(N, C, H, W)``."""
-        plain = self.halves[0].merged(self.halves[1]).standard_error()
+    def errors(self) -> Tensor:
+        """How far the means of the active images are likely to be off, relative to their size, ``(A,)``."""
+        plain = self._halves[0].merged(self._halves[1])
+        errors = plain.relative_error().where(plain.count >= _FEWEST_KEPT, torch.inf)
+        adjusted = torch.maximum(_BOUND * _apart(self._means, self._halves), _LEAST * errors)
+        return torch.where(self._adjusted & errors.isfinite(), adjusted, errors)[self.active]
+
+    def _standard_error(self) -> Tensor:
+        plain = self._halves[0].merged(self._halves[1]).standard_error()
         variance = plain.square().flatten(1).mean(dim=1)
-        share = (_error_squared(self.means, self.halves) / variance).sqrt().clamp(max=1)
-        return plain * share.where(self.adjusted & (variance > 0), 1)[:, None, None, None]
+        share = safe_divide(_error_squared(self._means, self._halves), variance).sqrt().clamp(max=1)
+        return plain * share.where(self._adjusted & (variance > 0), 1)[:, None, None, None]
 
     def go_on_with(self, unsure: Tensor) -> None:
-        """Give more masks to those of the active images alone that this says, boolean, shape ``(A,)``."""
+        """Give more updates to those of the active images alone that this says, boolean, shape ``(A,)``."""
         if self._share[1] > 1:  # sums of floats may differ in the last digit between devices; all have to agree
             unsure = torch.tensor(all_reduce_max(unsure.tolist(), self._share[1]), device=unsure.device).bool()
         self.active = self.active[unsure]
 
-    def report_end(self) -> None:
-        """Report that all is done, if the last block did not: images were left alone, or time ran out."""
-        if self._progress is not None and self._reported < self._all_pairs:
-            self._progress(self._all_pairs, self._all_pairs)
+    def average(self, out_of_time: bool) -> Average:
+        """What there is so far."""
+        answers = Answers(self._answers.log_p[: self.done], self._answers.kept[: self.done])
+        return Average(
+            halves=self._halves,
+            means=self._means,
+            standard_error=self._standard_error(),
+            num_updates=self._tried,
+            out_of_time=out_of_time,
+            answers=answers,
+            masking=self._masking,
+            steps=self._steps,
+        )
 
 
-class _Stages:
-    """After how many masks the means are looked at."""
+class _Report:
+    """Tells how much is done of what there was to do."""
 
-    def __init__(self, num_masks: int, *, unit: int, first: int) -> None:
-        self._num_masks = num_masks
-        self._unit = unit
-        self._first = first
+    def __init__(self, progress: Progress | None, total: int, *, step: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._step = step
+        self._done = 0
 
-    def after(self, done: int) -> int:
-        """The stage that follows."""
-        wanted = max(self._first, round(done * _GROWTH))
-        return min(max(-(-wanted // self._unit), done // self._unit + 1) * self._unit, self._num_masks)
+    def left_alone(self, still_to_do: int) -> None:
+        """Count images that get no more updates as done."""
+        self._done = self._total - still_to_do
 
-    def whole(self, masks: float) -> int:
-        """So many masks, or a few less."""
-        return min(max(int(masks), 0) // self._unit * self._unit, self._num_masks)
+    def done(self, pairs: int) -> None:
+        """Report some more pairs, which as many were done as on each other process."""
+        if self._progress is not None:
+            self._done += pairs * self._step
+            self._progress(min(self._done, self._total), self._total)
+
+    def end(self) -> None:
+        """Report that all is done, unless it was."""
+        if self._progress is not None and self._done < self._total:
+            self._progress(self._total, self._total)
+
+
+def average_one_block(masking: Masking, finder: UpdateFinder, num_updates: int) -> tuple[int, Tensor]:
+    """Find and average one chunk of updates as `average` does, to see how long it takes.
+
+    Args:
+        masking: What is hidden.
+        finder: How updates are found.
+        num_updates: Most updates of an image.
+
+    Returns:
+        How many masked images there were, at most the finder's chunk size, and the mean updates of some images.
+    """
+    images, chunk_size = masking.targets.images, finder.plan.chunk_size
+    number = min(num_updates, _masks_drawn_at_once(len(images), chunk_size), chunk_size)
+    indices = torch.arange(number, device=images.device)
+    rows = torch.arange(min(len(images), max(1, chunk_size // number)), device=images.device)
+    moments = Moments.of(images[: len(rows)])
+    updates = masking.find(finder, masking.draw(indices), indices, rows)
+    moments.add(updates.values, updates.kept)
+    return number * len(rows), moments.mean
+
+
+def _masks_drawn_at_once(num_images: int, block_size: int) -> int:
+    """How many masks are drawn at a time: few enough to take little memory, enough to take little time."""
+    return max(_MASKS_DRAWN, block_size // num_images)
 
 
 def _mean(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
     first, second = (half.count[:, None, None, None] for half in halves)
-    return (first * means[0] + second * means[1]) / (first + second).clamp(min=1)
+    return safe_divide(first * means[0] + second * means[1], first + second)
 
 
 def _apart(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
@@ -309,11 +371,11 @@ def _apart(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Ten
     error = _error_squared(means, halves)
     signal = (_mean(means, halves).square().flatten(1).mean(dim=1) - error).clamp(min=0)
     known = (halves[0].count > 0) & (halves[1].count > 0) & ((signal > 0) | (error == 0))
-    return torch.where(known, (error / signal.where(signal > 0, 1)).sqrt(), torch.inf)
+    return torch.where(known, safe_divide(error, signal).sqrt(), torch.inf)
 
 
 def _error_squared(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
     """Mean square error of each image's mean, as far as the halves can tell it, shape ``(N,)``."""
     first, second = halves[0].count, halves[1].count
     squares = (means[0] - means[1]).square().flatten(1).mean(dim=1)
-    return squares * first * second / (first + second).square().clamp(min=1)
+    return squares * safe_divide(first * second, (first + second).square())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.models.logits import Classify
-from fitb_callbacks.probing.updates import classified
+from fitb_callbacks.probing.updates import Found, differentiable_logits
+from fitb_callbacks.utils.arithmetic import safe_divide
 
-__all__ = ["Evaluate", "bfgs_direction", "bfgs_update"]
+__all__ = ["BFGSUpdate", "Evaluate", "bfgs_direction"]
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points ``(B, D)`` to the loss ``(B,)`` and its gradient ``(B, D)``; rows do not mix."""
@@ -21,47 +24,49 @@ _HALVINGS = 8
 _CURVATURE = 1e-6
 
 
-def bfgs_update(
-    classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, *, num_steps: int
-) -> tuple[Tensor, Tensor]:
-    """Second-order update of masked images: ``p`` with ``B p = -gradient`` after some BFGS steps (paper, section 4.5).
+@dataclass(frozen=True)
+class BFGSUpdate:
+    """Second-order update: ``p`` with ``B p = -gradient`` after some BFGS steps (paper, section 4.5).
 
     Only masked pixels move. The threshold transform looks at an update's direction alone, so the result is given the
-    length of the first-order update: masks then weigh in a mean as they do with `gradient_update`. Images for which
-    the steps fail (see `bfgs_direction`) get the first-order update itself.
+    length of the first-order update: masks then weigh in a mean as they do with
+    `fitb_callbacks.probing.updates.GradientUpdate`. Images for which the steps fail (see `bfgs_direction`) get the
+    first-order update itself.
 
-    Args:
-        classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
-        masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
-        labels: Label whose loss is descended, integers, shape ``(B,)``.
-        visible: Which pixels stay as they are, boolean, shape ``(B, 1, H, W)``.
+    Attributes:
         num_steps: Quasi-Newton steps, at least 1; with none the direction would be the gradient's.
-
-    Returns:
-        The update, shape ``(B, C, H, W)``, zero on visible pixels, and the label predicted for each masked image,
-        shape ``(B,)``.
 
     Example:
         >>> import torch
         >>> classify = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
         >>> visible = torch.tensor([[True, False], [True, False]]).view(1, 1, 2, 2)
-        >>> update, _ = bfgs_update(classify, torch.zeros(1, 1, 2, 2), torch.tensor([2]), visible, num_steps=2)
-        >>> update.shape, update[visible].count_nonzero().item()
+        >>> update = BFGSUpdate(num_steps=2)
+        >>> found = update.find(classify, torch.zeros(1, 1, 2, 2), torch.tensor([2]), visible, keys=torch.tensor([0]))
+        >>> found.values.shape, found.values[visible].count_nonzero().item()
         (torch.Size([1, 1, 2, 2]), 0)
     """
-    predictions = []
 
-    def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = points.view_as(masked).detach().requires_grad_()
-        logits = classified(classify, leaf)
-        predictions.append(logits.detach().argmax(dim=1))
-        loss = F.cross_entropy(logits, labels, reduction="none")
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        return loss.detach(), gradient.masked_fill(visible & gradient.isfinite(), 0).flatten(1)
+    num_steps: int
 
-    gradient, direction = bfgs_direction(evaluate, masked.flatten(1), num_steps=num_steps)
-    length = gradient.norm(dim=1, keepdim=True) / _positive(direction.norm(dim=1, keepdim=True))
-    return (direction * length).view_as(masked), predictions[0]
+    proportional_to_doubt: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = False
+
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """See `fitb_callbacks.probing.updates.UpdateRule.find`."""
+        first: list[tuple[Tensor, Tensor]] = []
+
+        def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+            leaf = points.view_as(masked).detach().requires_grad_()
+            logits = differentiable_logits(classify, leaf)
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            if not first:
+                first.append((logits.detach().argmax(dim=1), -loss.detach()))
+            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+            return loss.detach(), gradient.masked_fill(visible & gradient.isfinite(), 0).flatten(1)
+
+        gradient, direction = bfgs_direction(evaluate, masked.flatten(1), num_steps=self.num_steps)
+        length = safe_divide(gradient.norm(dim=1, keepdim=True), direction.norm(dim=1, keepdim=True))
+        return Found((direction * length).view_as(masked), *first[0])
 
 
 def bfgs_direction(evaluate: Evaluate, start: Tensor, *, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -117,13 +122,13 @@ def bfgs_direction(evaluate: Evaluate, start: Tensor, *, num_steps: int) -> tupl
 
 def _times_inverse_hessian(gradient: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     if not history:
-        return gradient / _positive(gradient.norm(dim=1, keepdim=True))  # the first step has length 1
+        return safe_divide(gradient, gradient.norm(dim=1, keepdim=True))  # the first step has length 1
     product, weights = gradient, []
     for step, change, inverse_curvature in reversed(history):
         weights.append(inverse_curvature * _dot(step, product))
         product = product - weights[-1] * change
     _, change, inverse_curvature = history[0]
-    product = product / _positive(inverse_curvature * _dot(change, change))
+    product = safe_divide(product, inverse_curvature * _dot(change, change))
     for (step, change, inverse_curvature), weight in zip(history, reversed(weights), strict=True):
         product = product + step * (weight - inverse_curvature * _dot(change, product))
     return product
@@ -131,7 +136,3 @@ def _times_inverse_hessian(gradient: Tensor, history: list[tuple[Tensor, Tensor,
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum(dim=1, keepdim=True)
-
-
-def _positive(scale: Tensor) -> Tensor:
-    return torch.where(scale > 0, scale, 1)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fitb_callbacks.utils.arithmetic import safe_divide
+
 __all__ = ["Moments"]
 
 
@@ -74,7 +76,7 @@ class Moments:
         # Kept values are finite, and the others zero or NaN once they are weighted. Faster than a choice.
         values = values.to(self.mean.dtype).mul_(weight).nan_to_num_(nan=0.0)
         count = keep.sum(0).to(self.count.dtype)
-        mean = values.sum(0) / count.clamp(min=1)[:, None, None, None]
+        mean = safe_divide(values.sum(0), count[:, None, None, None])
         squares = values.addcmul_(weight, mean, value=-1).square_().sum(0)
         self._merge_rows(rows, count, mean, squares, (~finite).sum(0).to(self.count.dtype))
         return keep
@@ -98,7 +100,7 @@ class Moments:
         self, rows: slice | Tensor, count: Tensor, mean: Tensor, squares: Tensor, nonfinite: Tensor
     ) -> None:
         total = self.count[rows] + count
-        share = (count / total.clamp(min=1))[:, None, None, None]
+        share = safe_divide(count, total)[:, None, None, None]
         difference = mean - self.mean[rows]
         squares = squares + difference.square() * share * self.count[rows][:, None, None, None]
         step = difference * share
@@ -124,7 +126,7 @@ class Moments:
         count, weighted_mean = self.count.clone(), self.mean * self.count[:, None, None, None]
         dist.all_reduce(count)
         dist.all_reduce(weighted_mean)
-        mean = weighted_mean / count.clamp(min=1)[:, None, None, None]
+        mean = safe_divide(weighted_mean, count[:, None, None, None])
         squares = self.squares + (self.mean - mean).square() * self.count[:, None, None, None]
         dist.all_reduce(squares)
         dist.all_reduce(self.nonfinite)
@@ -136,7 +138,7 @@ class Moments:
 
     def standard_error(self) -> Tensor:
         """Standard error of the mean, as if updates were independent, shape ``(N, C, H, W)``."""
-        return (self.variance() / self.count.clamp(min=1)[:, None, None, None]).sqrt()
+        return safe_divide(self.variance(), self.count[:, None, None, None]).sqrt()
 
     def relative_error(self) -> Tensor:
         """How far each mean is likely to be from the truth, as a share of the truth's size, shape ``(N,)``.
@@ -154,4 +156,4 @@ class Moments:
         error = self.standard_error().square().flatten(1).mean(dim=1)
         signal = (self.mean.square().flatten(1).mean(dim=1) - error).clamp(min=0)
         known = (self.count > 1) & ((signal > 0) | (error == 0))
-        return torch.where(known, (error / signal.where(signal > 0, 1)).sqrt(), torch.inf)
+        return torch.where(known, safe_divide(error, signal).sqrt(), torch.inf)

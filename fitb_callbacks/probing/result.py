@@ -16,6 +16,7 @@ from fitb_callbacks.plotting.tiles import Cell
 from fitb_callbacks.probing.masks import partition_masks, random_masks
 from fitb_callbacks.scoring.classification import by_class, confusion_matrix
 from fitb_callbacks.scoring.interpretation import verdict
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -164,15 +165,10 @@ class FillInBlanksResult:
     def _first_masks(self) -> Tensor:
         """Visible pixels of the first random mask, or of the first partition's masks, boolean ``(S, H, W)``."""
         settings, first = self.settings, torch.zeros(1, dtype=torch.long)
-        height, width = self.images.shape[-2:]
-        patch_size, seed = settings["patch_size"], settings["seed"]
+        grid = PatchGrid.for_images(self.images, settings["patch_size"])
         if self.steps is not None:
-            num_steps = settings["num_steps"]
-            return partition_masks(
-                first, height=height, width=width, patch_size=patch_size, num_steps=num_steps, seed=seed
-            )[0]
-        mask_ratio = settings["mask_ratio"]
-        return random_masks(first, height=height, width=width, patch_size=patch_size, mask_ratio=mask_ratio, seed=seed)
+            return partition_masks(first, grid, num_steps=settings["num_steps"], seed=settings["seed"])[0]
+        return random_masks(first, grid, mask_ratio=settings["mask_ratio"], seed=settings["seed"])
 
     @property
     def _num_classes(self) -> int:

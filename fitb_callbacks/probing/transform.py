@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from fitb_callbacks.utils.arithmetic import safe_divide
 
 __all__ = ["NORMALIZATIONS", "prototype", "threshold"]
 
@@ -14,28 +15,23 @@ _FULL_AT = 2.0  # root mean squares; measured, see docs/thresholds.md
 
 
 def _max_abs(update: Tensor) -> Tensor:
-    return _divide(update, update.abs().amax(dim=1, keepdim=True))
+    return safe_divide(update, update.abs().amax(dim=1, keepdim=True))
 
 
 def _rms(update: Tensor) -> Tensor:
     # Over the pixels that have an update: in a progressive step, only the masked ones do.
-    mean_square = update.square().sum(dim=1, keepdim=True) / update.count_nonzero(dim=1).clamp(min=1).unsqueeze(1)
-    return _divide(update, _FULL_AT * mean_square.sqrt())
+    mean_square = safe_divide(update.square().sum(dim=1), update.count_nonzero(dim=1)).unsqueeze(1)
+    return safe_divide(update, _FULL_AT * mean_square.sqrt())
 
 
 def _min_max(update: Tensor) -> Tensor:
     low = update.amin(dim=1, keepdim=True)
-    return _divide(update - low, update.amax(dim=1, keepdim=True) - low)
+    return safe_divide(update - low, update.amax(dim=1, keepdim=True) - low)
 
 
 def _z_score(update: Tensor) -> Tensor:
     centred = update - update.mean(dim=1, keepdim=True)
-    return _divide(centred, centred.square().mean(dim=1, keepdim=True).sqrt())
-
-
-def _divide(values: Tensor, scale: Tensor) -> Tensor:
-    """Division in which a flat update, whose scale is 0, stays 0."""
-    return values / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return safe_divide(centred, centred.square().mean(dim=1, keepdim=True).sqrt())
 
 
 NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,66 +1,149 @@
-"""How a model would change a masked image to see more of a label in it."""
+"""Update rules: how a masked image should change for the model to see more of a label in it.
+
+A rule is a small class with one method. To add one, write it, name it in `fitb_callbacks.probing.settings.UpdateName`,
+and make it in `FillInBlanks`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.models.logits import Classify
+from fitb_callbacks.probing.autotune import Plan
 
-__all__ = ["classified", "gradient_update"]
+__all__ = ["Found", "GradientUpdate", "UpdateFinder", "UpdateRule", "differentiable_logits"]
+
+_SMALLEST_DOUBT = 1e-7
+
+_BLOCK_VALUES = 2**18
+"""Values of masked images that are made at a time, if they are of several chunks: 1 MiB in single precision."""
 
 
-def gradient_update(
-    classify: Classify, masked: Tensor, labels: Tensor, *, chunk_size: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """First-order update of masked images: minus the input gradient of the cross-entropy (paper, equation 2).
+@dataclass(frozen=True)
+class Found:
+    """What an update rule found for B masked images.
+
+    Attributes:
+        values: The updates, shape ``(B, C, H, W)``, float32 at least, in memory of their own: they are overwritten.
+            Values on visible pixels are of no account.
+        predicted: Label that the model predicts for each masked image, as it was given, shape ``(B,)``.
+        log_p: Logarithm of the label's probability, log p(label), under the same masked image, at most 0,
+            shape ``(B,)``.
+    """
+
+    values: Tensor
+    predicted: Tensor
+    log_p: Tensor
+
+
+class UpdateRule(Protocol):
+    """A way to find updates.
+
+    Attributes:
+        proportional_to_doubt: Whether an update is in proportion to 1 - p(label), as gradients of the cross-entropy
+            are. Means of such updates can be adjusted, see `fitb_callbacks.probing.adjustment`.
+        single_pass: Whether the rule runs the model once for an image, and keeps next to nothing beside the result.
+    """
+
+    proportional_to_doubt: ClassVar[bool]
+    single_pass: ClassVar[bool]
+
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """Find the update of each masked image. Images must not mix: a row depends on its own image alone.
+
+        Args:
+            classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``, differentiable.
+            masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
+            labels: The label each image is filled for, integers, shape ``(B,)``.
+            visible: Which pixels stay as they are, boolean, shape ``(B, 1, H, W)``.
+            keys: For everything that is drawn at random, integers, shape ``(B,)``: a pure function of seed, mask and
+                image, see `fitb_callbacks.utils.rng.keyed_normal`.
+        """
+        ...
+
+
+class GradientUpdate:
+    """First-order update: minus the input gradient of the cross-entropy (paper, equation 2).
 
     The gradient is taken with respect to the masked image itself. Through the product of image and mask it would be
     zero on exactly the pixels that are to be filled. The step size of equation 2 is 1; the threshold transform
-    normalises it away. Images do not mix: each row depends on its own image alone, as long as the model's rows do.
-
-    Args:
-        classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
-        masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
-        labels: Label whose loss is descended, integers, shape ``(B,)``.
-        chunk_size: How many images go through the model at once, at least 1. None is all.
-
-    Returns:
-        The update, shape ``(B, C, H, W)``; the label predicted for each masked image, shape ``(B,)``; and the doubt,
-        1 - p(label), in [1e-7, 1], shape ``(B,)``.
-
-    Raises:
-        RuntimeError: If the logits do not depend on the images by differentiable operations.
+    normalises it away.
 
     Example:
         >>> import torch
-        >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> update, predicted, doubt = gradient_update(
-        ...     lambda x: x.flatten(1) @ weight, torch.zeros(1, 1, 1, 2), torch.tensor([1])
+        >>> found = GradientUpdate().find(
+        ...     torch.nn.Flatten(), torch.zeros(1, 1, 1, 2), torch.tensor([1]), torch.zeros(1, 1, 1, 2).bool(),
+        ...     keys=torch.tensor([0]),
         ... )
-        >>> update.flatten().tolist(), predicted.tolist(), doubt.tolist()
-        ([-0.5, 0.5], [0], [0.5])
+        >>> found.values.flatten().tolist(), found.predicted.tolist(), round(found.log_p.exp().item(), 4)
+        ([-0.5, 0.5], [0], 0.5)
     """
-    step = chunk_size or len(masked)
-    # Scaled results of all chunks go right where they belong: in few and small steps, this costs next to nothing.
-    update = torch.empty_like(masked, dtype=torch.promote_types(masked.dtype, torch.float32))
-    doubts, predicted = [], []
-    for images, wanted, own in zip(masked.split(step), labels.split(step), update.split(step), strict=True):
-        leaf = images.detach().requires_grad_()
-        logits = classified(classify, leaf)
-        loss = F.cross_entropy(logits, wanted, reduction="none")
+
+    proportional_to_doubt: ClassVar[bool] = True
+    single_pass: ClassVar[bool] = True
+
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """See `UpdateRule.find`.
+
+        Raises:
+            RuntimeError: If the logits do not depend on the images by differentiable operations.
+        """
+        leaf = masked.detach().requires_grad_()
+        logits = differentiable_logits(classify, leaf)
+        loss = F.cross_entropy(logits, labels, reduction="none")
         # A confident model's gradients are so small that half precision would flush them to zero on their way back.
         # They are in proportion to 1 - p(label), so each is divided by that on its way, and multiplied again.
-        doubt = torch.expm1(-loss.detach()).neg_().clamp_(min=1e-7)
+        doubt = torch.expm1(-loss.detach()).neg_().clamp_(min=_SMALLEST_DOUBT)
         (descent,) = torch.autograd.grad(loss, leaf, grad_outputs=doubt.reciprocal().neg_())
-        torch.mul(descent, doubt[:, None, None, None], out=own)
-        doubts.append(doubt)
-        predicted.append(logits.detach().argmax(dim=1))
-    return update, torch.cat(predicted), torch.cat(doubts)
+        return Found(descent * doubt[:, None, None, None], logits.detach().argmax(dim=1), -loss.detach())
 
 
-def classified(classify: Classify, leaf: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class UpdateFinder:
+    """An update rule, applied to one model in the chunks and the memory format that suit it.
+
+    Attributes:
+        rule: How updates are found.
+        classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
+        plan: Chunk size and memory format.
+    """
+
+    rule: UpdateRule
+    classify: Classify
+    plan: Plan
+
+    def find(self, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """Find the updates of masked images, see `UpdateRule.find`, one chunk after the other.
+
+        The updates are zero on visible pixels, unless they are not finite there.
+        """
+        masked, size = self.plan.formatted(masked), self.plan.chunk_size
+        parts = [
+            self.rule.find(self._classify, *chunk)
+            for chunk in zip(masked.split(size), labels.split(size), visible.split(size), keys.split(size), strict=True)
+        ]
+        values = torch.cat([part.values for part in parts]) if len(parts) > 1 else parts[0].values
+        # Less itself where visible, rather than a choice: it takes half the time, and what is not finite stays so.
+        values.addcmul_(values, visible.to(values.dtype), value=-1)
+        return Found(values, torch.cat([part.predicted for part in parts]), torch.cat([part.log_p for part in parts]))
+
+    def block_size(self, images: Tensor) -> int:
+        """How many masked images to make and average at a time: several small chunks, as each time costs as much."""
+        chunk_size = self.plan.chunk_size
+        if not self.rule.single_pass:
+            return chunk_size
+        return max(1, _BLOCK_VALUES // (chunk_size * images[0].numel())) * chunk_size
+
+    def _classify(self, images: Tensor) -> Tensor:
+        return self.classify(self.plan.formatted(images))
+
+
+def differentiable_logits(classify: Classify, leaf: Tensor) -> Tensor:
     """Logits ``(B, classes)`` of images that require a gradient, in float32 at least.
 
     Raises:

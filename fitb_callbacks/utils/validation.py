@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
 
-__all__ = ["check_choice", "check_integer", "check_number", "check_number_between", "per_channel"]
+__all__ = [
+    "check_choice",
+    "check_integer",
+    "check_known",
+    "check_number",
+    "check_number_between",
+    "per_channel",
+    "suggest_settings",
+]
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def check_known(names: Iterable[str], allowed: Collection[str]) -> None:
+    """Raise TypeError if one of the names is not an allowed setting, and suggest the nearest that is.
+
+    Example:
+        >>> check_known(["num_mask"], ["num_masks", "mask_ratio"])
+        Traceback (most recent call last):
+        ...
+        TypeError: unknown setting 'num_mask'; did you mean 'num_masks'?
+        >>> check_known(["colour"], ["num_masks", "mask_ratio"])
+        Traceback (most recent call last):
+        ...
+        TypeError: unknown setting 'colour'; the settings are num_masks, mask_ratio
+    """
+    for name in names:
+        if name not in allowed:
+            nearest = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"the settings are {', '.join(allowed)}"
+            raise TypeError(f"unknown setting {name!r}; {hint}")
+
+
+def suggest_settings(cls: _Class) -> _Class:
+    """Decorate a dataclass so that an unknown keyword is answered with the nearest field, see `check_known`."""
+    allowed = [field.name for field in fields(cls) if field.init]
+    build = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(build)
+    def checked(self: Any, *arguments: Any, **settings: Any) -> None:
+        check_known(settings, allowed)
+        build(self, *arguments, **settings)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import nn
 
-from fitb_callbacks.probing.updates import gradient_update
+from fitb_callbacks.probing.updates import GradientUpdate
 
 
 def small_world():
@@ -21,8 +21,8 @@ def small_world():
         visible[list(hidden)] = False
         visible = visible.view(1, 1, 3, 4)
         masked = torch.where(visible, images, 0.0)
-        updates, predicted, _ = gradient_update(model, masked, labels)
-        right = (predicted == labels).float()
-        total += updates.masked_fill(visible, 0) * right[:, None, None, None]
+        found = GradientUpdate().find(model, masked, labels, visible, keys=torch.zeros_like(labels))
+        right = (found.predicted == labels).float()
+        total += found.values.masked_fill(visible, 0) * right[:, None, None, None]
         kept += right
     return model, images, labels, total / kept[:, None, None, None]

@@ -8,7 +8,8 @@ from small_world import small_world
 from torch import nn
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.probing.adjustment import MOST_MASKS, patch_factors
+from fitb_callbacks.probing.adjustment import patch_factors
+from fitb_callbacks.probing.averaging import MOST_ANSWERS
 
 SETTINGS = {"patch_size": 1, "baseline": 0.0, "tolerance": None}
 
@@ -76,7 +77,7 @@ def test_extreme_models_and_blank_images_give_finite_means(doubt):
 
 def test_beyond_the_most_masks_and_without_adjustment_the_mean_is_the_plain_one():
     model, images, labels, _ = small_world()
-    for number, same in ((MOST_MASKS, False), (MOST_MASKS + 8, True)):
+    for number, same in ((MOST_ANSWERS, False), (MOST_ANSWERS + 8, True)):
         plain, adjusted = (
             FillInBlanks(num_masks=number, adjust=adjust, **SETTINGS).probe(model, images, labels).updates
             for adjust in (False, True)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.probing.bfgs import bfgs_direction, bfgs_update
-from fitb_callbacks.probing.updates import gradient_update
+from fitb_callbacks.probing.bfgs import BFGSUpdate, bfgs_direction
+from fitb_callbacks.probing.updates import GradientUpdate
 
 
 def quadratics(rows=6, size=4, seed=0):
@@ -105,10 +105,13 @@ def test_update_moves_masked_pixels_only_and_weighs_as_much_as_the_gradient():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
     visible = torch.rand(20, 1, 4, 4) > 0.4
     masked, labels = torch.rand(20, 1, 4, 4) * visible, torch.arange(20) % 3
-    update, predicted = bfgs_update(model, masked, labels, visible, num_steps=3)
-    gradient, expected, _ = gradient_update(model, masked, labels)
-    gradient = gradient.masked_fill(visible, 0)
-    assert torch.equal(predicted, expected)
+    second, first = (
+        rule.find(model, masked, labels, visible, keys=torch.zeros_like(labels))
+        for rule in (BFGSUpdate(num_steps=3), GradientUpdate())
+    )
+    update, gradient = second.values, first.values.masked_fill(visible, 0)
+    assert torch.equal(second.predicted, first.predicted)
+    assert torch.equal(second.log_p, first.log_p)
     assert update[visible].count_nonzero() == 0
     torch.testing.assert_close(update.flatten(1).norm(dim=1), gradient.flatten(1).norm(dim=1))
     assert not torch.allclose(update, gradient)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fitb_callbacks.probing.masks import random_masks
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 
 def masks(indices, side=28, patch=2, ratio=0.25, seed=0, height=None):
-    return random_masks(indices, height=height or side, width=side, patch_size=patch, mask_ratio=ratio, seed=seed)
+    return random_masks(indices, PatchGrid(height or side, side, patch), mask_ratio=ratio, seed=seed)
 
 
 def test_a_mask_depends_on_its_index_alone():

@@ -10,7 +10,8 @@ from fitb_callbacks import FillInBlanks, FillInBlanksCallback, FillInBlanksResul
 from fitb_callbacks.plotting.paper_figures import comparison, fill_figure, progressive_figure
 from fitb_callbacks.probing.masks import partition_masks
 from fitb_callbacks.probing.transform import prototype
-from fitb_callbacks.probing.updates import gradient_update
+from fitb_callbacks.probing.updates import GradientUpdate
+from fitb_callbacks.utils.patch_grid import PatchGrid
 from mlflow_store import new_store
 from small_module import SmallModule
 from warm_process import Warm
@@ -28,9 +29,7 @@ def linear(channels=1, height=8, width=8, classes=4):
 def test_masks_of_a_partition_are_disjoint_cover_everything_and_differ_by_at_most_a_patch(
     height, width, patch_size, num_steps
 ):
-    visible = partition_masks(
-        torch.arange(5), height=height, width=width, patch_size=patch_size, num_steps=num_steps, seed=3
-    )
+    visible = partition_masks(torch.arange(5), PatchGrid(height, width, patch_size), num_steps=num_steps, seed=3)
     assert visible.shape == (5, num_steps, height, width)
     assert ((~visible).sum(dim=1) == 1).all()
     patches = (~visible)[:, :, ::patch_size, ::patch_size].sum((2, 3))
@@ -39,7 +38,7 @@ def test_masks_of_a_partition_are_disjoint_cover_everything_and_differ_by_at_mos
 
 def test_partitions_depend_on_seed_and_index_alone():
     def masks(indices, seed):
-        return partition_masks(torch.tensor(indices), height=8, width=8, patch_size=2, num_steps=4, seed=seed)
+        return partition_masks(torch.tensor(indices), PatchGrid(8, 8, 2), num_steps=4, seed=seed)
 
     assert torch.equal(masks([0, 1, 2], 0)[2], masks([2], 0)[0])
     assert not torch.equal(masks([0], 0), masks([1], 0))
@@ -52,13 +51,14 @@ def test_each_fill_conditions_the_next_as_a_plain_loop_does():
     labels = model(images).argmax(dim=1)
     probe = FillInBlanks(masking="progressive", num_masks=4, patch_size=2, baseline=0, low=0, high=1)
     result = probe.probe(model, images, labels)
-    masks = partition_masks(torch.arange(1), height=8, width=8, patch_size=2, num_steps=4, seed=0)[0]
+    masks = partition_masks(torch.arange(1), PatchGrid(8, 8, 2), num_steps=4, seed=0)[0]
     zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     for row, label in enumerate(labels):
         current = images[row : row + 1]
         for step, visible in enumerate(masks):
-            update, _, _ = gradient_update(model, current * visible, label[None])
-            fill = prototype(update * ~visible, low=zero, high=one, baseline=zero)
+            keys = torch.zeros(1, dtype=torch.long)
+            found = GradientUpdate().find(model, current * visible, label[None], visible, keys)
+            fill = prototype(found.values * ~visible, low=zero, high=one, baseline=zero)
             current = torch.where(visible, current, fill)
             torch.testing.assert_close(result.steps[row, step], current[0])
 

@@ -18,6 +18,7 @@ from fitb_callbacks.probing import autotune as calibration_module
 from fitb_callbacks.probing.autotune import Plan, fastest_plan
 from fitb_callbacks.probing.masks import random_masks
 from fitb_callbacks.probing.moments import Moments
+from fitb_callbacks.utils.patch_grid import PatchGrid
 from small_module import SmallModule
 
 
@@ -70,7 +71,7 @@ def test_a_model_that_does_not_work_in_channels_last_format_is_probed_in_its_own
     (plan,) = calibration_module._plans[model].values()
     assert not plan.channels_last
     expected = FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0, chunk_size=50).probe(model, images)
-    torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-6 * expected.updates.abs().max().item())
+    torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
     # and would not have been, had it worked: speed alone decides then
     working = convolutions(3)
     FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0).probe(working, images)
@@ -132,7 +133,7 @@ def test_every_plan_gives_the_same_numbers(monkeypatch, plan):
     monkeypatch.setattr("fitb_callbacks.probing.probe.fastest_plan", lambda *_, **__: plan)
     other = probe.probe(model, images, labels)
     assert torch.equal(usual.kept, other.kept)
-    torch.testing.assert_close(usual.updates, other.updates, rtol=0, atol=1e-6 * usual.updates.abs().max().item())
+    torch.testing.assert_close(usual.updates, other.updates, rtol=0, atol=1e-5 * usual.updates.abs().max().item())
 
 
 def test_the_fastest_plan_is_found_remembered_and_not_looked_for_twice():
@@ -290,8 +291,7 @@ def test_a_time_limit_ends_the_probe_after_the_first_masks(masking):
 
 def test_masks_of_an_early_stop_are_the_first_ones():
     few, many = (
-        random_masks(torch.arange(number), height=8, width=8, patch_size=2, mask_ratio=0.25, seed=3)
-        for number in (64, 200)
+        random_masks(torch.arange(number), PatchGrid(8, 8, 2), mask_ratio=0.25, seed=3) for number in (64, 200)
     )
     assert torch.equal(few, many[:64])
 

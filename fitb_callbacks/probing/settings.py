@@ -1,0 +1,38 @@
+"""The settings of a probe: their choices, and their types as keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+__all__ = ["MaskingName", "Normalization", "ProbeSettings", "TargetName", "UpdateName"]
+
+MaskingName = Literal["random", "progressive"]
+UpdateName = Literal["gradient", "bfgs"]
+Normalization = Literal["rms", "max_abs", "min_max", "z_score"]
+TargetName = Literal["label", "predicted"]
+
+
+class ProbeSettings(TypedDict, total=False):
+    """Keywords of `fitb_callbacks.probing.probe.FillInBlanks`, which says what they mean; all can be left out.
+
+    For functions that pass settings on: ``def f(**settings: Unpack[ProbeSettings])``.
+    """
+
+    masking: MaskingName
+    mask_ratio: float
+    patch_size: int | None
+    num_masks: int
+    tolerance: float | None
+    adjust: bool
+    num_steps: int
+    update: UpdateName
+    bfgs_steps: int
+    normalize: Normalization | None
+    binarize: float | None
+    baseline: float | Sequence[float] | None
+    low: float | Sequence[float] | None
+    high: float | Sequence[float] | None
+    target: TargetName
+    seed: int
+    chunk_size: int | None
