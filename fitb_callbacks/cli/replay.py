@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -34,9 +34,7 @@ def replay(
     allow_pickle: options.AllowPickle = False,
     images_per_class: options.ImagesPerClass = 4,
     max_images: options.MaxImages = 64,
-    masking: Annotated[list[MaskingName], typer.Option(help="How patches are hidden; give it once for each.")] = [
-        "random"
-    ],  # noqa: B006
+    masking: Annotated[list[str], typer.Option(help="random or progressive; give it once for each.")] = ["random"],  # noqa: B006
     num_masks: options.NumMasks = 256,
     mask_ratio: options.MaskRatio = 0.25,
     patch_size: options.PatchSize = None,
@@ -64,7 +62,13 @@ def replay(
         from fitb_callbacks.scoring.judges.trusted import open_judge
 
         probes = [
-            FillInBlanks(masking=each, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed)
+            FillInBlanks(
+                masking=cast(MaskingName, each),  # typer takes no list of literals; the probe checks it
+                num_masks=num_masks,
+                mask_ratio=mask_ratio,
+                patch_size=patch_size,
+                seed=seed,
+            )
             for each in masking
         ]
         found, left_out = find_checkpoints(checkpoints, prefix=prefix, allow_pickle=allow_pickle)

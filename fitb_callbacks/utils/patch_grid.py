@@ -82,12 +82,12 @@ class PatchGrid:
             >>> PatchGrid(2, 3, 2).to_pixels(torch.tensor([5, 7])).tolist()
             [[5, 5, 7], [5, 5, 7]]
         """
-        pixels: Tensor = values[..., self.patch_of_pixel(values.device)]
-        return pixels
+        return values[..., self.patch_of_pixel(values.device)]
 
     def to_grid(self, values: Tensor) -> Tensor:
         """Lay values out as the patches lie: ``(..., num_patches)`` to ``(..., rows, columns)``."""
-        return values.unflatten(-1, (self.rows, self.columns))
+        laid_out: Tensor = values.unflatten(-1, (self.rows, self.columns))
+        return laid_out
 
     def patch_means(self, images: Tensor) -> Tensor:
         """Mean over each patch of images ``(N, C, H, W)``, shape ``(N, C, num_patches)``.
