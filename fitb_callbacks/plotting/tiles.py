@@ -35,6 +35,8 @@ class Cell:
         high: Value of each channel that is shown as white, shape ``(C, 1, 1)``.
         baseline: Value of masked pixels, shape ``(C, 1, 1)``.
         steps: The image after each step of the first partition, shape ``(S, C, H, W)``; None for random masks.
+        filled: The image filled in until no original pixel is left, shape ``(C, H, W)``; None without a fill.
+        reliance: What hiding each patch costs in log p(label), shape ``(rows, columns)``; None if not measured.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Cell:
     high: Tensor
     baseline: Tensor
     steps: Tensor | None = None
+    filled: Tensor | None = None
+    reliance: Tensor | None = None
 
     @property
     def masked(self) -> Tensor:

@@ -52,6 +52,10 @@ class FillInBlanksResult:
         class_names: Names of the classes, or None.
         steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
             None with random masks.
+        filled: The images filled in until no original pixel is left, shape ``(N, C, H, W)``; None without a fill.
+        fill_steps: The images after each step of that fill, shape ``(N, S, C, H, W)``; None without a fill.
+        reliance: What hiding each patch costs in log p(label), shape ``(N, rows, columns)``: positive where the model
+            relies on the patch. None if it was not measured.
 
     Example:
         >>> import torch
@@ -78,6 +82,9 @@ class FillInBlanksResult:
     class_names: Sequence[str] | None = None
     steps: Tensor | None = None
     out_of_time: bool = False
+    filled: Tensor | None = None
+    fill_steps: Tensor | None = None
+    reliance: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:
@@ -155,6 +162,8 @@ class FillInBlanksResult:
                 high=high,
                 baseline=baseline,
                 steps=None if self.steps is None else self.steps[index],
+                filled=None if self.filled is None else self.filled[index],
+                reliance=None if self.reliance is None else self.reliance[index],
             )
             for index in indices
         ]
