@@ -17,6 +17,7 @@ from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.utils.arrays import read_npz
 
 __all__ = ["JUDGE_FILE", "SETTINGS_FILE", "TrainingRecord", "images_digest", "read_record", "write_record"]
 
@@ -95,10 +96,10 @@ def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
             raise ValueError("unknown format")
         judge = None
         if JUDGE_FILE in files:
-            with np.load(io.BytesIO(files[JUDGE_FILE]), allow_pickle=False) as arrays:
-                state = {name: torch.from_numpy(arrays[name]) for name in ("counts", "means")}
-                judge = CentroidJudge()
-                judge.load_state_dict({**state, "image_shape": arrays["image_shape"].tolist()})
+            arrays = read_npz(io.BytesIO(files[JUDGE_FILE]))
+            state = {name: torch.from_numpy(arrays[name]) for name in ("counts", "means")}
+            judge = CentroidJudge()
+            judge.load_state_dict({**state, "image_shape": arrays["image_shape"].tolist()})
         return TrainingRecord(**content, judge=judge)
     except Exception as error:  # of whatever the files hold
         raise ValueError(f"the settings stored with the training run cannot be read: {error}") from error

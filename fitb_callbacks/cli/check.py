@@ -20,7 +20,7 @@ from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, RegistryCheck, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
 from fitb_callbacks.gate.verdict import Outcome
-from fitb_callbacks.utils.messages import one_line
+from fitb_callbacks.utils.messages import on_one_line, one_line
 
 __all__ = ["check"]
 
@@ -66,6 +66,9 @@ def check(  # noqa: PLR0913 - one for each option
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickled models, which runs code in them.")
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let the file of rules name package.module:function, which is run.")
+    ] = False,
     promote: Annotated[str | None, typer.Option(metavar="ALIAS", help="Move this alias here on a pass.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing to the server.")] = False,
     json_file: Annotated[
@@ -79,7 +82,7 @@ def check(  # noqa: PLR0913 - one for each option
     """Check what a model of MLflow's registry learned: 0 passed, 1 refused, 2 could not be checked."""
     console = Console(stderr=json_file == Path("-"))
     try:
-        from_file = Rules() if rules is None else Rules.load(rules)
+        from_file = Rules() if rules is None else Rules.load(rules, allow_code=allow_code)
         given: dict[str, Any] = {
             "champion": champion,
             "data": data,
@@ -142,7 +145,7 @@ def _reason(console: Console, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
         return f"it needs {error.name}: pip install 'fitb-callbacks[check]'"
     if isinstance(error, (CouldNotCheckError, ImportError, OSError, TypeError, ValueError)):
-        return " ".join(str(error).split())
+        return on_one_line(str(error))
     console.print_exception()
     return one_line(error)
 

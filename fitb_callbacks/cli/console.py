@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from fitb_callbacks.utils.messages import on_one_line
+
 __all__ = ["WorkBar", "exit_on_error", "work_bar"]
 
 
@@ -25,7 +27,7 @@ def exit_on_error(command: str, console: Console) -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        line = escape(" ".join(str(error).split()))
+        line = escape(on_one_line(str(error)))
         if type(error) is RuntimeError:  # as torch raises for shapes and types that do not fit
             line = f"the model fails on these images: {line}"
         console.print(f"[red]{command}:[/red] {line}", highlight=False, soft_wrap=True)

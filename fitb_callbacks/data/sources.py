@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch import Tensor
 from fitb_callbacks.data.batches import batches_of, read_batch
 from fitb_callbacks.data.datasets import LOADERS
 from fitb_callbacks.data.selection import ImageSelection
+from fitb_callbacks.utils.arrays import read_npz
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.rng import isolate_rng
 
 __all__ = ["ImageSet", "open_images"]
+
+_MOST_PIXELS = 2**26  # of a picture: 8,192 x 8,192
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ def _from_folder(folder: Path, per_class: int, image_shape: Sequence[int] | None
         for label, part in enumerate(classes)
         for path in sorted(path for path in part.rglob("*") if path.suffix.lower() in known)[:per_class]
     ]
+    for path, _ in files:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} is a link that leaves {folder}; copy the picture into the folder")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file")
     if empty := {part.name for part in classes} - {classes[label].name for _, label in files}:
         raise ValueError(f"{folder} must hold pictures of every class; it has none of {', '.join(sorted(empty))}")
     pictures = [_read_picture(path, image_shape) for path, _ in files]
@@ -133,6 +142,8 @@ def _read_picture(path: Path, image_shape: Sequence[int] | None) -> Tensor:
 
     try:
         with Image.open(path) as opened:
+            if math.prod(opened.size) > _MOST_PIXELS:
+                raise ValueError(f"it has {opened.width} x {opened.height} pixels; at most {_MOST_PIXELS:,} are read")
             picture: Image.Image = ImageOps.exif_transpose(opened)
             deep = picture.mode.startswith("I")  # 16 bits a pixel
             if not deep:
@@ -154,8 +165,7 @@ def _from_npz(path: Path) -> _Opened:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
     except Exception as error:  # of zip files, arrays or pickles in it
         raise ValueError(f"{path} cannot be read as an .npz file without pickle: {one_line(error)}") from error
     pixels, labels, names = (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fitb_callbacks.gate.verdict import Outcome
+from fitb_callbacks.utils.messages import on_one_line
 
 __all__ = ["junit_xml"]
 
@@ -26,6 +27,7 @@ def junit_xml(model: str, outcomes: Sequence[Outcome] = (), *, error: str | None
     """
     from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
+    model = on_one_line(model)
     suite = TestSuite(f"fitb check {model}")
     for outcome in outcomes:
         case = TestCase(str(outcome.rule), classname=f"fitb.{model}")
@@ -36,7 +38,7 @@ def junit_xml(model: str, outcomes: Sequence[Outcome] = (), *, error: str | None
         suite.add_testcase(case)
     if error is not None:
         case = TestCase("the model can be checked", classname=f"fitb.{model}")
-        case.result = [Error(error)]
+        case.result = [Error(on_one_line(error))]
         suite.add_testcase(case)
     xml = JUnitXml("fitb check")
     xml.add_testsuite(suite)

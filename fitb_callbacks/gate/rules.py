@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
+from fitb_callbacks.utils.messages import on_one_line
 from fitb_callbacks.utils.validation import check_number
 
 __all__ = ["PEER_ACCURACY", "Rule", "Rules", "parse_values"]
@@ -18,6 +19,7 @@ PEER_ACCURACY = "peer_accuracy"
 """Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
 as wrong. Only there with a champion."""
 
+_LARGEST_FILE = 2**20  # bytes
 _KINDS = {"min": "at least", "max": "at most", "max_drop": "lower than the champion's by at most"}
 
 
@@ -100,8 +102,12 @@ class Rules:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Rules:
+    def load(cls, path: str | os.PathLike[str], *, allow_code: bool = False) -> Rules:
         r"""Read rules from a YAML file; docs/registry.md has an example.
+
+        Args:
+            path: The file.
+            allow_code: Whether ``data`` and ``trusted`` may be a ``package.module:function``, which is then called.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -120,10 +126,20 @@ class Rules:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file of rules {os.fspath(path)}")
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            return cls.from_mapping(content)
-        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
+            with Path(path).open("rb") as file:
+                text = file.read(_LARGEST_FILE + 1)
+            if len(text) > _LARGEST_FILE or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+                raise ValueError(f"rules must be plain YAML of at most {_LARGEST_FILE} bytes, without aliases")
+            rules = cls.from_mapping(yaml.safe_load(text))
+            for name in ("data", "trusted"):
+                if not allow_code and _names_code(getattr(rules, name)):
+                    raise ValueError(
+                        f"{name} names the function {getattr(rules, name)}, which would be run; if you trust the file, "
+                        "add --allow-code"
+                    )
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)}: {on_one_line(str(error))}") from error
+        return rules
 
     @classmethod
     def from_mapping(cls, content: Any) -> Rules:
@@ -155,6 +171,10 @@ class Rules:
         if "champion" in values:
             values["champion"] = str(values["champion"])
         return cls(rules=tuple(rules), **values)
+
+
+def _names_code(source: str | None) -> bool:
+    return source is not None and ":" in source and not source.endswith(".npz") and not Path(source).is_dir()
 
 
 def parse_values(texts: Iterable[str], *, argument: str) -> dict[str, Any]:

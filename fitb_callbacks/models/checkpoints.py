@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fitb_callbacks.models.file_contents import PickledContentError, check_checkpoint, check_hyperparameters
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
 
@@ -47,6 +48,8 @@ def load_checkpoint(path: str | os.PathLike[str], class_path: str, *, allow_pick
         raise FileNotFoundError(f"there is no checkpoint {os.fspath(path)}")
     try:
         model = _loaded(path, build, weights_only=not allow_pickle)
+    except PickledContentError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}; if you trust the file, add --allow-pickle") from error
     except UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = (
@@ -60,9 +63,13 @@ def load_checkpoint(path: str | os.PathLike[str], class_path: str, *, allow_pick
 
 
 def _loaded(path: str | os.PathLike[str], build: Any, *, weights_only: bool) -> nn.Module:
+    if weights_only:
+        check_checkpoint(Path(path))
     content = torch.load(path, map_location="cpu", weights_only=weights_only)
     if not isinstance(content, dict):
         raise TypeError(f"it holds {describe(content)}, not a state_dict")
+    if weights_only:
+        check_hyperparameters(content)
     if "pytorch-lightning_version" in content and hasattr(build, "load_from_checkpoint"):
         return cast(nn.Module, build.load_from_checkpoint(path, map_location="cpu", weights_only=weights_only))
     model = build()

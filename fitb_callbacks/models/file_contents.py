@@ -95,10 +95,10 @@ def check_checkpoint(path: Path) -> None:
         ValueError: If it is damaged.
     """
     if zipfile.is_zipfile(path):
-        with _opened(path) as archive:
-            names = [name.rpartition("/")[2] for name in archive.namelist()]
-        if "constants.pkl" in names:
-            raise PickledContentError("it is a TorchScript archive")
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise PickledContentError("it is a TorchScript archive")
+        _opened(path).close()
         return
     with path.open("rb") as file:
         start = file.read(600)
@@ -220,7 +220,7 @@ def _check_config(described: Any, name: str) -> None:
         raise ValueError(f"its member {name} is damaged")
     for key, entry in entries.items():
         if entry.get("use_pickle") or not re.fullmatch(r"(weight|tensor)_\d+", str(entry.get("path_name"))):
-            raise PickledContentError(f"{key[:80]!r} is a Python object, which only pickle loads")
+            raise PickledContentError(f"its weight {key[:80]!r} is a Python object, which only pickle loads")
 
 
 def _problems(described: Any) -> Iterator[str]:

@@ -15,7 +15,8 @@ __all__ = ["import_from_string"]
 def import_from_string(path: str, *, argument: str) -> Any:
     """The object that a ``package.module:name`` stands for.
 
-    The current folder can be imported from, as with ``python -m``, and stays importable for what the object does later.
+    Modules of the current folder are found too, after all others: a ``yaml.py`` that lies there does not stand in for
+    the installed one. The folder stays importable for what the object does later.
 
     Args:
         path: Such as ``"my_project.models:Classifier"``; the name may have dots.
@@ -36,7 +37,7 @@ def import_from_string(path: str, *, argument: str) -> Any:
     if not module_name or not name:
         raise ValueError(f"{argument} must be package.module:name; got {path!r}")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(module_name)

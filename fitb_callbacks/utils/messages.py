@@ -1,13 +1,14 @@
-"""Short descriptions of values and errors, for messages."""
+"""Short descriptions of values and errors, for messages: one line, no control character, no password."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["describe", "one_line"]
+__all__ = ["describe", "mask_password", "on_one_line", "one_line"]
 
 
 def describe(value: Any) -> str:
@@ -34,5 +35,26 @@ def one_line(error: BaseException, longest: int = 300) -> str:
         >>> one_line(KeyError("weight"))
         "KeyError: 'weight'"
     """
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = on_one_line(f"{type(error).__name__}: {error}")
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def on_one_line(text: str) -> str:
+    r"""A text without line breaks, passwords in addresses, and characters that a terminal or XML would obey.
+
+    Example:
+        >>> on_one_line("cleared:\x1b[2J\nhttps://me:secret@host/")
+        'cleared:\\x1b[2J https://***@host/'
+    """
+    text = " ".join(mask_password(text).split())
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def mask_password(text: str) -> str:
+    """Hide user and password in every address of a text.
+
+    Example:
+        >>> mask_password("postgresql://me:p@ss@host/mlflow and http://host:5000")
+        'postgresql://***@host/mlflow and http://host:5000'
+    """
+    return re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +42,20 @@ def render_report(records: Sequence[Mapping[str, Any]], *, title: str, problems:
         (True, True)
     """
     from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
 
     folder = Path(__file__).with_name("report_page")
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    script = (folder / "script.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
-        title=title, version=__version__, metrics=METRICS, problems=list(problems), data=_page_data(records)
+        script=Markup(script),  # this package's own
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=title,
+        version=__version__,
+        metrics=METRICS,
+        problems=list(problems),
+        data=_page_data(records),
     )
 
 
