@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from typer.testing import CliRunner
 
 from fitb_callbacks.callback.doctor import examine
@@ -96,12 +96,31 @@ def test_a_healthy_script_gets_no_hint():
     assert examination.loggers == []
 
 
-def test_the_estimate_grows_with_the_masks():
+class Images:
+    """A clock on which a millisecond passes with each image that the model sees, whatever else the machine does."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def count(self, module, arguments, output):
+        self.seen += len(arguments[0]) if isinstance(module, LightningModule) else 0
+
+    def perf_counter(self):
+        return self.seen / 1000
+
+
+def test_the_estimate_grows_with_the_masks(monkeypatch):
+    clock = Images()  # stands in for the real one, which other processes move on
+    monkeypatch.setattr("fitb_callbacks.callback.doctor.time", clock)
+
     def seconds(num_masks):
         fit = FIT.replace("logger=False", f"logger=False, callbacks=[FillInBlanksCallback(num_masks={num_masks})]")
         return examine(script(fit)).seconds
 
-    assert seconds(200_000) > 5 * seconds(1_000)
+    with torch.nn.modules.module.register_module_forward_hook(clock.count):
+        few, many = seconds(1_000), seconds(200_000)
+    assert few > 1_000 * 20 / 1000  # on 20 images, at least
+    assert many / few == pytest.approx(200, rel=0.1)
 
 
 def test_a_script_with_arguments_of_its_own():

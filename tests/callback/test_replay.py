@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.replay import find_checkpoints, log_replay, replay, seen_by_callback
 from fitb_callbacks.cli import app
 from fitb_callbacks.models.checkpoints import load_checkpoint
@@ -77,7 +78,7 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     train(tmp_path / "plain", [], **options)
     checkpoints, _ = find_checkpoints([tmp_path / "plain"])
     assert seen_by_callback(checkpoints) is None
-    chosen = FillInBlanksCallback()._probe_images
+    chosen = ProbeImages(images_per_class=4, max_images=64)  # the defaults
     chosen.offer(*validation().tensors)
     chosen.fix(world_size=1)
     judge = CentroidJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from fitb_callbacks import __version__
 from fitb_callbacks.cli import app
-from fitb_callbacks.data.datasets import FASHION_MNIST_FOLDER, load_fashion_mnist
+from fitb_callbacks.data.datasets import load_fashion_mnist
 from mlflow_store import new_store
+from needs import needs_fashion_mnist
 
 
 def run(*arguments):
@@ -73,7 +74,7 @@ def test_a_file_that_is_not_idx(folder):
     assert "is not a gzipped IDX file" in " ".join(done.output.split())
 
 
-@pytest.mark.skipif(not FASHION_MNIST_FOLDER.exists(), reason="Debian's dataset-fashion-mnist is not installed")
+@needs_fashion_mnist
 def test_fashion_mnist_as_debian_packages_it():
     data = load_fashion_mnist()
     images, labels = data.train.tensors

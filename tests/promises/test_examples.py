@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import warm_process
 from mlflow_store import new_store
+from needs import needs_fashion_mnist
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -88,6 +89,7 @@ def test_shortcut(tmp_path):
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
 
 
+@needs_fashion_mnist
 def test_reproduce_paper(tmp_path):
     run("reproduce_paper.py", "--quick", "--output", tmp_path / "paper")
     page = (tmp_path / "paper" / "README.md").read_text()

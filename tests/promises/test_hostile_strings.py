@@ -99,11 +99,10 @@ def test_hostile_prefixes_are_refused(prefix):
 
 @pytest.mark.parametrize("prefix", ["fitb", "val/fitb", "probe 2", "a.b-c_d"])
 def test_usual_prefixes_are_taken_by_every_logger(trainer, loaders, tmp_path, prefix):
-    mlflow = MLFlowLogger(
-        tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
-    )
+    store = new_store(tmp_path / "mlflow.db")
+    mlflow = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
     probe = FillInBlanksCallback(num_masks=4, prefix=prefix, on_error="raise")
     run = trainer(callbacks=[probe], logger=[mlflow, TensorBoardLogger(tmp_path)], max_epochs=1)
     run.fit(SmallModule(), *loaders)
-    assert f"{prefix}/coverage" in MlflowClient(mlflow._tracking_uri).get_run(mlflow.run_id).data.metrics
+    assert f"{prefix}/coverage" in MlflowClient(store).get_run(mlflow.run_id).data.metrics
     assert torch.isfinite(run.callback_metrics[f"{prefix}/coverage"])

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -93,9 +95,9 @@ class TwoOptimizers(SmallModule):
 
 
 class CompiledPart(SmallModule):
-    def __init__(self):
+    def __init__(self, backend="aot_eager"):
         super().__init__()
-        self.net = torch.compile(self.net, backend="aot_eager")
+        self.net = torch.compile(self.net, backend=backend)
 
 
 class CachesABuffer(SmallModule):
@@ -165,7 +167,7 @@ def fit(trainer, digits, probe, *, module=SmallModule, extra=list, place=0, load
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_state_is_bit_for_bit_the_same(case, trainer, digits):
+def test_every_state_is_bit_for_bit_the_same(case, trainer, digits, caplog):
     options = dict(CASES[case])
     probe = callback(**options.pop("probe", {}))
     without, _ = fit(trainer, digits, None, **options)
@@ -174,20 +176,24 @@ def test_every_state_is_bit_for_bit_the_same(case, trainer, digits):
     assert_identical(without.states, with_probe.states, "state")
     expected = {0, 1, 2} - ({1} if "fails" in case else set())
     assert expected <= {entry["epoch"] for entry in probe.history}
-    assert not any("AuditError" in topic for topic in probe._errors.topics)
+    assert "AuditError" not in caplog.text
 
 
 def test_compiling_is_not_repeated(trainer, digits):
-    from torch._dynamo.utils import counters
-
     def compiled(probe):
-        torch._dynamo.reset()
-        counters.clear()
-        fit(trainer, digits, probe, module=CompiledPart)
-        return counters["stats"]["unique_graphs"], dict(counters["recompiles"])
+        """The sizes for which a run's network was compiled."""
+        torch.compiler.reset()
+        sizes = []
+
+        def backend(graph, inputs):
+            sizes.append([tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)])
+            return graph.forward
+
+        fit(trainer, digits, probe, module=partial(CompiledPart, backend))
+        return sizes
 
     assert compiled(None) == compiled(callback())
-    assert compiled(None)[0] > 0
+    assert compiled(None)
 
 
 def test_a_compiled_module_as_a_whole(trainer, digits):
@@ -273,18 +279,21 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("also_fails", [False, True])
 def test_the_audit_notices(harm, also_fails, trainer, loaders):
-    """Damage done where the guard does not reach: after the probe, inside the callback."""
+    """Damage done where the guard does not reach: after the probe, by a logger that the callback calls."""
 
-    class Damaging(FillInBlanksCallback):
-        def _run(self, trainer, pl_module):
-            result = super()._run(trainer, pl_module)
-            HARMS[harm](pl_module)
-            if also_fails:
-                raise RuntimeError("and then it failed")
-            return result
+    module = SmallModule()
 
-    probe = Damaging(num_masks=2, images_per_class=1, audit=True, on_error="raise")
+    class Damaging(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if "fitb/coverage" in metrics:
+                HARMS[harm](module)
+                if also_fails:
+                    raise RuntimeError("and then it failed")
+
+    probe = FillInBlanksCallback(num_masks=2, images_per_class=1, audit=True, on_error="raise")
+    run = trainer(
+        callbacks=[probe], logger=Damaging("."), limit_train_batches=2, limit_val_batches=1, max_epochs=1,
+        log_every_n_steps=1,
+    )  # fmt: skip
     with pytest.raises(RuntimeError, match=f"the probe of epoch 0 changed {harm}$"):
-        trainer(callbacks=[probe], limit_train_batches=2, limit_val_batches=1, max_epochs=1).fit(
-            SmallModule(), *loaders
-        )
+        run.fit(module, *loaders)
