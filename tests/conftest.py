@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from quick import quiet_trainer
 
 collect_ignore = ["helpers"]  # modules that tests import, and scripts that they start as processes
 
@@ -61,22 +63,7 @@ def loaders(digits):
 def trainer(tmp_path):
     """A function that makes a quiet CPU Trainer."""
 
-    def make(**options):
-        return Trainer(
-            **{
-                "max_epochs": 2,
-                "accelerator": "cpu",
-                "devices": 1,
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "default_root_dir": tmp_path,
-            }
-            | options
-        )
-
-    return make
+    return partial(quiet_trainer, tmp_path)
 
 
 @pytest.fixture(scope="session")

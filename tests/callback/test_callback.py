@@ -8,15 +8,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
+from quick import probed_epochs, quick_callback
 from small_module import SmallModule
-
-
-def callback(**options):
-    return FillInBlanksCallback(**{"num_masks": 8, "images_per_class": 2, "on_error": "raise"} | options)
-
-
-def epochs(probe):
-    return [int(entry["epoch"]) for entry in probe.history]
 
 
 class Seen(Callback):
@@ -47,17 +40,17 @@ class Seen(Callback):
     ],
 )
 def test_probes_once_an_epoch_before_checkpoints_look(trainer, loaders, options, validations):
-    probe = callback()
+    probe = quick_callback()
     seen = Seen(probe)
     trainer(callbacks=[seen, probe], max_epochs=4, **options).fit(SmallModule(), *loaders)
-    assert epochs(probe) == [0, 1, 2, 3]
+    assert probed_epochs(probe) == [0, 1, 2, 3]
     assert seen.after_validation == validations
 
 
 def test_without_validation_it_takes_training_images(trainer, loaders, digits):
-    probe = callback()
+    probe = quick_callback()
     trainer(callbacks=[probe]).fit(SmallModule(), loaders[0])
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
     training_images = {image.numpy().tobytes() for image in digits.tensors[0][:400]}
     assert all(image.numpy().tobytes() in training_images for image in probe.result.images)
 
@@ -71,7 +64,7 @@ def test_probe_images_are_the_first_of_each_class_and_stay_the_same(trainer, loa
         def on_train_epoch_end(self, trainer, pl_module):
             seen.append(probe.result.images)
 
-    probe = callback()
+    probe = quick_callback()
     trainer(callbacks=[probe, Watch()], max_epochs=3).fit(SmallModule(), *loaders)
     assert len(seen) == 3
     assert all(torch.equal(images, first) for images in seen)
@@ -83,7 +76,7 @@ def test_probe_images_are_the_first_of_each_class_and_stay_the_same(trainer, loa
 )
 def test_checkpoints_and_early_stopping_can_monitor(trainer, loaders, tmp_path, options):
     """Whatever the order of the callbacks, and with EarlyStopping as strict as it is by default."""
-    probe = callback()
+    probe = quick_callback()
     saved = ModelCheckpoint(
         dirpath=tmp_path,
         monitor="fitb/accuracy",
@@ -104,10 +97,10 @@ def test_checkpoints_and_early_stopping_can_monitor(trainer, loaders, tmp_path, 
 
 
 def test_early_stopping_stops_on_a_score(trainer, loaders):
-    probe = callback()
+    probe = quick_callback()
     never_better = EarlyStopping(monitor="fitb/coverage", mode="max", min_delta=5, patience=1)
     trainer(callbacks=[probe, never_better], max_epochs=10).fit(SmallModule(), *loaders)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
 
 
 def test_an_undefined_score_does_not_end_training(trainer, loaders):
@@ -115,15 +108,15 @@ def test_an_undefined_score_does_not_end_training(trainer, loaders):
         def forward(self, images):
             return super().forward(images) * (1 if self.training or self.trainer.sanity_checking else torch.nan)
 
-    probe = callback()
+    probe = quick_callback()
     stopping = EarlyStopping(monitor="fitb/accuracy", mode="max", patience=50)
     trainer(callbacks=[probe, stopping], max_epochs=3, logger=CSVLogger(".")).fit(Diverged(), *loaders)
-    assert epochs(probe) == [0, 1, 2]
+    assert probed_epochs(probe) == [0, 1, 2]
     assert probe.result.coverage == 0
 
 
 def test_metrics_are_equal_to_those_of_the_probe_alone(trainer, loaders):
-    probe = callback()
+    probe = quick_callback()
     run = trainer(callbacks=[probe])
     model = SmallModule()
     run.fit(model, *loaders)
@@ -134,37 +127,37 @@ def test_metrics_are_equal_to_those_of_the_probe_alone(trainer, loaders):
 
 
 def test_two_probes_under_two_prefixes(trainer, loaders):
-    probes = [callback(), callback(prefix="coarse", patch_size=4)]
+    probes = [quick_callback(), quick_callback(prefix="coarse", patch_size=4)]
     run = trainer(callbacks=probes)
     run.fit(SmallModule(), *loaders)
     assert {"fitb/accuracy", "coarse/accuracy"} <= set(run.callback_metrics)
     with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own check
-        trainer(callbacks=[callback(), callback()])
+        trainer(callbacks=[quick_callback(), quick_callback()])
 
 
 def test_class_names_come_from_the_data_set(trainer, loaders):
     loaders[1].dataset.classes = [f"digit {i}" for i in range(10)]
-    probe = callback()
+    probe = quick_callback()
     trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
     assert probe.result.class_names == tuple(loaders[1].dataset.classes)
 
 
 def test_state_is_loadable_without_pickle_and_resumes(trainer, loaders, tmp_path):
-    whole = callback()
+    whole = quick_callback()
     torch.manual_seed(0)
     trainer(callbacks=[whole], max_epochs=4).fit(SmallModule(), *loaders)
 
     torch.manual_seed(0)
-    first = callback()
+    first = quick_callback()
     run = trainer(callbacks=[first], max_epochs=2)
     run.fit(SmallModule(), *loaders)
     run.save_checkpoint(tmp_path / "half.ckpt")
     state = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]
     assert any("FillInBlanksCallback" in key for key in state)
 
-    second = callback()
+    second = quick_callback()
     trainer(callbacks=[second], max_epochs=4).fit(SmallModule(), *loaders, ckpt_path=tmp_path / "half.ckpt")
-    assert epochs(second) == [0, 1, 2, 3]
+    assert probed_epochs(second) == [0, 1, 2, 3]
     assert [entry["step"] for entry in second.history] == [entry["step"] for entry in whole.history]
     assert torch.equal(second.result.images, whole.result.images)
 
@@ -202,9 +195,11 @@ def test_logits_fn_and_batch_adapter(trainer, digits):
             return torch.nn.functional.cross_entropy(self.net(images), labels)
 
     loader = as_loader(dataset, lambda batch: {"inner": [batch]})
-    probe = callback(batch_adapter=lambda batch: batch["inner"][0], logits_fn=lambda module, images: module.net(images))
+    probe = quick_callback(
+        batch_adapter=lambda batch: batch["inner"][0], logits_fn=lambda module, images: module.net(images)
+    )
     trainer(callbacks=[probe]).fit(Unusual(), loader, loader)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
 
 
 @pytest.mark.parametrize("sanity", [0, 2])
@@ -258,22 +253,22 @@ class FailsLater(SmallModule):
 
 
 def test_an_error_in_a_probe_is_logged_once_and_training_goes_on(trainer, loaders, caplog):
-    probe = callback(on_error="warn")
+    probe = quick_callback(on_error="warn")
     run = trainer(callbacks=[probe], max_epochs=3)
     with pytest.warns(UserWarning, match="probe of epoch 1 failed"):
         run.fit(FailsLater(), *loaders)
     assert run.current_epoch == 3
-    assert epochs(probe) == [0, 2]
+    assert probed_epochs(probe) == [0, 2]
     assert caplog.text.count("RuntimeError: cosmic ray") == 1
 
 
 def test_an_error_in_a_probe_can_end_training(trainer, loaders):
     with pytest.raises(RuntimeError, match="cosmic ray"):
-        trainer(callbacks=[callback()], max_epochs=3).fit(FailsLater(), *loaders)
+        trainer(callbacks=[quick_callback()], max_epochs=3).fit(FailsLater(), *loaders)
 
 
 def test_what_is_carried_over_has_an_interval(trainer, loaders):
-    probe = callback()
+    probe = quick_callback()
     trainer(callbacks=[probe], max_epochs=2).fit(SmallModule(), *loaders)
     low, high = probe.result.intervals["carryover_accuracy"]
     assert 0 <= low <= probe.result.metrics["carryover_accuracy"] <= high <= 1

@@ -1,17 +1,19 @@
 """The callback's judges, comparisons over epochs, and what it logs of single classes."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from quick import quick_callback, quiet_trainer
 
 NUM_CLASSES = 3
 
@@ -51,16 +53,14 @@ def loaders(images_and_labels=None, *, shuffle=True):
 
 def fit(callback, tmp_path, *, epochs=2, data=None, shuffle=True, logger=False, ckpt_path=None, net=None):
     torch.manual_seed(0)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[callback], logger=logger, default_root_dir=tmp_path,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-    )  # fmt: skip
+    trainer = quiet_trainer(
+        tmp_path, max_epochs=epochs, callbacks=[callback], logger=logger, enable_checkpointing=True, log_every_n_steps=1
+    )
     trainer.fit(net or Net(), *loaders(data, shuffle=shuffle), ckpt_path=ckpt_path)
     return trainer
 
 
-def callback(**kwargs):
-    return FillInBlanksCallback(num_masks=16, images_per_class=4, on_error="raise", **kwargs)
+callback = partial(quick_callback, num_masks=16, images_per_class=4)
 
 
 def test_class_means_are_those_of_the_training_images_whatever_the_order(tmp_path):
@@ -94,9 +94,7 @@ def test_judging_does_not_change_the_training(tmp_path):
     plain, probed = Net(), Net()
     probed.load_state_dict(plain.state_dict())
     torch.manual_seed(0)
-    trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=2,
-                      enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
-    trainer.fit(plain, *loaders())
+    quiet_trainer(tmp_path).fit(plain, *loaders())
     fit(callback(reference=DataLoader(TensorDataset(*bars()), shuffle=True, batch_size=7)), tmp_path, net=probed)
     for one, other in zip(plain.parameters(), probed.parameters(), strict=True):
         assert torch.equal(one, other)

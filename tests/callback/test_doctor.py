@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from typer.testing import CliRunner
 
 from fitb_callbacks.callback.doctor import examine
-from fitb_callbacks.cli import app
+from quick import fitb
 
 HEAD = """
 import sys
@@ -27,9 +26,7 @@ FIT = "Trainer(max_epochs=50, accelerator='cpu', logger=False).fit(SmallModule()
 
 
 def doctor(*arguments):
-    done = CliRunner().invoke(app, ["doctor", *map(str, arguments)])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
+    return fitb("doctor", *arguments)
 
 
 def script(text):

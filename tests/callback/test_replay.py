@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from digits_data import training, validation
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
-from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.replay import find_checkpoints, log_replay, replay, seen_by_callback
-from fitb_callbacks.cli import app
 from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from mlflow_store import new_store
+from quick import fitb, quiet_trainer
 from small_module import SmallModule
 
 MODULE = "small_module:SmallModule"
@@ -28,10 +27,8 @@ MODULE = "small_module:SmallModule"
 
 def train(folder, callbacks, **options):
     seed_everything(3, verbose=False)
-    trainer = Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[*callbacks, ModelCheckpoint(folder, save_top_k=-1, **options)], default_root_dir=folder,
-    )  # fmt: skip
+    saved = ModelCheckpoint(folder, save_top_k=-1, **options)
+    trainer = quiet_trainer(folder, max_epochs=3, callbacks=[*callbacks, saved], enable_checkpointing=True)
     trainer.fit(
         SmallModule(), DataLoader(training(), batch_size=50, shuffle=True), DataLoader(validation(), batch_size=50)
     )
@@ -112,12 +109,6 @@ def test_progress_covers_all_probes(run):
     replayed(checkpoints, images, labels, None, probes=PROBES[:1], progress=lambda *report: reports.append(report))
     assert reports[-1] == (3 * 32 * 40, 3 * 32 * 40)
     assert reports == sorted(reports)
-
-
-def fitb(*arguments):
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
 
 
 def test_the_command_writes_the_series(run, tmp_path, monkeypatch):

@@ -5,17 +5,12 @@ import struct
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from fitb_callbacks import __version__
-from fitb_callbacks.cli import app
 from fitb_callbacks.data.datasets import load_fashion_mnist
 from mlflow_store import new_store
 from needs import needs_fashion_mnist
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+from quick import fitb
 
 
 def write_idx(path, array):
@@ -38,12 +33,12 @@ def folder(tmp_path):
 
 
 def test_version():
-    assert run("--version").output.strip() == f"fitb-callbacks {__version__}"
+    assert fitb("--version").output.strip() == f"fitb-callbacks {__version__}"
 
 
 def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
     new_store(tmp_path / "mlflow.db")
-    done = run("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)
+    done = fitb("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.output
     assert "tensorboard --logdir" in done.output
@@ -62,14 +57,14 @@ def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
     ],
 )
 def test_wrong_arguments(arguments, says):
-    done = run("demo", *arguments)
+    done = fitb("demo", *arguments)
     assert done.exit_code == 2
     assert says in " ".join(done.output.replace("│", " ").split())
 
 
 def test_a_file_that_is_not_idx(folder):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"hello, world"))
-    done = run("demo", "--data", "fashion-mnist", "--data-dir", folder)
+    done = fitb("demo", "--data", "fashion-mnist", "--data-dir", folder)
     assert done.exit_code == 2
     assert "is not a gzipped IDX file" in " ".join(done.output.split())
 

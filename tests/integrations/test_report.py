@@ -9,25 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
-from typer.testing import CliRunner
 
 from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
-from fitb_callbacks.cli import app
 from fitb_callbacks.integrations.folder import write_record
 from fitb_callbacks.integrations.record import make_record
 from fitb_callbacks.integrations.report.page import render_report
 from mlflow_store import new_store
+from quick import fitb, quiet_trainer
 from small_module import SmallModule
 
 NAMES = ["<b>zero</b>", "one & only", '"two"', "</script><script>alert(1)</script>", "x" * 80, *map(str, range(5, 10))]
 
 
 def report(*arguments):
-    done = CliRunner().invoke(app, ["report", *map(str, arguments)])
+    done = fitb("report", *arguments)
     return done.exit_code, " ".join(done.output.split())
 
 
@@ -41,11 +39,8 @@ def run(tmp_path_factory, digits):
         run_name="first",
     )
     probe = FillInBlanksCallback(num_masks=16, class_names=NAMES, masking=("random", "progressive"), on_error="raise")
-    trainer = Trainer(
-        max_epochs=4, accelerator="cpu", callbacks=[probe], enable_checkpointing=False, enable_progress_bar=False,
-        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow],
-        enable_model_summary=False, default_root_dir=folder,
-    )  # fmt: skip
+    loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow]
+    trainer = quiet_trainer(folder, max_epochs=4, callbacks=[probe], logger=loggers)
     parts = (TensorDataset(*(tensor[part] for tensor in digits.tensors)) for part in (slice(400), slice(1500, 1700)))
     trainer.fit(SmallModule(), *(DataLoader(part, batch_size=50) for part in parts))
     return folder, mlflow, probe

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.cli import app
 from fitb_callbacks.probing.ablation import ablate
+from quick import fitb
 
 RATIOS, SIZES, CUTS = [0.25, 0.5], [1, 3], [0.05, None]
 
@@ -141,7 +140,7 @@ def test_command_writes_a_table_and_a_picture_a_class_and_resumes(tmp_path):
     lists = "--mask-ratio 0.25 --mask-ratio 0.5 --patch-size 4 --threshold none --threshold 0.05"
     arguments = ["ablate", *lists.split(), "--num-masks", "8", "--images-per-class", "1", "--output", str(tmp_path)]
     for _ in range(2):
-        ran = CliRunner().invoke(app, arguments)
+        ran = fitb(*arguments)
         assert ran.exit_code == 0, ran.output
         assert "The scores of 4 settings" in ran.output
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 5
@@ -153,7 +152,7 @@ def test_command_takes_a_model_and_data_of_ones_own(images, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model.pt")
     np.savez(tmp_path / "data.npz", images=images, labels=LABELS, class_names=["cat", "dog", "cow/calf"])
     arguments = ["--checkpoint", "model.pt", "--class", f"{__name__}:Counting", "--data", "data.npz"]
-    ran = CliRunner().invoke(app, ["ablate", *arguments, "--patch-size", "2", "--num-masks", "8"])
+    ran = fitb("ablate", *arguments, "--patch-size", "2", "--num-masks", "8")
     assert ran.exit_code == 0, ran.output
     assert "The scores of 4 settings" in ran.output
     assert {path.stem for path in Path("fitb-ablation/pictures").iterdir()} == {"cat", "dog", "cow_calf"}
@@ -173,7 +172,7 @@ def test_command_takes_a_model_and_data_of_ones_own(images, tmp_path):
 )
 def test_command_says_in_a_line_what_is_wrong(tmp_path, arguments, says):
     (tmp_path / "junk.ckpt").write_bytes(b"no checkpoint")
-    ran = CliRunner().invoke(app, ["ablate", *arguments, "--output", str(tmp_path / "output")])
+    ran = fitb("ablate", *arguments, "--output", str(tmp_path / "output"))
     assert ran.exit_code == 2
     assert says in ran.output
     assert "Traceback" not in ran.output
@@ -196,7 +195,7 @@ def test_an_ablation_can_be_extended_in_its_folder(images, tmp_path):
     ],
 )
 def test_wrong_settings_end_the_command_before_a_network_is_trained(arguments, says, tmp_path):
-    done = CliRunner().invoke(app, ["ablate", "--output", str(tmp_path / "ablation"), *arguments])
+    done = fitb("ablate", "--output", str(tmp_path / "ablation"), *arguments)
     assert done.exit_code == 2
     assert says in " ".join(done.output.split())
     assert not (tmp_path / "ablation").exists()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
 from identical import assert_identical
+from quick import quick_callback
 from small_module import SmallModule
 
 try:
@@ -114,8 +115,7 @@ class CachesABuffer(SmallModule):
         return super().forward(images) * self.scale
 
 
-def callback(**options):
-    return FillInBlanksCallback(**{"num_masks": 8, "images_per_class": 1, "on_error": "raise", "audit": True} | options)
+callback = partial(quick_callback, images_per_class=1, audit=True)
 
 
 def fails_in_the_second_probe(model, images):

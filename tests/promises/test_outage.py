@@ -13,13 +13,12 @@ import pytest
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
-from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.cli import app
 from fitb_callbacks.integrations.outbox import Outbox
 from mlflow_server import Server
 from mlflow_store import new_store
+from quick import fitb
 from small_module import SmallModule
 
 
@@ -133,10 +132,6 @@ def waiting_steps(run_id):
     return sorted({json.loads((parcel / "entry.json").read_text())["step"] for parcel in parcels})
 
 
-def resend():
-    return CliRunner().invoke(app, ["resend"])
-
-
 class RemovedMeanwhile(type(Path())):
     """A folder that another thread finds empty, and removes, right after it was made."""
 
@@ -174,16 +169,16 @@ def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog)
     probe, run_id = train(trainer, loaders, server.uri, {2: once_sent(server.stop)})
     assert "send with: fitb resend" in caplog.text
     assert waiting_steps(run_id) == [23, 31, 39]  # of three epochs
-    failed = resend()
+    failed = fitb("resend")
     assert failed.exit_code == 1
     assert "Not sent" in failed.output
     assert waiting_steps(run_id) == [23, 31, 39]
     server.start()
-    sent = resend()
+    sent = fitb("resend")
     assert sent.exit_code == 0
     assert re.fullmatch(r"\d+ parcels sent", sent.output.strip())
     assert_complete(server.uri, run_id, probe)
-    assert "Nothing waits" in resend().output
+    assert "Nothing waits" in fitb("resend").output
 
 
 def test_frozen(server, trainer, loaders):
@@ -191,7 +186,7 @@ def test_frozen(server, trainer, loaders):
     probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(lambda: server.signal(signal.SIGSTOP))}, epochs=4)
     assert waiting_steps(run_id) == [15, 23, 31]
     server.signal(signal.SIGCONT)
-    assert resend().exit_code == 0
+    assert fitb("resend").exit_code == 0
     assert_complete(server.uri, run_id, probe)
 
 
@@ -220,7 +215,7 @@ def test_refusing(server, trainer, loaders):
     proxy.shutdown()
     proxy.server_close()
     server.start()
-    assert resend().exit_code == 0
+    assert fitb("resend").exit_code == 0
     assert_complete(server.uri, run_id, probe)
 
 
@@ -233,7 +228,7 @@ def test_what_was_sent_by_half_is_not_doubled(server, trainer, loaders):
     server.start()
     for parcel in Path("fitb-outbox", run_id).iterdir():
         deliver(parcel)
-    assert resend().exit_code == 0
+    assert fitb("resend").exit_code == 0
     assert_complete(server.uri, run_id, probe)
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.integrations.loggers import log_picture
 from mlflow_store import new_store
+from quick import probed_epochs, quick_callback
 from small_module import SmallModule
 
 
@@ -50,12 +52,7 @@ def data(size=40, shape=(1, 8, 8), num_classes=10, dtype=torch.float32):
     return TensorDataset(images, torch.randint(num_classes, (size,), generator=generator))
 
 
-def callback(**options):
-    return FillInBlanksCallback(**{"num_masks": 4, "on_error": "raise", "audit": True} | options)
-
-
-def epochs(probe):
-    return [int(entry["epoch"]) for entry in probe.history]
+callback = partial(quick_callback, num_masks=4, images_per_class=4, audit=True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +77,7 @@ def test_kinds_of_runs(trainer, options):
     loader = DataLoader(data(), batch_size=10)
     run = trainer(callbacks=[probe], **options)
     run.fit(AnyShape(), loader, loader)
-    assert epochs(probe) == list(range(max(1, run.current_epoch)))
+    assert probed_epochs(probe) == list(range(max(1, run.current_epoch)))
     assert len(probe.result.images) > 0
 
 
@@ -103,7 +100,7 @@ def test_shapes_and_types(trainer, tmp_path, shape, dtype):
     options = {"precision": "64-true"} if dtype == torch.float64 else {}
     loader = DataLoader(data(shape=shape, dtype=dtype), batch_size=10)
     trainer(callbacks=[probe], logger=logger, **options).fit(AnyShape(shape), loader, loader)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
     assert probe.result.prototypes.shape[1:] == shape
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
     assert len(events.Images("fitb/prototypes")) == 2
@@ -114,7 +111,7 @@ def test_batch_of_one_and_last_partial_batch(trainer, size):
     probe = callback()
     loader = DataLoader(data(), batch_size=size)
     trainer(callbacks=[probe]).fit(AnyShape(), loader, loader)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
     assert len(probe.result.images) == min(40, len(probe.result.images))
 
 
@@ -123,7 +120,7 @@ def test_several_validation_loaders(trainer):
     probe = callback()
     loaders = [DataLoader(data(), batch_size=10), DataLoader(data(shape=(1, 8, 8), num_classes=3), batch_size=10)]
     trainer(callbacks=[probe]).fit(AnyShape(), loaders[0], loaders)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
     first = {image.numpy().tobytes() for image in loaders[0].dataset.tensors[0]}
     assert all(image.numpy().tobytes() in first for image in probe.result.images)
 
@@ -141,7 +138,7 @@ def test_iterable_data_set(trainer, options):
     probe = callback()
     loaders = [DataLoader(Stream(data()), batch_size=10) for _ in range(2)]
     trainer(callbacks=[probe], **options).fit(AnyShape(), *loaders)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
 
 
 def test_classes_that_never_occur(trainer):
@@ -158,7 +155,7 @@ def test_a_thousand_classes_with_max_images(trainer, tmp_path):
     loader = DataLoader(TensorDataset(images, torch.arange(2000) % 1000), batch_size=500)
     trainer(callbacks=[probe], logger=logger).fit(AnyShape(num_classes=1000), loader, loader)
     assert probe.result.labels.tolist() == list(range(30))
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
 
 
 def test_dictionaries_and_other_names(trainer):
@@ -180,7 +177,7 @@ def test_dictionaries_and_other_names(trainer):
     probe = callback()
     loader = DataLoader(Rows(), batch_size=10)
     trainer(callbacks=[probe]).fit(Module(), loader, loader)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
 
 
 def test_fit_twice_with_one_callback(trainer):
@@ -193,7 +190,7 @@ def test_fit_twice_with_one_callback(trainer):
     images = probe.result.images
     run.fit_loop.max_epochs = 4
     run.fit(model, loader, loader)
-    assert epochs(probe) == [0, 1, 2, 3]
+    assert probed_epochs(probe) == [0, 1, 2, 3]
     assert torch.equal(probe.result.images, images)
 
 
@@ -236,7 +233,7 @@ def test_weights_and_biases_offline(trainer, tmp_path):
     logger.experiment.finish()
     for key in set(os.environ) - before:  # what wandb leaves behind
         del os.environ[key]
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
     for name in ("prototypes", "timeline", "confusion"):
         assert len(list(tmp_path.rglob(f"{name}*.png"))) == 2
 
@@ -274,7 +271,7 @@ trainer:
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--config", str(tmp_path / "config.yaml")])
     cli = LightningCLI(WithData, save_config_callback=None, seed_everything_default=False)
     (probe,) = [c for c in cli.trainer.callbacks if isinstance(c, FillInBlanksCallback)]
-    assert epochs(probe) == [0]
+    assert probed_epochs(probe) == [0]
     assert (probe.prefix, probe.probe.num_masks, probe.probe.baseline) == ("probe", 4, 0.0)
 
 
@@ -282,7 +279,7 @@ def test_two_probes_under_two_prefixes_and_a_checkpoint_keep_apart(trainer):
     loader = DataLoader(data(), batch_size=10)
     probes = [callback(), callback(prefix="large", patch_size=4)]
     trainer(callbacks=probes).fit(AnyShape(), loader, loader)
-    assert [epochs(probe) for probe in probes] == [[0, 1], [0, 1]]
+    assert [probed_epochs(probe) for probe in probes] == [[0, 1], [0, 1]]
     assert len({probe.state_key for probe in probes}) == 2
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `FillInBlanksCallback`"):
         trainer(callbacks=[callback(), callback()])  # Lightning's own check, by our state_key
@@ -313,4 +310,4 @@ def test_the_old_namespace_is_refused_clearly():
 def test_the_module_of_the_other_tests_too(trainer, loaders):
     probe = callback()
     trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
-    assert epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == [0, 1]
