@@ -1,7 +1,35 @@
-"""Bit for bit equality of nested states."""
+"""All that training depends on, and bit for bit equality of it."""
+
+import copy
+import random
 
 import numpy as np
 import torch
+
+
+def training_state(trainer, model):
+    """A copy of everything that a probe could change: weights, gradients, modes, hooks, optimizers, random numbers."""
+    return {
+        "state": {name: value.detach().clone() for name, value in model.state_dict().items()},
+        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "hooks": [  # torch has no public way to ask for them
+            (name, [getattr(hook, "__qualname__", hook) for hook in hooks.values()])  # keys count up for ever
+            for module in model.modules()
+            for name, hooks in vars(module).items()
+            if name.endswith("_hooks") and isinstance(hooks, dict)
+        ],
+        "optimizers": copy.deepcopy([optimizer.state_dict() for optimizer in trainer.optimizers]),
+        "schedulers": copy.deepcopy([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
+        "gradient mode": torch.is_grad_enabled(),
+        **random_states(),
+    }
+
+
+def random_states():
+    """Of the three generators that training may draw from."""
+    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
 
 
 def assert_identical(one, other, where="snapshot"):

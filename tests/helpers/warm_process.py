@@ -81,4 +81,4 @@ def _run(arguments, environment, folder, said):
             sys.path.insert(0, str(Path(arguments[0]).parent))
             runpy.run_path(arguments[0], run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # multiprocessing leaves these out
+        atexit._run_exitfuncs()  # noqa: SLF001 - multiprocessing leaves these out

@@ -89,6 +89,7 @@ def test_shortcut(tmp_path):
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
 
 
+@pytest.mark.slow
 @needs_fashion_mnist
 def test_reproduce_paper(tmp_path):
     run("reproduce_paper.py", "--quick", "--output", tmp_path / "paper")

@@ -71,12 +71,14 @@ def in_a_new_process(script):
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=nothing_kept)
 
 
+@pytest.mark.slow
 def test_less_memory_than_is_usually_kept_is_enough_for_a_few_images():
     done = with_little_memory(28, in_a_new_process)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) < 12
 
 
+@pytest.mark.slow
 def test_out_of_memory_with_a_single_image_is_an_error():
     done = with_little_memory(1, in_a_new_process)
     assert done.returncode == 1

@@ -11,24 +11,8 @@ from torch import nn
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.models.state import preserve_model_state
-from identical import assert_identical
+from identical import assert_identical, random_states, training_state
 from small_module import SmallModule
-
-
-def snapshot(trainer, model):
-    """Everything that training left behind."""
-    return {
-        "weights and buffers": model.state_dict(),
-        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        "modes": [module.training for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "hooks": [len(m._forward_hooks) + len(m._backward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
-        "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
 
 
 def trained_with(callbacks, trainer, loaders, **options):
@@ -37,7 +21,7 @@ def trained_with(callbacks, trainer, loaders, **options):
     model.net[1].weight.requires_grad_(False)  # a frozen parameter stays frozen
     run = trainer(callbacks=callbacks, max_epochs=3, accumulate_grad_batches=3, **options)
     run.fit(model, *loaders)
-    return snapshot(run, model)
+    return training_state(run, model)
 
 
 def test_dropout_batch_norm_shuffling_and_accumulation(trainer, loaders):
@@ -93,7 +77,7 @@ def test_a_failing_model_is_left_as_found():
         "state": copy.deepcopy(model.state_dict()),
         "modes": [module.training for module in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
-        "random": [torch.get_rng_state(), np.random.get_state(), random.getstate()],
+        "random": random_states(),
     }
     with pytest.raises(RuntimeError, match="out of luck"):
         FillInBlanks(num_masks=64, chunk_size=4).probe(model, images, torch.arange(4))
@@ -101,7 +85,7 @@ def test_a_failing_model_is_left_as_found():
         "state": model.state_dict(),
         "modes": [module.training for module in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
-        "random": [torch.get_rng_state(), np.random.get_state(), random.getstate()],
+        "random": random_states(),
     }
     assert_identical(before, after)
     assert (model.linear.weight.grad == 1).all()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
-from identical import assert_identical
+from identical import assert_identical, training_state
 from quick import quick_callback
 from small_module import SmallModule
 
@@ -32,26 +32,7 @@ class Record(Callback):
         self.states = []
 
     def take(self, trainer, model, *_):
-        self.states.append(
-            {
-                "state": {name: value.detach().clone() for name, value in model.state_dict().items()},
-                "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-                "requires_grad": [p.requires_grad for p in model.parameters()],
-                "modes": [module.training for module in model.modules()],
-                "hooks": [
-                    (name, [getattr(hook, "__qualname__", hook) for hook in hooks.values()])  # keys count up for ever
-                    for module in model.modules()
-                    for name, hooks in vars(module).items()
-                    if name.endswith("_hooks") and isinstance(hooks, dict)
-                ],
-                "optimizers": copy.deepcopy([optimizer.state_dict() for optimizer in trainer.optimizers]),
-                "schedulers": copy.deepcopy([config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]),
-                "torch": torch.get_rng_state(),
-                "numpy": np.random.get_state(),
-                "python": random.getstate(),
-                "gradient mode": torch.is_grad_enabled(),
-            }
-        )
+        self.states.append(training_state(trainer, model))
 
     on_train_batch_end = on_train_epoch_end = on_validation_end = on_validation_epoch_start = take
     on_fit_end = on_train_epoch_start = on_test_end = take
