@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.models.logits import Classify
-from fitb_callbacks.probing.updates import Found, differentiable_logits
+from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
 from fitb_callbacks.utils.arithmetic import safe_divide
 
 __all__ = ["BFGSUpdate", "Evaluate", "bfgs_direction"]
@@ -57,12 +56,11 @@ class BFGSUpdate:
 
         def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
             leaf = points.view_as(masked).detach().requires_grad_()
-            logits = differentiable_logits(classify, leaf)
-            loss = F.cross_entropy(logits, labels, reduction="none")
+            log_p, predicted = answer(differentiable_logits(classify, leaf), labels)
             if not first:
-                first.append((logits.detach().argmax(dim=1), -loss.detach()))
-            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-            return loss.detach(), gradient.masked_fill(visible & gradient.isfinite(), 0).flatten(1)
+                first.append((predicted, log_p.detach()))
+            (gradient,) = torch.autograd.grad(-log_p.sum(), leaf)
+            return -log_p.detach(), gradient.masked_fill(visible & gradient.isfinite(), 0).flatten(1)
 
         gradient, direction = bfgs_direction(evaluate, masked.flatten(1), num_steps=self.num_steps)
         length = safe_divide(gradient.norm(dim=1, keepdim=True), direction.norm(dim=1, keepdim=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.autotune import Plan
 
-__all__ = ["Found", "GradientUpdate", "UpdateFinder", "UpdateRule", "differentiable_logits"]
+__all__ = ["Found", "GradientUpdate", "UpdateFinder", "UpdateRule", "answer", "differentiable_logits"]
 
 _SMALLEST_DOUBT = 1e-7
 
@@ -95,12 +95,12 @@ class GradientUpdate:
         """
         leaf = masked.detach().requires_grad_()
         logits = differentiable_logits(classify, leaf)
-        loss = F.cross_entropy(logits, labels, reduction="none")
+        log_p, predicted = answer(logits, labels)
         # A confident model's gradients are so small that half precision would flush them to zero on their way back.
         # They are in proportion to 1 - p(label), so each is divided by that on its way, and multiplied again.
-        doubt = torch.expm1(-loss.detach()).neg_().clamp_(min=_SMALLEST_DOUBT)
-        (descent,) = torch.autograd.grad(loss, leaf, grad_outputs=doubt.reciprocal().neg_())
-        return Found(descent * doubt[:, None, None, None], logits.detach().argmax(dim=1), -loss.detach())
+        doubt = torch.expm1(log_p.detach()).neg_().clamp_(min=_SMALLEST_DOUBT)
+        (ascent,) = torch.autograd.grad(log_p, leaf, grad_outputs=doubt.reciprocal())
+        return Found(ascent * doubt[:, None, None, None], predicted, log_p.detach())
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,25 @@ class UpdateFinder:
 
     def _classify(self, images: Tensor) -> Tensor:
         return self.classify(self.plan.formatted(images))
+
+
+def answer(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What a model says about labels: log p(label), which is differentiable, and the label that it predicts.
+
+    Args:
+        logits: Shape ``(B, classes)``.
+        labels: Integers, shape ``(B,)``.
+
+    Returns:
+        log p(label), at most 0, and the predicted label, both ``(B,)``.
+
+    Example:
+        >>> import torch
+        >>> log_p, predicted = answer(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([2]))
+        >>> round(log_p.exp().item(), 3), predicted.item()
+        (1.0, 2)
+    """
+    return -F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(dim=1)
 
 
 def differentiable_logits(classify: Classify, leaf: Tensor) -> Tensor:
