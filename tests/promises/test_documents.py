@@ -26,7 +26,7 @@ from small_module import SmallModule
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
-NOT_RUN = ("git", "mlflow", "mkdocs", "pip", "pre-commit", "pytest", "python3", "ruff", "tensorboard", "python")
+NOT_RUN = ("bash", "git", "mlflow", "mkdocs", "pip", "pre-commit", "pytest", "python3", "ruff", "tensorboard", "python")
 """Commands that install, serve, or run what other tests run."""
 
 
