@@ -197,7 +197,7 @@ def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int
             optimizer.step()
 
 
-def trained_model(name: str, data_name: str, data: Data, seed: int, architecture: str, start: int) -> nn.Module:
+def trained_model(name: str, data_name: str, data: Data, seed: int, architecture: str, start: int) -> nn.Module:  # noqa: PLR0913 - what tells one trained model from another
     """A model of a kind: ``seed`` fixes its data with its marks and wrong labels, ``start`` its weights and batches."""
     torch.manual_seed(start)
     model = MODELS[architecture]()

@@ -41,7 +41,7 @@ class Logged:
     records: list[dict[str, Any]]
 
 
-def compose(
+def compose(  # noqa: PLR0913 - all that is said of one epoch
     results: Sequence[FillInBlanksResult],
     metrics: Mapping[str, float],
     timelines: MutableMapping[str, Timeline],

@@ -70,7 +70,7 @@ _TILE = 96
 _LOSSLESS_UP_TO = 40
 
 
-def make_record(
+def make_record(  # noqa: PLR0913 - the fields of a record
     result: FillInBlanksResult,
     scores: Mapping[str, float] | None = None,
     *,

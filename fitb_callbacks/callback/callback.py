@@ -106,7 +106,7 @@ class FillInBlanksCallback(Callback):
         >>> trainer = Trainer(callbacks=[FillInBlanksCallback(num_masks=64)], max_epochs=5, accelerator="cpu")
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every setting by its name, as LightningCLI needs it
         self,
         *,
         images_per_class: int = 4,

@@ -154,7 +154,7 @@ def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Te
     return None
 
 
-def replay(
+def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in the run
     load: Callable[[Path], nn.Module],
     checkpoints: Sequence[EpochCheckpoint],
     images: Tensor,

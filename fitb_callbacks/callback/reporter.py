@@ -45,7 +45,7 @@ class Reporter:
         """Start a run: in a notebook, open a new output in its cell."""
         self._display = None
 
-    def write(
+    def write(  # noqa: PLR0913 - all that is said of one epoch
         self,
         loggers: Sequence[Logger],
         results: Sequence[FillInBlanksResult],

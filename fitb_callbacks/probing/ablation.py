@@ -82,7 +82,7 @@ class Ablation:
         )
 
 
-def ablate(
+def ablate(  # noqa: PLR0913 - what to probe, the lists to go through, and where to write
     model: nn.Module,
     images: Tensor,
     labels: Tensor | None = None,

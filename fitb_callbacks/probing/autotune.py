@@ -68,7 +68,7 @@ the plan's chunk size, and their mean updates, which are compared between format
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
 
 
-def fastest_plan(
+def fastest_plan(  # noqa: PLR0913 - what is probed, and how much may be spent
     model: nn.Module,
     images: Tensor,
     attempt: Attempt,

@@ -122,7 +122,7 @@ class Average:
         return self.halves[0].merged(self.halves[1])
 
 
-def average(
+def average(  # noqa: PLR0913 - the parts of a probe, and how it is run
     masking: Masking,
     finder: UpdateFinder,
     stopping: StoppingRule,

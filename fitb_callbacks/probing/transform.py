@@ -71,7 +71,7 @@ def threshold(update: Tensor, *, normalize: str | None = "rms", binarize: float 
     return flat.view_as(update)
 
 
-def prototype(
+def prototype(  # noqa: PLR0913 - the terms of equation 4
     update: Tensor,
     *,
     low: Tensor,
