@@ -29,7 +29,7 @@ _EXTRA = ("jinja2", "junitparser", "mlflow", "PIL", "yaml")
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 
-def check(  # noqa: PLR0913 - one for each option
+def check(
     model: Annotated[
         str,
         typer.Argument(
