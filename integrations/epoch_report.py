@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 
 from fitb_callbacks.integrations.loggers import log_picture, log_record, log_scores
 from fitb_callbacks.integrations.record import make_record
-from fitb_callbacks.plotting.confusion import confusion_picture
-from fitb_callbacks.plotting.prototypes import prototype_grid
-from fitb_callbacks.plotting.tiles import Picture, prototype_tile
-from fitb_callbacks.plotting.timeline import Timeline, timeline_picture
+from fitb_callbacks.plotting.tiles import Picture, main_tile
+from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import KEY_METRICS, class_key
 from fitb_callbacks.scoring.classification import answer_counts
 
+if TYPE_CHECKING:
+    from fitb_callbacks.plotting.layout import Heading
+
 __all__ = ["Logged", "compose", "give"]
 
 _MOST_CLASSES = 20
+_CURVES = ("structure", "judge_accuracy", "accuracy", "coverage")  # of which the first three that exist are drawn
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,8 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
         all_scores: Whether to log every score, also for each class, rather than the key ones only. Records, and so the
             report, always hold all.
     """
-    pictures, drawn = {}, results if draw else []
-    for result in drawn:
-        masking = result.settings["masking"]
-        within = "" if result is results[0] else f"{masking}/"
-        cells = result.cells()
-        timeline = timelines.get(masking, Timeline()).with_probe([prototype_tile(cell) for cell in cells], epoch)
-        timelines[masking] = timeline
-        pictures[f"{within}prototypes"] = prototype_grid(cells)
-        pictures[f"{within}timeline"] = timeline_picture(timeline, [cell.name for cell in cells])
-    if draw:
-        pictures["confusion"] = _confusion(results[0])
+    drawn = results if draw else []
+    pictures = _pictures(drawn, timelines, epoch=epoch, prefix=prefix, judge=judge) if draw else {}
     logged = {name: value for name, value in metrics.items() if all_scores or name.rpartition("/")[2] in KEY_METRICS}
     scores = {f"{prefix}/{name}": value for name, value in logged.items()}
     if all_scores:
@@ -110,12 +103,50 @@ def give(logger: Logger, logged: Logged) -> bool:
     return taken
 
 
-def _confusion(result: FillInBlanksResult) -> Picture:
+def _pictures(
+    results: Sequence[FillInBlanksResult],
+    timelines: MutableMapping[str, Timeline],
+    *,
+    epoch: int,
+    prefix: str,
+    judge: str | None,
+) -> dict[str, Picture]:
+    """All pictures of an epoch, by name without prefix."""
+    from fitb_callbacks.plotting.at_a_glance import glance_picture
+    from fitb_callbacks.plotting.prototypes import prototype_grid
+    from fitb_callbacks.plotting.timeline import timeline_picture
+
+    pictures = {}
+    for result in results:
+        masking = result.settings["masking"]
+        within, title = ("", prefix) if result is results[0] else (f"{masking}/", f"{prefix}, {masking}")
+        cells, heading = result.cells(), result.heading(f"{title}, epoch {epoch}", judge=judge)
+        tiles = [main_tile(cell) for cell in cells]
+        timeline = timelines.get(masking, Timeline()).with_probe(tiles, epoch, result.metrics)
+        timelines[masking] = timeline
+        curves = {
+            name: [
+                (at, scores.get(name, math.nan)) for at, scores in zip(timeline.epochs, timeline.scores, strict=True)
+            ]
+            for name in _CURVES
+            if name in result.metrics
+        }
+        pictures[f"{within}at_a_glance"] = glance_picture(cells, curves, result.intervals, heading)
+        pictures[f"{within}prototypes"] = prototype_grid(cells, heading)
+        pictures[f"{within}timeline"] = timeline_picture(timeline, [cell.name for cell in cells], heading)
+        if result is results[0]:
+            pictures["confusion"] = _confusion(result, heading)
+    return pictures
+
+
+def _confusion(result: FillInBlanksResult, heading: Heading) -> Picture:
+    from fitb_callbacks.plotting.confusion import confusion_picture
+
     counts = {
-        f"the {who} takes it for": answer_counts(result.labels, answers, result.classes)
+        f"The {who} takes the prototypes for": answer_counts(result.labels, answers, result.classes)
         for who, answers in result.answers.items()
     }
-    return confusion_picture(counts, [result.class_name(label) for label in result.classes])
+    return confusion_picture(counts, [result.class_name(label) for label in result.classes], heading)
 
 
 def _of_classes(result: FillInBlanksResult, prefix: str) -> dict[str, float]:

@@ -31,9 +31,13 @@ def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
     from fitb_callbacks.integrations.report.page import render_report
     from fitb_callbacks.plotting.prototypes import prototype_grid
 
-    pictures = {"prototypes": prototype_grid(checked.check.candidate.cells())}
+    pictures = {
+        "prototypes": prototype_grid(checked.check.candidate.cells(), checked.check.candidate.heading("candidate"))
+    }
     if checked.check.champion is not None:
-        pictures["prototypes of the champion"] = prototype_grid(checked.check.champion.cells())
+        pictures["prototypes of the champion"] = prototype_grid(
+            checked.check.champion.cells(), checked.check.champion.heading("champion")
+        )
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name.replace(' ', '-')}.png")
     (folder / "verdict.json").write_text(json.dumps(checked.as_dict(), indent=1, allow_nan=False))

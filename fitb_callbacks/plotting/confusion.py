@@ -3,71 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from fitb_callbacks.plotting.layout import (
+    INK,
+    MARGIN,
+    PAPER,
+    RIGHT,
+    WIDTH,
+    WRONG,
+    Heading,
+    font,
+    heading_strip,
+    paragraph,
+    shortened,
+    stacked,
+)
 from fitb_callbacks.plotting.tiles import Picture
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageFont
 
 __all__ = ["confusion_picture"]
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (40, 40, 40), (205, 205, 205)
-_RIGHT, _WRONG = np.array((46, 125, 90.0)), np.array((190, 30, 45.0))
-_SIDE = 400
-_LONGEST_NAME = 90
+_FAINT = (205, 205, 205)
+_MOST_CLASSES = 14
+_LONGEST_NAME = 190
 
 
-def confusion_picture(counts: Mapping[str, Tensor], names: Sequence[str]) -> Picture:
-    """Draw what the prototypes of each class (row) are taken for (column), in one panel or several side by side.
+def confusion_picture(counts: Mapping[str, Tensor], names: Sequence[str], heading: Heading | None = None) -> Picture:
+    """Draw what the prototypes of each class (row) are taken for (column), a panel below the other.
 
-    Colour is the share of the row: green where it is right and red where it is wrong.
+    Colour is the share of the row: blue and framed on the diagonal, where it is right, orange where it is wrong. Of
+    more than 14 classes, those are drawn that are most often wrong; the other ones' columns count as "other".
 
     Args:
         counts: Title of each panel to its counts, see `fitb_callbacks.scoring.classification.answer_counts`.
         names: Names of the classes.
+        heading: What the picture is of, and what the scores say.
 
     Returns:
-        Height x width x 3, uint8.
+        Height x width x 3, uint8, 900 pixels wide.
     """
-    return np.concatenate([np.array(_panel(title, panel, names)) for title, panel in counts.items()], axis=1)
+    parts = [] if heading is None else [heading_strip(heading)]
+    for title, panel in counts.items():
+        chosen = _worst(panel)
+        rest = f" ({len(chosen)} of {len(names)} classes, most often wrong)" if len(chosen) < len(names) else ""
+        parts += [paragraph(title + rest, colour=INK), _panel(_of_classes(panel, chosen), [names[at] for at in chosen])]
+    parts.append(paragraph("Rows: the class. Columns: what it is taken for. On the diagonal it is right."))
+    return stacked(parts)
 
 
-def _panel(title: str, counts: Tensor, names: Sequence[str]) -> Image.Image:
-    from PIL import Image, ImageDraw, ImageFont
+def _worst(counts: Tensor) -> list[int]:
+    """The classes most often wrong, in their own order; all if they are few."""
+    wrong = counts.sum(dim=1) - counts.diagonal()
+    return sorted(wrong.argsort(descending=True, stable=True)[:_MOST_CLASSES].tolist())
 
-    cell = max(8, _SIDE // counts.shape[1])
-    font = ImageFont.load_default(size=min(14, max(8, cell - 6)))
-    heading = ImageFont.load_default(size=15)
+
+def _of_classes(counts: Tensor, chosen: Sequence[int]) -> Tensor:
+    rows = counts[list(chosen)]
+    kept = rows[:, list(chosen)]
+    none = rows[:, -1:]
+    return torch.cat([kept, rows.sum(dim=1, keepdim=True) - kept.sum(dim=1, keepdim=True) - none, none], dim=1)
+
+
+def _panel(counts: Tensor, names: Sequence[str]) -> Image.Image:
+    face = font()
     columns = [*names, "other", "none"]
-    margin = min(_LONGEST_NAME, max(round(font.getlength(name)) for name in columns)) + 12
-    top = margin + 26
-    canvas = Image.new("RGB", (margin + cell * len(columns) + 16, top + cell * len(names) + 16), _PAPER)
+    margin = min(_LONGEST_NAME, max(round(face.getlength(" ".join(name.split()))) for name in columns)) + MARGIN
+    cell = min(80, (WIDTH - margin - MARGIN) // len(columns))
+    canvas = Image.new("RGB", (WIDTH, margin + cell * len(names) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((margin + cell * len(columns) // 2, 14), title, _INK, heading, anchor="mm")
     for column, name in enumerate(columns):
-        upright = Image.new("RGB", (margin - 8, cell), _PAPER)
-        ImageDraw.Draw(upright).text((0, cell // 2), _cut(name, font), _INK, font, anchor="lm")
-        canvas.paste(upright.rotate(90, expand=True), (margin + column * cell, 30))
+        upright = Image.new("RGB", (margin - MARGIN // 2, cell), PAPER)
+        ImageDraw.Draw(upright).text((0, cell // 2), shortened(name, face, _LONGEST_NAME), INK, face, anchor="lm")
+        canvas.paste(upright.rotate(90, expand=True), (margin + column * cell, 0))
     for row, name in enumerate(names):
-        middle = top + row * cell + cell // 2
-        draw.text((margin - 6, middle), _cut(name, font), _INK, font, anchor="rm")
+        upper, middle = margin + row * cell, margin + row * cell + cell // 2
+        draw.text((margin - MARGIN // 2, middle), shortened(name, face, _LONGEST_NAME), INK, face, anchor="rm")
         for column, count in enumerate(counts[row].tolist()):
-            share = count / max(1.0, float(counts[row].sum()))
-            colour = _RIGHT if row == column else _WRONG
+            share, left = count / max(1.0, float(counts[row].sum())), margin + column * cell
+            colour = np.array(RIGHT if row == column else WRONG)
             shade = tuple(int(value) for value in 255 + (colour - 255) * share)
-            left, upper = margin + column * cell, top + row * cell
             draw.rectangle((left, upper, left + cell, upper + cell), shade, _FAINT)
-            if count and cell >= 16:
-                text = _PAPER if share > 0.5 else _INK
-                draw.text((left + cell // 2, middle), f"{count:.0f}", text, font, anchor="mm")
+            if count:
+                draw.text((left + cell // 2, middle), f"{count:.0f}", PAPER if share > 0.5 else INK, face, anchor="mm")
+    for row in range(len(names)):
+        corner = margin + row * cell
+        draw.rectangle((corner, corner, corner + cell, corner + cell), outline=RIGHT, width=3)
     return canvas
-
-
-def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    while font.getlength(name) > _LONGEST_NAME:
-        name = name.removesuffix("…")[:-1] + "…"
-    return name

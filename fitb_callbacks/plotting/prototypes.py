@@ -1,88 +1,97 @@
-"""The picture of one probe: a large prototype of each class."""
+"""The picture of one probe: what the model fills in for each class."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
+from PIL import Image, ImageDraw
 
-from fitb_callbacks.plotting.layout import GAP, INK, PAPER, TEXT, TILE, WRONG, fitted, largest_font, lines, shortened
+from fitb_callbacks.plotting.layout import (
+    GAP,
+    INK,
+    MARGIN,
+    PAPER,
+    TEXT,
+    WIDTH,
+    Heading,
+    draw_answer,
+    fitted,
+    font,
+    heading_strip,
+    paragraph,
+    shortened,
+    stacked,
+    tile_size,
+)
 from fitb_callbacks.plotting.tiles import Cell, Picture, cell_tiles
 
-__all__ = ["prototype_grid"]
+__all__ = ["MOST_CELLS", "answer_of", "legend_of", "prototype_grid"]
 
-_TEXT_LINE = 20
-_MARGIN = 14
-_NARROWEST = 90
-_CARD = (246, 210)  # room for a picture on MLflow's run page, in CSS pixels
-_LEGEND = (
-    "Large: the prototype, and what the model takes it for. "
-    "Small: the image, and the update over it (red: brighter, blue: darker)."
-)
+MOST_CELLS = 20
+_COLUMNS = 4
+_LARGEST_TILE = 400
+_LINE = round(1.4 * TEXT)
 
 
-def prototype_grid(cells: Sequence[Cell]) -> Picture:
-    """The picture of one probe: a cell a class, by its first probe image.
+def prototype_grid(cells: Sequence[Cell], heading: Heading | None = None) -> Picture:
+    """Draw one probe, a cell a class.
 
-    Large, the prototype; above it the class, below it what the model takes it for, in red where that is not the class.
-    Under that, half as wide each, the image, and the image under its first mask with the mean update over it (red would
-    be brighter, blue darker; full colour from three times the update's root mean square, the same for every image and
-    epoch). A class whose image has no kept mask has an empty prototype and update. The cells stand in the number of
-    columns with which prototypes are largest on a dashboard's card. The last line says which tile is which.
+    Large, what the model fills in: the filled image if there is one, else the prototype. Above it the class, below it
+    what the model takes it for, with a check mark or a cross. Under that, half as wide, the image and a map over it:
+    how much the model relies on each patch (orange: for the class, blue: against it), or where the update acts
+    (orange: brighter, blue: darker). Colour is full from three times the map's root mean square, the same for every
+    image and epoch. Cells without a prototype are blank. At most 20 cells are drawn; the last lines say so, and which
+    tile is which.
 
     Args:
         cells: One a class, at least one.
+        heading: What the picture is of, and what the scores say.
 
     Returns:
-        Height x width x 3, uint8.
+        Height x width x 3, uint8, 900 pixels wide.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
-    small = _small_tile(*cells[0].image.shape[-2:])
-    large = 2 * small[0] + GAP, 2 * small[1] + GAP
-    cell_width = max(large[0], _NARROWEST)
-    text_size = max(TEXT, cell_width // 5)
-    font = largest_font([text for cell in cells for text in (cell.name, _answer(cell))], cell_width, text_size)
-    line = round(1.25 * text_size)
-    cell_height = line + large[1] + line + GAP + small[1]
-
-    def size(columns: int) -> tuple[int, int]:
-        rows = math.ceil(len(cells) / columns)
-        return _MARGIN + columns * (cell_width + _MARGIN), GAP + rows * (cell_height + _MARGIN)
-
-    def scale_on_a_card(columns: int) -> float:
-        return min(room / side for room, side in zip(_CARD, size(columns), strict=True))
-
-    columns = max(range(1, len(cells) + 1), key=scale_on_a_card)
-    width, height = size(columns)
-    legend_font = ImageFont.load_default(size=TEXT)
-    legend = lines(_LEGEND, legend_font, width - 2 * _MARGIN)
-    canvas = Image.new("RGB", (width, height + _TEXT_LINE * len(legend) + GAP), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for position, cell in enumerate(cells):
-        image, update, prototype = cell_tiles(cell)
-        row, column = divmod(position, columns)
-        centre = _MARGIN + column * (cell_width + _MARGIN) + cell_width // 2
-        left, top = centre - large[0] // 2, GAP + row * (cell_height + _MARGIN)
-        draw.text((centre, top + line // 2), shortened(cell.name, font, cell_width), INK, font, anchor="mm")
-        canvas.paste(fitted(prototype, large), (left, top + line))
-        below = top + line + large[1]
-        colour = INK if cell.right else WRONG
-        draw.text((centre, below + line // 2), shortened(_answer(cell), font, cell_width), colour, font, anchor="mm")
-        canvas.paste(fitted(image, small), (left, below + line + GAP))
-        canvas.paste(fitted(update, small), (left + small[0] + GAP, below + line + GAP))
-    for number, text in enumerate(legend):
-        draw.text((_MARGIN, height + number * _TEXT_LINE), text, INK, legend_font)
-    return np.array(canvas)
+    shown = cells[:MOST_CELLS]
+    columns = min(_COLUMNS, len(shown))
+    column = (WIDTH - MARGIN) // columns
+    height, width = shown[0].image.shape[-2:]
+    room = min(_LARGEST_TILE, column - MARGIN)
+    large = tile_size(width, height, room, room)
+    small = tile_size(width, height, (large[0] - GAP) // 2, room)
+    cell_height = 2 * _LINE + large[1] + GAP + small[1] + MARGIN
+    canvas = Image.new("RGB", (WIDTH, math.ceil(len(shown) / columns) * cell_height), PAPER)
+    draw, face = ImageDraw.Draw(canvas), font()
+    for position, cell in enumerate(shown):
+        row, place = divmod(position, columns)
+        centre, top = MARGIN // 2 + place * column + column // 2, row * cell_height
+        left = centre - large[0] // 2
+        image, value_map, main = cell_tiles(cell)
+        name = shortened(cell.name, face, column - MARGIN)
+        draw.text((centre, top + _LINE // 2), name, INK, face, anchor="mm")
+        canvas.paste(fitted(main, large), (left, top + _LINE))
+        below = top + _LINE + large[1]
+        text, sign = answer_of(cell)
+        draw_answer(draw, text, sign, centre=(centre, below + _LINE // 2), width=column - MARGIN, size=TEXT)
+        canvas.paste(fitted(image, small), (left, below + _LINE))
+        canvas.paste(fitted(value_map, small), (left + large[0] - small[0], below + _LINE))
+    parts = [canvas, paragraph(legend_of(cells, len(shown)))]
+    return stacked(parts if heading is None else [heading_strip(heading), *parts])
 
 
-def _answer(cell: Cell) -> str:
-    return "no mask kept" if cell.answer is None else f"= {cell.answer}"
+def answer_of(cell: Cell) -> tuple[str, str]:
+    """What stands below a cell, and its sign."""
+    if cell.answer is None:
+        return "no prototype" if cell.filled is None else "no mask kept", "none"
+    return cell.answer, "right" if cell.right else "wrong"
 
 
-def _small_tile(height: int, width: int) -> tuple[int, int]:
-    """Width and height of a small tile: a whole multiple of the image's, so that pixels stay sharp squares."""
-    longer = max(height, width)
-    scale = TILE / longer if longer > TILE else round(0.75 * TILE / longer)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def legend_of(cells: Sequence[Cell], shown: int) -> str:
+    """Which tile is which, in a sentence or two."""
+    filled = any(cell.filled is not None for cell in cells)
+    large = "the image as the model fills it in, no original pixel left" if filled else "the prototype"
+    if any(cell.reliance is not None for cell in cells):
+        value_map = "where the model looks (orange: for the class, blue: against it)"
+    else:
+        value_map = "the update (orange: brighter, blue: darker)"
+    rest = f" {shown} of {len(cells)} classes." if shown < len(cells) else ""
+    return f"Large: {large}; below it, the class the model sees. Small: the image, and {value_map}.{rest}"

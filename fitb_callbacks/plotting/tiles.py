@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BLANK", "Cell", "Picture", "cell_tiles", "overlay", "prototype_tile", "to_rgb"]
+__all__ = ["BLANK", "Cell", "Picture", "cell_tiles", "main_tile", "overlay", "prototype_tile", "to_rgb"]
 
 Picture = npt.NDArray[np.uint8]
 """Height x width x 3, values 0 to 255."""
 
 BLANK = (225, 225, 225)
+_UP, _DOWN = np.array([230.0, 97.0, 1.0]), np.array([5.0, 80.0, 160.0])  # orange and blue, for any colour vision
 _FULL_COLOUR_AT = 3.0
+_PALEST = 0.55  # of the image under a map, so that both of its colours show on black, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,22 @@ class Cell:
 
 
 def cell_tiles(cell: Cell) -> list[Picture]:
-    """The image, the update over the masked image, and the prototype; the last two are blank if no mask was kept."""
+    """The image, the map over it, and what the model fills in; without a prototype or fill, the last two are blank.
+
+    The map shows how much the model relies on each patch, or if that was not measured, where the update acts.
+    """
     image = to_rgb(cell.image, cell.low, cell.high)
+    main = main_tile(cell)
+    if cell.reliance is not None:
+        return [image, overlay(cell.image, cell.reliance[None], cell.low, cell.high), main]
     if cell.prototype is None:
-        return [image, np.full_like(image, BLANK), np.full_like(image, BLANK)]
-    return [image, overlay(cell.masked, cell.update, cell.low, cell.high), prototype_tile(cell)]
+        return [image, np.full_like(image, BLANK), main]
+    return [image, overlay(cell.masked, cell.update, cell.low, cell.high), main]
+
+
+def main_tile(cell: Cell) -> Picture:
+    """The filled-in image in its own colours; without a fill, the prototype."""
+    return prototype_tile(cell) if cell.filled is None else to_rgb(cell.filled, cell.low, cell.high)
 
 
 def prototype_tile(cell: Cell) -> Picture:
@@ -98,17 +112,18 @@ def to_rgb(image: Tensor, low: Tensor, high: Tensor) -> Picture:
     return (channels * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def overlay(image: Tensor, update: Tensor, low: Tensor, high: Tensor) -> Picture:
-    """An update laid over an image: red where it would make a pixel brighter, blue where darker (paper, figure 1).
+def overlay(image: Tensor, values: Tensor, low: Tensor, high: Tensor) -> Picture:
+    """Lay signed values over a pale grey image: orange where they are positive, blue where negative.
 
     Args:
         image: Shape ``(C, H, W)``.
-        update: Shape ``(C, H, W)``; the channels' mean is shown.
+        values: Shape ``(C, h, w)``, of the image's size or coarser; the channels' mean is shown. For an update,
+            orange is brighter and blue darker; for reliance, orange speaks for the class and blue against it.
         low: As for `to_rgb`.
         high: As for `to_rgb`.
 
     Returns:
-        Height x width x 3, uint8. Colour is in proportion to the update in units of its root mean square, and full
+        Height x width x 3, uint8. Colour is in proportion to the value in units of the root mean square, and full
         from three of them on.
 
     Example:
@@ -116,12 +131,12 @@ def overlay(image: Tensor, update: Tensor, low: Tensor, high: Tensor) -> Picture
         >>> picture = overlay(torch.zeros(1, 1, 2), torch.tensor([[[1.0, -1.0]]]), torch.zeros(1, 1, 1),
         ...                   torch.ones(1, 1, 1))
         >>> picture[0].tolist()
-        [[77, 10, 13], [11, 30, 67]]
+        [[170, 126, 94], [95, 120, 147]]
     """
-    grey = to_rgb(image, low, high).astype(np.float32)
-    signed = update.float().cpu().mean(dim=0)
+    grey = to_rgb(image, low, high).astype(np.float32).mean(axis=2, keepdims=True)
+    pale = 255 * _PALEST + (1 - _PALEST) * grey
+    signed = F.interpolate(values.float().cpu().mean(dim=0)[None, None], size=image.shape[-2:], mode="nearest")[0, 0]
     scale = signed.square().mean().sqrt()
     strength = (signed / (scale * _FULL_COLOUR_AT) if scale > 0 else signed).clamp(-1, 1).numpy()[..., None]
-    colour = np.where(strength > 0, np.array([230.0, 30.0, 40.0]), np.array([33.0, 90.0, 200.0]))
-    mixed: Picture = (grey + (colour - grey) * np.abs(strength)).round().astype(np.uint8)
+    mixed: Picture = (pale + (np.where(strength > 0, _UP, _DOWN) - pale) * np.abs(strength)).round().astype(np.uint8)
     return mixed

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fitb_callbacks.plotting.layout import lay_out
 from fitb_callbacks.plotting.tiles import Picture
+
+if TYPE_CHECKING:
+    from fitb_callbacks.plotting.layout import Heading
 
 __all__ = ["Timeline", "timeline_picture"]
 
 _MOST_COLUMNS = 12
 _MOST_CLASSES = 20
 _TILE = 56
-_SHAPE = 1.4  # width by height that the picture comes near to
+_LARGEST_TILE = 112
+_LONGEST_NAME = 190
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Timeline:
         kept: Which of them have a column, counted from 0.
         epochs: Their epochs.
         tiles: Their first prototype of each class, uint8, shape ``(columns, classes, H, W, 3)``; None before the first.
+        scores: Their scores, by name.
 
     Example:
         >>> prototypes = [np.zeros((4, 4, 3), np.uint8)] * 3
@@ -51,8 +54,11 @@ class Timeline:
     kept: tuple[int, ...] = ()
     epochs: tuple[int, ...] = ()
     tiles: Tensor | None = None
+    scores: tuple[Mapping[str, float], ...] = ()
 
-    def with_probe(self, prototypes: Sequence[Picture], epoch: int) -> Timeline:
+    def with_probe(
+        self, prototypes: Sequence[Picture], epoch: int, scores: Mapping[str, float] | None = None
+    ) -> Timeline:
         """Return the timeline with one more probe of the same images: a picture of each class, of which 20 are kept."""
         new = _tiles(prototypes[:_MOST_CLASSES]).unsqueeze(0)
         number = self.probed + 1
@@ -62,45 +68,77 @@ class Timeline:
         columns = [at for at, probe in enumerate(self.kept) if probe % spacing == 0]
         tiles = new if self.tiles is None else torch.cat([self.tiles[columns], new])
         kept = (*(self.kept[at] for at in columns), self.probed)
-        return Timeline(number, kept, (*(self.epochs[at] for at in columns), epoch), tiles)
+        epochs = (*(self.epochs[at] for at in columns), epoch)
+        return Timeline(number, kept, epochs, tiles, (*(self.scores[at] for at in columns), dict(scores or {})))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives, loadable with ``weights_only=True``."""
-        return {"probed": self.probed, "kept": list(self.kept), "epochs": list(self.epochs), "tiles": self.tiles}
+        return {
+            "probed": self.probed,
+            "kept": list(self.kept),
+            "epochs": list(self.epochs),
+            "tiles": self.tiles,
+            "scores": list(self.scores),
+        }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Timeline:
         """The timeline that `state_dict` was made of."""
-        return cls(state["probed"], tuple(state["kept"]), tuple(state["epochs"]), state["tiles"])
+        return cls(
+            state["probed"], tuple(state["kept"]), tuple(state["epochs"]), state["tiles"], tuple(state["scores"])
+        )
 
 
-def timeline_picture(timeline: Timeline, names: Sequence[str]) -> Picture:
-    """The timeline as a picture; epochs stand above the columns.
-
-    For dashboards, which show pictures that are somewhat wider than high: few epochs of many classes stand in blocks of
-    classes side by side, many epochs of few classes in bands one below the other.
+def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading | None = None) -> Picture:
+    """Draw the timeline: a row a class, a column a probed epoch.
 
     Args:
         timeline: With at least one probe.
         names: Names of the classes, those of the rows.
+        heading: What the picture is of, and what the scores say.
 
     Returns:
-        Height x width x 3, uint8.
+        Height x width x 3, uint8, 900 pixels wide.
     """
+    from PIL import Image, ImageDraw
+
+    from fitb_callbacks.plotting.layout import (
+        GAP,
+        INK,
+        MARGIN,
+        PAPER,
+        TEXT,
+        WIDTH,
+        fitted,
+        font,
+        heading_strip,
+        paragraph,
+        shortened,
+        stacked,
+    )
+
     assert timeline.tiles is not None
-    titles = list(names[:_MOST_CLASSES])
-    across = len(timeline.epochs) + 1  # with the titles
-    rows = math.ceil(len(titles) / max(1, round(math.sqrt(_SHAPE * len(titles) / across))))
-    blocks = []
-    for first in range(0, len(titles), rows):
-        block = slice(first, first + rows)
-        columns = [
-            (str(epoch), list(tiles[block].numpy()), "", True)
-            for epoch, tiles in zip(timeline.epochs, timeline.tiles, strict=True)
-        ]
-        missing = rows - len(titles[block])
-        blocks.append(lay_out(columns, row_titles=titles[block] + [""] * missing, corner="epoch", tile=_TILE))
-    return np.concatenate(blocks, axis=1)
+    face, titles = font(), list(names[:_MOST_CLASSES])
+    longest = max(round(face.getlength(" ".join(title.split()))) for title in (*titles, "epoch"))
+    margin = min(_LONGEST_NAME, longest) + 2 * MARGIN
+    column = (WIDTH - margin - MARGIN) // len(timeline.epochs)
+    side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, column - GAP), round(1.4 * TEXT)
+    row = max(side + GAP, line)
+    canvas = Image.new("RGB", (WIDTH, line + row * len(titles) + GAP), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((margin - MARGIN, line // 2), "epoch", INK, face, anchor="rm")
+    for number, title in enumerate(titles):
+        middle = line + number * row + row // 2
+        draw.text((margin - MARGIN, middle), shortened(title, face, _LONGEST_NAME), INK, face, anchor="rm")
+    for place, (epoch, tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
+        left = margin + place * column
+        draw.text((left + side // 2, line // 2), shortened(str(epoch), face, column), INK, face, anchor="mm")
+        for number, tile in enumerate(tiles.numpy()):
+            canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
+    parts = [canvas] if heading is None else [heading_strip(heading), canvas]
+    if len(titles) < len(names):
+        parts.append(paragraph(f"{len(titles)} of {len(names)} classes."))
+    return stacked(parts)
 
 
 def _tiles(pictures: Sequence[Picture]) -> Tensor:

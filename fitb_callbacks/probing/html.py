@@ -39,7 +39,7 @@ def probe_html(
     )
     return (
         f"<div><p>{escape(title)} <b>{escape(interpretation['headline'])}</b> {escape(interpretation['reason'])}</p>"
-        f'<img alt="Prototype, image and update of each class" width="{picture.width}" style="max-width:100%" '
+        f'<img alt="Prototype, image and update of each class" width="600" style="max-width:100%" '
         f'src="data:image/png;base64,{encoded}">'
         f'<div style="display:flex;flex-wrap:wrap;gap:.4em 1.4em;margin:.6em 0">{scores}</div></div>'
     )

@@ -21,6 +21,8 @@ from fitb_callbacks.utils.patch_grid import PatchGrid
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from fitb_callbacks.plotting.layout import Heading
+
 __all__ = ["FillInBlanksResult"]
 
 _FORMAT = "fitb-callbacks result 2"
@@ -187,13 +189,30 @@ class FillInBlanksResult:
         """What the scores say, in words: see `fitb_callbacks.scoring.interpretation.verdict`."""
         return verdict(self.metrics, self.intervals, num_classes=self._num_classes, judge=judge)
 
-    def figure(self) -> Image:
-        """The picture that the callback logs, a cell a class, as a Pillow image. Needs Pillow."""
+    def heading(self, title: str = "", *, judge: str | None = None) -> Heading:
+        """What stands at the top of a picture of this result. Needs Pillow.
+
+        Args:
+            title: What was probed, such as the run and the epoch.
+            judge: The judge in words.
+        """
+        from fitb_callbacks.plotting.layout import Heading
+
+        said = self.interpretation(judge)
+        images = f"{len(self.labels)} probe images of {len(self.classes)} classes"
+        return Heading(f"{title}, {images}" if title else images, said["headline"], said["tone"])  # type: ignore[arg-type]
+
+    def figure(self, title: str = "") -> Image:
+        """Draw what the model fills in for each class, as the callback logs it: a Pillow image. Needs Pillow.
+
+        Args:
+            title: What was probed, such as the run and the epoch.
+        """
         from PIL import Image
 
         from fitb_callbacks.plotting.prototypes import prototype_grid
 
-        return Image.fromarray(prototype_grid(self.cells()))
+        return Image.fromarray(prototype_grid(self.cells(), self.heading(title)))
 
     def html(self, title: str = "") -> str:
         """Verdict, picture and scores as a piece of HTML, as notebooks show it. Needs Pillow.

@@ -84,7 +84,13 @@ class FillInBlanksEvaluator(ModelEvaluator):
             own = model.model_id
             linked = [Metric(key, value, now, 0, model_id=own, run_id=run_id) for key, value in metrics.items()]
             client.log_batch(run_id, metrics=linked)
-        log_picture(client.tracking_uri, run_id, f"{prefix}/prototypes", prototype_grid(result.cells()), step=0)
+        log_picture(
+            client.tracking_uri,
+            run_id,
+            f"{prefix}/prototypes",
+            prototype_grid(result.cells(), result.heading()),
+            step=0,
+        )
         return EvaluationResult(metrics=metrics, artifacts={}, run_id=run_id)
 
 

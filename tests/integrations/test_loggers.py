@@ -53,13 +53,13 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
     pictures = events.Images("fitb/prototypes")
     assert [picture.step for picture in pictures] == steps
     files = [file.path for file in client.list_artifacts(mlflow.run_id, "images")]
-    for name in ("prototypes", "confusion", "timeline"):
+    for name in ("at_a_glance", "prototypes", "confusion", "timeline"):
         of_name = [path for path in files if name in path]
         assert sorted(int(path.split("+")[2]) for path in of_name if path.endswith(".png")) == steps
         assert len([path for path in of_name if path.endswith(".webp")]) == 3
-    assert len(files) == 18  # any other file would hide every image of the run
+    assert len(files) == 24  # any other file would hide every image of the run
 
-    last = np.array(probe.result.figure())
+    last = np.array(probe.result.figure("fitb, epoch 2"))
     assert np.array_equal(np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string))), last)
     path = next(path for path in files if "prototypes+step+23+" in path and path.endswith(".png"))
     downloaded = client.download_artifacts(mlflow.run_id, path, str(tmp_path))

@@ -1,24 +1,42 @@
 """The confusion matrix as a picture."""
 
+import numpy as np
+import pytest
 import torch
 
 from fitb_callbacks.plotting.confusion import confusion_picture
+from fitb_callbacks.plotting.layout import RIGHT, WRONG
 from fitb_callbacks.scoring.classification import answer_counts
 
+LABELS = torch.arange(30) % 3
 
-def test_the_confusion_picture_is_green_on_the_diagonal_and_red_beside_it():
-    labels = torch.arange(30) % 3
-    counts = answer_counts(labels, labels, [0, 1, 2])
-    shifted = answer_counts(labels, (labels + 1) % 3, [0, 1, 2])
-    right = confusion_picture({"model": counts, "judge": counts}, ["a", "b", "c"])
-    wrong = confusion_picture({"model": shifted}, ["a", "b", "c"])
 
-    def green_and_red(picture):
-        red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
-        return ((green > red + 50) & (green > blue)).sum(), ((red > green + 100) & (red > blue)).sum()
+def area(picture, colour):
+    return (picture == colour).all(axis=2).sum()
 
-    assert green_and_red(right)[0] > 1000
-    assert green_and_red(right)[1] == 0
-    assert green_and_red(wrong)[0] == 0
-    assert green_and_red(wrong)[1] > 1000
-    assert right.shape[1] > 1.5 * wrong.shape[1]  # two panels with a judge, one without
+
+def test_right_is_blue_and_wrong_is_orange():
+    right = confusion_picture({"model": answer_counts(LABELS, LABELS, range(3))}, ["a", "b", "c"])
+    wrong = confusion_picture({"model": answer_counts(LABELS, (LABELS + 1) % 3, range(3))}, ["a", "b", "c"])
+    assert area(right, WRONG) == 0
+    assert area(wrong, WRONG) > 10_000
+    assert area(right, RIGHT) > area(wrong, RIGHT) + 10_000  # a wrong one has the frames of the diagonal only
+
+
+def test_a_panel_stands_below_the_other():
+    counts = answer_counts(LABELS, LABELS, range(3))
+    one, two = (confusion_picture(panels, ["a", "b", "c"]) for panels in ({"x": counts}, {"x": counts, "y": counts}))
+    assert one.shape[1] == two.shape[1] == 900
+    assert two.shape[0] > 1.5 * one.shape[0]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 14, 40, 200])
+def test_of_many_classes_the_worst_are_drawn(classes):
+    labels = torch.arange(classes).repeat(2)
+    answers = labels.clone()
+    answers[-1] = -1  # the last class is the only one that is ever wrong
+    picture = confusion_picture({"model": answer_counts(labels, answers, range(classes))}, ["x" * 300] * classes)
+    assert picture.shape[1] == 900
+    assert picture.shape[0] < 1500
+    faint = np.array(WRONG) + (255 - np.array(WRONG)) // 2
+    assert (np.abs(picture.astype(int) - faint).max(axis=2) <= 1).sum() > 200
