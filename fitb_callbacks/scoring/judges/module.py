@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import describe
 
 __all__ = ["ModuleJudge"]
@@ -14,8 +15,8 @@ __all__ = ["ModuleJudge"]
 _CHUNK = 256
 
 
-class ModuleJudge:
-    """Any classifier as judge: a second checkpoint, the registered champion.
+class ModuleJudge(Judge):
+    """Any classifier as judge: a second checkpoint, the registered champion, a network trained on other data.
 
     It is put in evaluation mode while it judges and left as it was found; it is never trained and never moved, the
     images are moved to it.
@@ -39,6 +40,7 @@ class ModuleJudge:
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module; got {describe(module)}")
         self.module, self.logits_fn = module, logits_fn
+        self.name = f"the module {type(module).__name__}"
 
     def check(self, image_shape: tuple[int, ...], num_classes: int) -> None:
         """Raise ValueError unless the module takes images ``(C, H, W)`` and tells that many classes apart."""
@@ -49,9 +51,9 @@ class ModuleJudge:
         if logits.shape[1] != num_classes:
             raise ValueError(f"judge must have {num_classes} classes, as the model; got {logits.shape[1]}")
 
-    def classify(self, images: Tensor) -> Tensor:
-        """Class of each image ``(N, C, H, W)``, integers on the CPU, shape ``(N,)``."""
-        return torch.cat([self._logits(chunk).argmax(dim=1).cpu() for chunk in torch.split(images, _CHUNK)])
+    def scores(self, images: Tensor) -> Tensor:
+        """The module's logits for images ``(N, C, H, W)``, on the CPU, shape ``(N, classes)``."""
+        return torch.cat([self._logits(chunk).float().cpu() for chunk in torch.split(images, _CHUNK)])
 
     def _logits(self, images: Tensor) -> Tensor:
         own = next((t for t in (*self.module.parameters(), *self.module.buffers()) if t.is_floating_point()), None)
