@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fitb_callbacks.scoring.judges.base import Judge
     from fitb_callbacks.scoring.judges.centroid import CentroidJudge
     from fitb_callbacks.scoring.judges.module import ModuleJudge
+    from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 
 __all__ = [
     "CentroidJudge",
@@ -22,6 +23,7 @@ __all__ = [
     "FillInBlanksResult",
     "Judge",
     "ModuleJudge",
+    "RidgeJudge",
     "__version__",
 ]
 
@@ -33,6 +35,7 @@ _HOMES = {
     "FillInBlanksResult": "probing.result",
     "Judge": "scoring.judges.base",
     "ModuleJudge": "scoring.judges.module",
+    "RidgeJudge": "scoring.judges.ridge",
 }
 
 

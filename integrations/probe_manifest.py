@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.judges import StreamedJudge, judge_from_state
 from fitb_callbacks.scoring.judges.base import Judge
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from fitb_callbacks.utils.arrays import read_npz
 
 __all__ = ["JUDGE_FILE", "SETTINGS_FILE", "TrainingRecord", "images_digest", "read_record", "write_record"]
@@ -35,7 +35,7 @@ class TrainingRecord:
         images_per_class: Most probe images of each class.
         max_images: Most probe images in all.
         images: Digest of images and labels, see `images_digest`.
-        judge: The class means, if these were the judge.
+        judge: The judge, if it was one that learned from images.
     """
 
     settings: Mapping[str, Any]
@@ -43,18 +43,18 @@ class TrainingRecord:
     images_per_class: int
     max_images: int
     images: str
-    judge: CentroidJudge | None
+    judge: StreamedJudge | None
 
 
 def write_record(
     probe: FillInBlanks, result: FillInBlanksResult, judge: Judge | None, *, images_per_class: int, max_images: int
 ) -> dict[str, bytes]:
-    """A training run's probe as files by name, without pickle: JSON, and the class means as an ``.npz``.
+    """A training run's probe as files by name, without pickle: JSON, and the judge as an ``.npz``.
 
     Args:
         probe: The probe.
         result: What it found.
-        judge: Its judge; only class means are kept.
+        judge: Its judge; only one that learned from images is kept, and no module in it.
         images_per_class: Most probe images of each class.
         max_images: Most probe images in all.
 
@@ -75,11 +75,9 @@ def write_record(
         "images": images_digest(result.images, result.labels),
     }
     files = {SETTINGS_FILE: json.dumps(content, indent=1).encode()}
-    if isinstance(judge, CentroidJudge):
-        assert judge.image_shape is not None
+    if isinstance(judge, StreamedJudge) and getattr(judge, "features", None) is None:
         file = io.BytesIO()
-        counts, means = judge.counts.cpu().numpy(), judge.means.cpu().numpy()
-        np.savez(file, counts=counts, means=means, image_shape=np.array(judge.image_shape))
+        np.savez(file, **{name: np.asarray(value) for name, value in judge.state_dict().items()})
         files[JUDGE_FILE] = file.getvalue()
     return files
 
@@ -97,9 +95,8 @@ def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
         judge = None
         if JUDGE_FILE in files:
             arrays = read_npz(io.BytesIO(files[JUDGE_FILE]))
-            state = {name: torch.from_numpy(arrays[name]) for name in ("counts", "means")}
-            judge = CentroidJudge()
-            judge.load_state_dict({**state, "image_shape": arrays["image_shape"].tolist()})
+            state: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            judge = judge_from_state({**state, "image_shape": arrays["image_shape"].tolist()})
         return TrainingRecord(**content, judge=judge)
     except Exception as error:  # of whatever the files hold
         raise ValueError(f"the settings stored with the training run cannot be read: {error}") from error

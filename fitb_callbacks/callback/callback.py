@@ -41,6 +41,7 @@ from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import METRICS
+from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.distributed import OtherRankError, all_or_none
 from fitb_callbacks.utils.validation import check_choice
 
@@ -59,8 +60,8 @@ class FillInBlanksCallback(Callback):
     never runs in the sanity check. Scores and pictures are written at the step of Lightning's own epoch metrics.
 
     A judge classifies the prototypes in the model's place, since a model recognises its own gradient. The default one
-    needs nothing: its class means are streamed from the training batches of the first epoch. **It shares the training
-    data, and so its shortcuts**; give ``reference=`` a small trusted set, and it can tell.
+    needs nothing: it learns from a few training images per class as they pass by in the first epoch. **It shares the
+    training data, and so its shortcuts**; give ``reference=`` a small trusted set, and it can tell.
 
     Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.scoring.catalogue.METRICS`). A
     score that is undefined (no image is covered, or nothing has been probed yet) is not written to the loggers;
@@ -77,11 +78,11 @@ class FillInBlanksCallback(Callback):
             batches in which `fitb_callbacks.data.batches.read_batch` does not find them.
         logits_fn: ``logits_fn(lightning_module, images)`` returns logits ``(B, classes)``, for modules from whose
             ``forward`` `fitb_callbacks.models.logits.find_logits` does not find them.
-        judge: "centroid" for class means, a trained ``nn.Module`` such as the model in production, or None. A module is
-            never trained or moved; put it on the device where it shall run. One that shares the training data shares
-            its shortcuts.
-        reference: Trusted images and labels for the class means, in place of the training batches: a pair of tensors,
-            a data set or a data loader, prepared as for the model. Read once, before training.
+        judge: "ridge" for ridge regression on random features, "centroid" for class means, a trained ``nn.Module`` such
+            as the model in production, a `Judge`, or None. A module is never trained or moved; put it on the device
+            where it shall run. One that shares the training data shares its shortcuts.
+        reference: Trusted images and labels for the judge to learn from, in place of the training batches: a pair of
+            tensors, a data set or a data loader, prepared as for the model. Read once, before training.
         class_names: One name a class. None takes the ``classes`` of the data set, data module or model, if any.
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
         on_error: What an error in a probe does: "warn" logs it once with its traceback and training goes on; "raise"
@@ -113,7 +114,7 @@ class FillInBlanksCallback(Callback):
         max_images: int = 64,
         batch_adapter: BatchAdapter | None = None,
         logits_fn: LogitsFn | None = None,
-        judge: str | nn.Module | None = "centroid",
+        judge: str | nn.Module | Judge | None = "ridge",
         reference: Reference | None = None,
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",

@@ -20,8 +20,8 @@ from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
 from fitb_callbacks.probing.probe import FillInBlanks, Progress
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.judges import StreamedJudge, judge_from_state
 from fitb_callbacks.scoring.judges.base import Judge
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from fitb_callbacks.utils.messages import one_line
 
 __all__ = [
@@ -138,8 +138,8 @@ def _read(path: Path, prefix: str, allow_pickle: bool) -> EpochCheckpoint | str:
     )
 
 
-def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Tensor, CentroidJudge | None] | None:
-    """Probe images, labels and class means that the callback of the run had; None if the run had none.
+def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Tensor, StreamedJudge | None] | None:
+    """Probe images, labels and the judge that the callback of the run had; None if the run had none.
 
     Args:
         checkpoints: Of one run.
@@ -147,9 +147,7 @@ def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Te
     for checkpoint in reversed(checkpoints):
         state = checkpoint.callback
         if state is not None and state["images"] is not None:
-            judge = CentroidJudge() if state["streamed"] is not None else None
-            if judge is not None:
-                judge.load_state_dict(state["streamed"])
+            judge = None if state["streamed"] is None else judge_from_state(state["streamed"])
             return state["images"], state["labels"], judge
     return None
 

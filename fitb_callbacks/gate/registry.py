@@ -23,7 +23,7 @@ from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges import StreamedJudge
 from fitb_callbacks.scoring.judges.trusted import open_judge
 from fitb_callbacks.utils.messages import one_line
 
@@ -237,9 +237,7 @@ class _Check:
         if self.rules.trusted is None and self._stored_judge is None:
             for rule in self.rules.rules:
                 if rule.needs_judge:
-                    raise ValueError(
-                        f"the rule '{rule}' needs a judge: trusted images for its class means, with --trusted"
-                    )
+                    raise ValueError(f"the rule '{rule}' needs a judge: give it trusted images, with --trusted")
         self.on_step("Loading the model")
         loaded = self._load(self.candidate)
         other = None if self.champion is None else self._load(self.champion)
@@ -273,7 +271,7 @@ class _Check:
         return None if self.champion is None else self.champion.record
 
     @property
-    def _stored_judge(self) -> CentroidJudge | None:
+    def _stored_judge(self) -> StreamedJudge | None:
         return None if self._record is None else self._record.judge
 
     def _probe(self) -> FillInBlanks:
@@ -305,12 +303,14 @@ class _Check:
             raise ValueError(f"the model's signature wants images of {loaded.image_shape}; {data} holds {shape}")
         return chosen
 
-    def _judge(self, chosen: ImageSet) -> tuple[CentroidJudge | None, str | None]:
-        """Class means of trusted images if there are any, otherwise those of the champion's training."""
+    def _judge(self, chosen: ImageSet) -> tuple[StreamedJudge | None, str | None]:
+        """A judge of trusted images if there are any, otherwise that of the champion's training."""
         if self.rules.trusted is None:
-            words = "class means of the champion's training, which share its shortcuts"
-            return self._stored_judge, None if self._stored_judge is None else words
-        return open_judge(self.rules.trusted, chosen), f"class means of {self.rules.trusted}"
+            judge = self._stored_judge
+            shared = "the champion's training images, whose shortcuts it shares"
+            return judge, None if judge is None else f"{judge.name} on {shared}"
+        judge = open_judge(self.rules.trusted, chosen)
+        return judge, f"{judge.name} on {self.rules.trusted}"
 
     def _training(self, check: ModelCheck) -> TrainingScores | None:
         """What training saw of the candidate, as far as it can be compared with what the check saw."""

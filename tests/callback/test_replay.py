@@ -17,7 +17,7 @@ from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.replay import find_checkpoints, log_replay, replay, seen_by_callback
 from fitb_callbacks.models.checkpoints import load_checkpoint
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 from mlflow_store import new_store
 from quick import fitb, quiet_trainer
 from small_module import SmallModule
@@ -78,7 +78,7 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     chosen = ProbeImages(images_per_class=4, max_images=64)  # the defaults
     chosen.offer(*validation().tensors)
     chosen.fix(world_size=1)
-    judge = CentroidJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
+    judge = RidgeJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
     assert_same_series(replayed(checkpoints, chosen.images, chosen.labels, judge, probes=PROBES), run[1])
 
 

@@ -257,7 +257,7 @@ def test_rules_from_a_file_and_trusted_images(registered, tmp_path):
     verdict = json.loads(done.stdout)
     assert [(rule["key"], rule["bound"]) for rule in verdict["rules"]] == [("structure", 0.1), ("coverage", 0.2)]
     assert (verdict["settings"]["num_masks"], verdict["settings"]["seed"], verdict["images"]) == (8, 3, 30)
-    assert verdict["judge"] == f"class means of {registered.data}"
+    assert verdict["judge"] == f"ridge regression on {registered.data}"
     assert "num_masks is 16 and 8" in verdict["training"]["differs"]
     assert "other settings" in done.stderr
 

@@ -8,7 +8,7 @@ from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 from fitb_callbacks.scoring.judges.streamed import StreamedJudge
 
-__all__ = ["STREAMED_JUDGES", "judge_from_state"]
+__all__ = ["STREAMED_JUDGES", "CentroidJudge", "RidgeJudge", "StreamedJudge", "judge_from_state"]
 
 STREAMED_JUDGES: dict[str, type[StreamedJudge]] = {"ridge": RidgeJudge, "centroid": CentroidJudge}
 """Judges that learn from batches as they pass by, by the name that a setting gives them."""

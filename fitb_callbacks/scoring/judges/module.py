@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.scoring.judges.base import Judge
@@ -53,7 +54,7 @@ class ModuleJudge(Judge):
 
     def scores(self, images: Tensor) -> Tensor:
         """The module's logits for images ``(N, C, H, W)``, on the CPU, shape ``(N, classes)``."""
-        return torch.cat([self._logits(chunk).float().cpu() for chunk in torch.split(images, _CHUNK)])
+        return in_chunks(self._logits, images, _CHUNK).float().cpu()
 
     def _logits(self, images: Tensor) -> Tensor:
         own = next((t for t in (*self.module.parameters(), *self.module.buffers()) if t.is_floating_point()), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,6 @@ from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.scoring.judges.streamed import StreamedJudge
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.validation import check_integer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["RidgeJudge"]
 
@@ -55,11 +52,11 @@ class RidgeJudge(StreamedJudge):
         >>> images = torch.stack([stripes, stripes.transpose(1, 2)])
         >>> judge = RidgeJudge()
         >>> judge.update(images, torch.tensor([0, 1]))
-        >>> judge.classify(images.roll(1, dims=(2, 3))).tolist()
+        >>> judge.classify(images.roll((1, 1), dims=(2, 3))).tolist()
         [0, 1]
     """
 
-    def __init__(self, features: nn.Module | None = None, *, images_per_class: int = 128) -> None:
+    def __init__(self, features: nn.Module | None = None, *, images_per_class: int = 200) -> None:
         super().__init__()
         if features is not None and not isinstance(features, nn.Module):
             raise TypeError(f"features must be a torch.nn.Module or None; got {describe(features)}")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of, read_batch
+from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.rng import isolate_rng
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["StreamedJudge"]
 
@@ -25,8 +23,8 @@ class StreamedJudge(Judge):
 
     A subclass says what is summed (`_add`, `_merge`, `_tensors`) and how an image is scored (`_scores`).
 
-    **A judge of the model's own training images shares their shortcuts**: where a planted mark gives the class away, the
-    judge goes by the mark too. Only a judge of trusted images can tell; see `from_reference`.
+    **A judge of the model's own training images shares their shortcuts**: where a planted mark gives the class away,
+    the judge goes by the mark too. Only a judge of trusted images can tell; see `from_reference`.
     """
 
     def __init__(self) -> None:
@@ -86,6 +84,18 @@ class StreamedJudge(Judge):
             ValueError: reference must hold images of all 3 classes; it has none of class 1
         """
         judge = cls(**settings)
+        judge.read(reference, image_shape=image_shape, num_classes=num_classes, batch_adapter=batch_adapter)
+        return judge
+
+    def read(
+        self,
+        reference: Reference,
+        *,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        batch_adapter: BatchAdapter | None = None,
+    ) -> None:
+        """Learn from a trusted set; arguments and errors are those of `from_reference`."""
         with isolate_rng():
             for batch in batches_of(reference, name="reference"):
                 images, labels = read_batch(batch, batch_adapter)
@@ -100,13 +110,12 @@ class StreamedJudge(Judge):
                         f"reference must hold labels from 0 to {num_classes - 1}, as the model has {num_classes} "
                         f"classes; got {int(outside[0])}"
                     )
-                judge.update(images, labels)
-        if absent := judge.absent_classes(num_classes):
+                self.update(images, labels)
+        if absent := self.absent_classes(num_classes):
             raise ValueError(
                 f"reference must hold images of all {num_classes} classes; it has none of "
                 f"class {', '.join(map(str, absent[:20]))}" + (" and more" if len(absent) > 20 else "")
             )
-        return judge
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Learn from a batch.
@@ -229,8 +238,9 @@ class StreamedJudge(Judge):
         if images.ndim != 4 or images.shape[1] != self.image_shape[0]:
             raise ValueError(f"images must have the shape (N, {self.image_shape[0]}, H, W); got {tuple(images.shape)}")
         with torch.inference_mode(False), torch.no_grad():
-            chunks = [self._scores(chunk.detach().to(self.counts.device).float()) for chunk in images.split(_CHUNK)]
-            scores = torch.cat(chunks)
+            scores = in_chunks(
+                lambda chunk: self._scores(chunk.detach().to(self.counts.device).float()), images, _CHUNK
+            )
             absent = (self.counts == 0).expand_as(scores) & ~scores.isnan()
             return scores.masked_fill(absent, -torch.inf).cpu()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fitb_callbacks.data.sources import ImageSet, open_images
-from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 
 __all__ = ["open_judge"]
 
 
-def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> CentroidJudge:
-    """Make a class-means judge from all images in a source of trusted images.
+def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -> RidgeJudge:
+    """Make a ridge judge from all images in a source of trusted images.
 
     Args:
         source: As for `open_images`.
@@ -30,4 +30,4 @@ def open_judge(source: str, probed: ImageSet, *, data_dir: Path | None = None) -
     shape = tuple(probed.images.shape[1:])
     trusted = open_images(source, per_class=2**31, image_shape=shape, data_dir=data_dir)
     num_classes = 1 + int(max(trusted.labels.max(), probed.labels.max()))
-    return CentroidJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
+    return RidgeJudge.from_reference((trusted.images, trusted.labels), image_shape=shape, num_classes=num_classes)
