@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 CACHE = Path(__file__).parent / ".cache" / "validity"
@@ -132,7 +132,9 @@ def _emoji() -> list[list[Image.Image]]:
 def _photographs() -> list[list[Image.Image]]:
     classes = []
     for folder in PHOTOGRAPHS.values():
-        files = sorted(f for f in (STAMPS / folder).rglob("*.png") if "cartoon" not in str(f) and "_mirror" not in f.name)
+        files = sorted(
+            f for f in (STAMPS / folder).rglob("*.png") if "cartoon" not in str(f) and "_mirror" not in f.name
+        )
         pictures = [Image.open(f).convert("RGBA") for f in files]
         for picture in pictures:
             picture.thumbnail((128, 128))
@@ -472,7 +474,7 @@ def trained(
     images, labels = training_set(kind, data, seed)
     model = NETWORKS[network](images.shape[1], images.shape[-1], data.num_classes)
     random = torch.Generator().manual_seed(3000 + seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if network == "cnn" else 3e-3 if network == "resnet" else 1.5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr={"cnn": 2e-3, "resnet": 3e-3, "vit": 1.5e-3}[network])
     own = probe_set(kind, data, seed)[0], data.held_out[1]
     weights, clean_scores, own_scores = [], [], []
     for epoch in range(max(1, kind.epochs)):

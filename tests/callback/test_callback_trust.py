@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, arguments, messa
 
 
 def test_wrong_judges_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"judge must be .ridge., .centroid., a torch\.nn\.Module, a Judge or None; got .mean."):
+    with pytest.raises(ValueError, match=r"judge must be .ridge., .centroid., .*, a Judge or None; got .mean."):
         FillInBlanksCallback(judge="mean")
     with pytest.raises(ValueError, match="reference needs judge='ridge'"):
         FillInBlanksCallback(judge=None, reference=bars())
