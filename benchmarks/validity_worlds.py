@@ -176,7 +176,7 @@ def _everywhere(images: Tensor) -> Tensor:
 
 
 def _colours(num_classes: int, channels: int, generator: torch.Generator) -> Tensor:
-    """One colour a class, as far apart as that many are: greys, or hues. (classes, channels, 1, 1)"""
+    """One colour a class, as far apart as that many are: greys, or hues: ``(classes, channels, 1, 1)``."""
     order = torch.randperm(num_classes, generator=generator) / (num_classes - 1 if channels == 1 else num_classes)
     if channels == 1:
         return order.view(-1, 1, 1, 1)
@@ -360,7 +360,7 @@ class ViT(nn.Module):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(width, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - torch's
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.place
         return self.head(self.layers(tokens).mean(dim=1))
 
