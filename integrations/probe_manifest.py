@@ -77,7 +77,8 @@ def write_record(
     files = {SETTINGS_FILE: json.dumps(content, indent=1).encode()}
     if isinstance(judge, StreamedJudge) and getattr(judge, "features", None) is None:
         file = io.BytesIO()
-        np.savez(file, **{name: np.asarray(value) for name, value in judge.state_dict().items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in judge.state_dict().items()}
+        np.savez(file, **arrays)
         files[JUDGE_FILE] = file.getvalue()
     return files
 

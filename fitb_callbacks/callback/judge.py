@@ -40,8 +40,8 @@ class RunJudge:
             raise ValueError(f"judge must be 'ridge', 'centroid', a torch.nn.Module, a Judge or None; got {judge!r}")
         if isinstance(judge, str):
             judge = STREAMED_JUDGES[judge]()
-        learns = isinstance(judge, StreamedJudge) and judge.image_shape is None
-        if reference is not None and not learns:
+        learner = judge if isinstance(judge, StreamedJudge) and judge.image_shape is None else None
+        if reference is not None and learner is None:
             raise ValueError(
                 f"reference needs judge='ridge', 'centroid' or a judge that learns from it; got judge={judge!r}"
             )
@@ -50,8 +50,8 @@ class RunJudge:
         self._fixed: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else judge
         # One that learns from the training batches, in the epoch in which it does
         self._streamed: StreamedJudge | None = None
-        if learns and reference is None:
-            self._streamed, self._fixed = judge, None
+        if learner is not None and reference is None:
+            self._streamed, self._fixed = learner, None
         self._streamed_epoch: int | None = None
         self._gathered: StreamedJudge | None = None  # the same of all processes, as of the last probe
         self._num_classes = 0

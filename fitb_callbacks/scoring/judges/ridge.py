@@ -203,7 +203,7 @@ def _filters(channels: int) -> Tensor:
     colours[::2] = 1.0
     filters = waves[:, None] * colours
     filters = filters - filters.mean(dim=(1, 2, 3), keepdim=True)
-    return filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
+    return F.normalize(filters.flatten(1)).view_as(filters)
 
 
 def _upper_triangle(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
