@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fitb_callbacks.gate.junit import junit_xml
-
-if TYPE_CHECKING:
-    from fitb_callbacks.gate.registry import RegistryCheck
+from fitb_callbacks.gate.verdict import ModelCheck
 
 __all__ = ["evidence_digest", "write_evidence"]
 
 
-def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
+def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write what a verdict rests on into a folder.
 
     Args:
-        checked: The verdict.
+        check: The verdict on the model.
+        verdict: The same as JSON types, with the "model" it is on and the "judge" in words.
         folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids and ``report.html`` go.
 
     Returns:
@@ -31,20 +31,18 @@ def write_evidence(checked: RegistryCheck, folder: Path) -> dict[str, Any]:
     from fitb_callbacks.integrations.report.page import render_report
     from fitb_callbacks.plotting.prototypes import prototype_grid
 
-    pictures = {
-        "prototypes": prototype_grid(checked.check.candidate.cells(), checked.check.candidate.heading("candidate"))
-    }
-    if checked.check.champion is not None:
+    pictures = {"prototypes": prototype_grid(check.candidate.cells(), check.candidate.heading("candidate"))}
+    if check.champion is not None:
         pictures["prototypes of the champion"] = prototype_grid(
-            checked.check.champion.cells(), checked.check.champion.heading("champion")
+            check.champion.cells(), check.champion.heading("champion")
         )
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name.replace(' ', '-')}.png")
-    (folder / "verdict.json").write_text(json.dumps(checked.as_dict(), indent=1, allow_nan=False))
-    (folder / "settings.json").write_text(json.dumps(dict(checked.check.candidate.settings), indent=1))
-    (folder / "junit.xml").write_text(junit_xml(checked.model, checked.check.outcomes))
-    record = make_record(checked.check.candidate, judge=checked.judge)
-    (folder / "report.html").write_text(render_report([record], title=checked.model), encoding="utf-8")
+    (folder / "verdict.json").write_text(json.dumps(verdict, indent=1, allow_nan=False))
+    (folder / "settings.json").write_text(json.dumps(dict(check.candidate.settings), indent=1))
+    (folder / "junit.xml").write_text(junit_xml(verdict["model"], check.outcomes))
+    record = make_record(check.candidate, judge=verdict["judge"])
+    (folder / "report.html").write_text(render_report([record], title=verdict["model"]), encoding="utf-8")
     return pictures
 
 

@@ -349,7 +349,7 @@ def _recorded(  # noqa: PLR0913 - what is written, where, and whether
             return checked
         on_step("Recording the evidence")
         with tempfile.TemporaryDirectory(prefix="fitb-check-") as folder:
-            pictures = write_evidence(checked, Path(folder))
+            pictures = write_evidence(checked.check, checked.as_dict(), Path(folder))
             digest = evidence_digest(Path(folder))
             run_id = registry.record(
                 client,

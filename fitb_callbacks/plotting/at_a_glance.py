@@ -124,5 +124,5 @@ def _cells(cells: Sequence[Cell], room: int) -> Image.Image:
             left += side[0] + GAP
         answer, sign = answer_of(cell)
         text = cell.name if sign != "wrong" else f"{cell.name}: {answer}"
-        draw_answer(draw, text, sign, centre=(centre, top + side[1] + GAP + _LINE // 2), width=column - GAP, size=TEXT)
+        draw_answer(draw, text, sign, centre=(centre, top + side[1] + GAP + _LINE // 2), width=column - GAP)
     return canvas

@@ -49,6 +49,7 @@ WIDTH, TEXT = 900, 27
 MARGIN, GAP = 14, 6
 _LINE = 1.3
 _LONGEST_TITLE = 200
+_TILE, _SMALL = 112, 14  # of the figures for papers and ablations
 
 Colour = tuple[int, int, int]
 Sign = Literal["right", "wrong", "none"]
@@ -140,12 +141,10 @@ def draw_sign(draw: ImageDraw.ImageDraw, sign: Sign, corner: tuple[int, int], si
         line((0.15, 0.5), (0.85, 0.5))
 
 
-def draw_answer(
-    draw: ImageDraw.ImageDraw, text: str, sign: Sign, *, centre: tuple[int, int], width: int, size: int
-) -> None:
+def draw_answer(draw: ImageDraw.ImageDraw, text: str, sign: Sign, *, centre: tuple[int, int], width: int) -> None:
     """Draw a sign and, to its right, a text, together in the middle of this width."""
     colour = {"right": RIGHT, "wrong": WRONG, "none": QUIET}[sign]
-    face, side = font(size), round(0.8 * size)
+    face, side = font(), round(0.8 * TEXT)
     text = shortened(text, face, width - side - GAP)
     left = centre[0] - round(side + GAP + face.getlength(text)) // 2
     draw_sign(draw, sign, (left, centre[1] - side // 2), side, colour)
@@ -156,9 +155,6 @@ def lay_out(
     columns: Sequence[tuple[str, Sequence[Picture], str, bool]],
     *,
     row_titles: Sequence[str],
-    corner: str = "",
-    tile: int = 112,
-    size: int = 14,
     bands: int | None = None,
 ) -> Picture:
     """Tiles in labelled columns on white, in bands of columns one below the other.
@@ -166,17 +162,14 @@ def lay_out(
     Args:
         columns: For each: its title, its tiles from top to bottom, a caption, and whether the caption is good news.
         row_titles: One title a row.
-        corner: What the columns' titles are, for the corner beside them.
-        tile: Side of a tile in pixels. Small tiles are enlarged by whole steps, so that pixels stay sharp squares.
-        size: Height of the text in pixels.
         bands: How many; None takes as many as make the picture about square.
 
     Returns:
         Height x width x 3, uint8.
     """
-    face, line = font(size), round(1.5 * size)
-    row_titles = [shortened(title, face, max(_LONGEST_TITLE, 9 * size)) for title in row_titles]
-    margin = max((round(face.getlength(title)) for title in (*row_titles, corner)), default=0) + 2 * GAP
+    face, line, tile = font(_SMALL), round(1.5 * _SMALL), _TILE
+    row_titles = [shortened(title, face, _LONGEST_TITLE) for title in row_titles]
+    margin = max((round(face.getlength(title)) for title in row_titles), default=0) + 2 * GAP
     bands = bands or max(1, round(math.sqrt(len(columns) / len(row_titles))))
     per_band = math.ceil(len(columns) / bands)
     caption_height = line if any(caption for _, _, caption, _ in columns) else GAP
@@ -191,9 +184,8 @@ def lay_out(
         for row, picture in enumerate(tiles):
             canvas.paste(fitted(picture, (tile, tile)), (left, first + row * (tile + GAP)))
         below = first + len(row_titles) * (tile + GAP)
-        draw.text((centre, below + size // 2), shortened(caption, face, tile), INK if good else WRONG, face, "mm")
+        draw.text((centre, below + _SMALL // 2), shortened(caption, face, tile), INK if good else WRONG, face, "mm")
         if position % per_band == 0:
-            draw.text((margin - GAP, top + line // 2 - 2), corner, INK, face, anchor="rm")
             for row, row_title in enumerate(row_titles):
                 middle = first + row * (tile + GAP) + tile // 2
                 draw.text((margin - GAP, middle), row_title, INK, face, anchor="rm")

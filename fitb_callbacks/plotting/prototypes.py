@@ -71,7 +71,7 @@ def prototype_grid(cells: Sequence[Cell], heading: Heading | None = None) -> Pic
         canvas.paste(fitted(main, large), (left, top + _LINE))
         below = top + _LINE + large[1]
         text, sign = answer_of(cell)
-        draw_answer(draw, text, sign, centre=(centre, below + _LINE // 2), width=column - MARGIN, size=TEXT)
+        draw_answer(draw, text, sign, centre=(centre, below + _LINE // 2), width=column - MARGIN)
         canvas.paste(fitted(image, small), (left, below + _LINE))
         canvas.paste(fitted(value_map, small), (left + large[0] - small[0], below + _LINE))
     parts = [canvas, paragraph(legend_of(cells, len(shown)))]
