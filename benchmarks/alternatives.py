@@ -33,7 +33,7 @@ from fitb_callbacks import FillInBlanks
 from fitb_callbacks.data.datasets import load_mnist
 from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.demo import SmallCNN
-from fitb_callbacks.probing.autotune import _plans
+from fitb_callbacks.probing.autotune import tuner_for
 from fitb_callbacks.probing.masks import random_masks
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
@@ -142,7 +142,7 @@ def main() -> None:
     clock = time.perf_counter if arguments.wall_clock else time.process_time
     speeds = throughput(model, images, labels, arguments.rounds, clock)
     print(f"Threads: {torch.get_num_threads()}.")
-    print(f"The probe chose {list(_plans[model].values())}, in float32 and in bfloat16.")
+    print(f"The probe chose {tuner_for(model, images).best} in float32.")
     for name, speed in speeds.items():
         print(f"{name}: {speed:,.0f} updates a second; the probe is {speeds['probe'] / speed:.1f} times as fast")
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/throughput.py
 
 The bare loop gets its images ready made and throws the gradients away. It is swept over chunk sizes and memory
-formats; the probe finds its own, in a first probe that is not counted. Then the best bare loop and the probe are run
+formats; the probe finds its own, in first probes that are not counted. Then the best bare loop and the probe are run
 in turn, and the median of the ratios is taken. Times are this process's CPU time, so that other programs count little.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.probing.adjustment import Adjustment
-from fitb_callbacks.probing.autotune import _plans
+from fitb_callbacks.probing.autotune import tuner_for
 from fitb_callbacks.utils.devices import keep_freed_memory
 
 IMAGES_AND_MASKS = {
@@ -59,16 +59,16 @@ def measure(name: str, num_images: int, num_masks: int, *, rounds: int, pairs: i
         print(f"{name}: {key}: {len(masked) / value:,.0f} a second", flush=True)
     best = candidates[min(seconds, key=seconds.__getitem__)]
     probe = FillInBlanks(num_masks=num_masks, tolerance=None)
-    # One that calibrates, with an allowance that is large enough, and stops after the first stage.
-    FillInBlanks(num_masks=100 * num_masks, tolerance=1e9).probe(model, images, labels)
+    tuner = tuner_for(model, images)
+    while tuner.searching:
+        probe.probe(model, images, labels)
     taken = [(cpu_seconds(best), cpu_seconds(lambda: probe.probe(model, images, labels))) for _ in range(pairs + 1)][1:]
     ratio = statistics.median(bare / probed for bare, probed in taken)
     speed = len(masked) / statistics.median(probed for _, probed in taken)
     adjusting, total = adjustment_seconds(lambda: probe.probe(model, images, labels))
-    plan = next(iter(_plans[model].values()))
     print(
         f"{name}: probe: {speed:,.0f} a second, {ratio:.2f} of the best bare loop; {adjusting / total:.1%} of its "
-        f"time is for the adjustment; {plan}",
+        f"time is for the adjustment; {tuner.best}",
         flush=True,
     )
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fitb_callbacks.models.chunks import in_blocks
 from fitb_callbacks.probing.adjustment import Adjustment
+from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.moments import Moments
 from fitb_callbacks.probing.stopping import StoppingRule
 from fitb_callbacks.probing.strategies import Masking
 from fitb_callbacks.probing.updates import UpdateFinder
 from fitb_callbacks.utils.arithmetic import safe_divide
-from fitb_callbacks.utils.devices import seconds_on
+from fitb_callbacks.utils.devices import seconds_on, working_seconds_on
 from fitb_callbacks.utils.distributed import all_reduce_max, confirm
 
-__all__ = ["MOST_ANSWERS", "Answers", "Average", "Progress", "average", "average_one_block"]
+__all__ = ["MOST_ANSWERS", "Answers", "Average", "Progress", "average"]
 
 Progress = Callable[[int, int], None]
 """Called every few chunks with how much is done, and of how much: images times masks, or times partitions."""
@@ -28,6 +30,11 @@ MOST_ANSWERS = 2048
 say."""
 
 _MASKS_DRAWN = 64
+"""How many masks are drawn at a time, at least: few enough to take little memory, enough to take little time."""
+
+_LARGEST_BLOCK = 2**62
+
+_Work = Callable[[UpdateFinder, slice, slice], None]
 
 _FEWEST_KEPT = 16
 """Kept updates from which a standard error can be told."""
@@ -201,7 +208,7 @@ class _Running:
         self._masking = masking
         self._finder = finder
         self._share = share
-        self._block_size = finder.block_size(images)
+        self._largest_block = _LARGEST_BLOCK  # until memory runs out
         self._num_updates = num_updates
         self._report = report
         self._halves = Moments.of(images), Moments.of(images)
@@ -222,7 +229,7 @@ class _Running:
         images = self._masking.targets.images
         indices = range(self.done + (rank - self.done) % world_size, end, world_size)
         self._report.left_alone((self._num_updates - self.done) * len(self.active))
-        together = _masks_drawn_at_once(len(self.active), self._block_size)
+        together = max(_MASKS_DRAWN, self._finder.plan.chunk_size // len(self.active))
         for parity, half in enumerate(self._halves):
             part = Moments.of(images[self.active])
             own = [index for index in indices if index // self._masking.round_length % 2 == parity]
@@ -246,9 +253,9 @@ class _Running:
         drawn = self._masking.draw(on_device)
         remembered = sum(index < len(self._answers) for index in indices)
 
-        def work(masks: slice, rows: slice) -> None:
+        def work(finder: UpdateFinder, masks: slice, rows: slice) -> None:
             images = self.active[rows]
-            updates = self._masking.find(self._finder, drawn[masks], on_device[masks], images)
+            updates = self._masking.find(finder, drawn[masks], on_device[masks], images)
             kept = part.add(updates.values, updates.kept, rows)
             if (number := min(masks.stop, remembered) - masks.start) > 0:
                 known = on_device[masks][:number]
@@ -257,7 +264,40 @@ class _Running:
                 self._steps[images] = updates.steps.to(self._steps.dtype)
             self._report.done((masks.stop - masks.start) * (rows.stop - rows.start))
 
-        self._block_size = in_blocks(work, len(indices), len(self.active), self._block_size)
+        start = 0
+        while start < len(self.active):
+            start = self._work_on_columns(work, len(indices), start)
+
+    def _work_on_columns(self, work: _Work, num_masks: int, start: int) -> int:
+        """Work on the active images from one on, under some masks: on all, or on a block with the tuner's next plan.
+
+        Returns:
+            The first image that is left.
+        """
+        images, num_images, tuner = self._masking.targets.images, len(self.active), self._finder.tuner
+        finder, searching = self._finder, tuner is not None and tuner.searching
+        if tuner is not None:
+            finder = replace(finder, plan=tuner.next_plan(self._updates_with) if searching else tuner.best)
+        size = min(finder.block_size(images), self._largest_block)
+        stop = min(start + max(1, size // num_masks), num_images) if searching else num_images
+        began = working_seconds_on(images.device) if searching else 0.0
+
+        def shifted(masks: slice, rows: slice) -> None:
+            work(finder, masks, slice(start + rows.start, start + rows.stop))
+
+        left = in_blocks(shifted, num_masks, stop - start, size)
+        if left < size:
+            self._largest_block = left
+        if tuner is not None and searching:
+            seconds = working_seconds_on(images.device) - began if left == size else math.inf
+            tuner.record(finder.plan, pairs=num_masks * (stop - start), seconds=seconds)
+        return stop
+
+    def _updates_with(self, plan: Plan) -> Tensor:
+        """The updates of the first image under as many masks as go through the model at once with a plan."""
+        finder = replace(self._finder, plan=plan)
+        indices = torch.arange(plan.chunk_size, device=self.active.device)
+        return self._masking.find(finder, self._masking.draw(indices), indices, self.active[:1]).values
 
     def update_means(self, adjustment: Adjustment | None) -> None:
         """Bring the means of the active images up to date."""
@@ -333,32 +373,6 @@ class _Report:
         """Report that all is done, unless it was."""
         if self._progress is not None and self._done < self._total:
             self._progress(self._total, self._total)
-
-
-def average_one_block(masking: Masking, finder: UpdateFinder, num_updates: int) -> tuple[int, Tensor]:
-    """Find and average one chunk of updates as `average` does, to see how long it takes.
-
-    Args:
-        masking: What is hidden.
-        finder: How updates are found.
-        num_updates: Most updates of an image.
-
-    Returns:
-        How many masked images there were, at most the finder's chunk size, and the mean updates of some images.
-    """
-    images, chunk_size = masking.targets.images, finder.plan.chunk_size
-    number = min(num_updates, _masks_drawn_at_once(len(images), chunk_size), chunk_size)
-    indices = torch.arange(number, device=images.device)
-    rows = torch.arange(min(len(images), max(1, chunk_size // number)), device=images.device)
-    moments = Moments.of(images[: len(rows)])
-    updates = masking.find(finder, masking.draw(indices), indices, rows)
-    moments.add(updates.values, updates.kept)
-    return number * len(rows), moments.mean
-
-
-def _masks_drawn_at_once(num_images: int, block_size: int) -> int:
-    """How many masks are drawn at a time: few enough to take little memory, enough to take little time."""
-    return max(_MASKS_DRAWN, block_size // num_images)
 
 
 def _mean(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import get_args
 
 import torch
@@ -15,8 +14,8 @@ from fitb_callbacks.models.chunks import in_chunks, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.probing.adjustment import Adjustment
-from fitb_callbacks.probing.autotune import Plan, fastest_plan
-from fitb_callbacks.probing.averaging import Average, Progress, average, average_one_block
+from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
+from fitb_callbacks.probing.averaging import Average, Progress, average
 from fitb_callbacks.probing.bfgs import BFGSUpdate
 from fitb_callbacks.probing.inputs import (
     Inputs,
@@ -98,9 +97,9 @@ class FillInBlanks:
             unmasked image, so no labels are needed. Either way a mask is kept if the masked image is predicted as
             that label.
         seed: Of the masks, an integer in [0, 2**32).
-        chunk_size: Masked images that go through the model at once, at least 1. None tries, in the first long probe
-            of a model, what is fastest, also in channels-last format. The numbers depend on either only by rounding;
-            a number here makes them the same to the last bit in every process. Memory depends on it, but not on the
+        chunk_size: Masked images that go through the model at once, at least 1. None finds out, in the first probes of
+            a model, what is fastest, also in channels-last format. The numbers depend on either only by rounding; a
+            number here makes them the same to the last bit in every process. Memory depends on it, but not on the
             number of masks.
 
     Raises:
@@ -201,8 +200,8 @@ class FillInBlanks:
             if judge is not None:
                 judge.check(tuple(inputs.images.shape[1:]), inputs.num_classes)
 
-            tuned = partial(self._fastest_plan, model, logits_fn=logits_fn, num_ranks=share[1], seconds=seconds)
-            averaged, plan = self._average(inputs, tuned, share=share, seconds=seconds, progress=progress)
+            tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
+            averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
         return result if judge is None else judged(result, judge)
@@ -231,7 +230,7 @@ class FillInBlanks:
     def _average(
         self,
         inputs: Inputs,
-        tuned: Callable[[Masking], Plan],
+        tuner: Tuner | None,
         *,
         share: tuple[int, int],
         seconds: float | None,
@@ -244,7 +243,6 @@ class FillInBlanks:
         adjustment = None
         if self.adjust and self.masking == "random" and rule.proportional_to_doubt:
             adjustment = Adjustment.for_images(inputs.images, baseline=inputs.baseline, grid=inputs.grid)
-        plan = tuned(masking)
         stopping = StoppingRule(
             num_updates=self._num_updates(),
             round_length=masking.round_length,
@@ -252,9 +250,10 @@ class FillInBlanks:
             tolerance=self.tolerance,
             seconds=seconds,
         )
-        finder = UpdateFinder(rule, inputs.classify, plan)
+        plan = tuner.best if tuner is not None else Plan(self.chunk_size or usual_chunk_size(inputs.images))
+        finder = UpdateFinder(rule, inputs.classify, plan, tuner)
         averaged = average(masking, finder, stopping, adjustment, share=share, started=started, progress=progress)
-        return averaged, plan
+        return averaged, tuner.best if tuner is not None else plan
 
     def _prototypes(self, inputs: Inputs, updates: Tensor, covered: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Step 3: turn the mean updates into images, and ask the model what it sees in them."""
@@ -406,26 +405,6 @@ class FillInBlanks:
             normalize=self.normalize,
             binarize=self.binarize,
         )
-
-    def _fastest_plan(
-        self,
-        model: nn.Module,
-        masking: Masking,
-        *,
-        logits_fn: LogitsFn | None,
-        num_ranks: int,
-        seconds: float | None,
-    ) -> Plan:
-        """How masked images go through the model: what is fastest, unless the chunk size is given."""
-        if self.chunk_size is not None:
-            return Plan(self.chunk_size)
-        images, rule, classify = masking.targets.images, self._rule(), classifier(model, logits_fn)
-
-        def attempt(plan: Plan) -> tuple[int, Tensor]:
-            return average_one_block(masking, UpdateFinder(rule, classify, plan), self._num_updates())
-
-        planned = self._num_updates() * len(images) // num_ranks
-        return fastest_plan(model, images, attempt, planned=planned, seconds=seconds, logits_fn=logits_fn)
 
 
 def _intervals(rates: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:

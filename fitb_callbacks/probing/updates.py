@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.models.logits import Classify
-from fitb_callbacks.probing.autotune import Plan
+from fitb_callbacks.probing.autotune import Plan, Tuner
 
 __all__ = ["Found", "GradientUpdate", "UpdateFinder", "UpdateRule", "answer", "differentiable_logits"]
 
@@ -111,11 +111,13 @@ class UpdateFinder:
         rule: How updates are found.
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
         plan: Chunk size and memory format.
+        tuner: Where a better plan comes from, as long as it searches for one.
     """
 
     rule: UpdateRule
     classify: Classify
     plan: Plan
+    tuner: Tuner | None = None
 
     def find(self, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
         """Find the updates of masked images, see `UpdateRule.find`, one chunk after the other.

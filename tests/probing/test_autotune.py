@@ -1,6 +1,5 @@
-"""The fastest way to put masked images through a model: found by trying, and of no influence on the results."""
+"""The fastest way to put masked images through a model: found while probing, and of no influence on the results."""
 
-import copy
 import dataclasses
 import gc
 import weakref
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.probing.autotune import Plan, fastest_plan
+from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
 
 
 def convolutions(channels=1):
@@ -54,12 +53,89 @@ class TakesMemoryAsItLies(nn.Module):
         return self.layers(images.as_strided(images.shape, (images[0].numel(), 144, 12, 1)))
 
 
+def searched(speed, *, formats=True, pairs=None, updates_with=None, blocks=200):
+    """The tuner after so many blocks, and the plans that it asked for; speed(plan) is in pairs a second."""
+    tuner, asked = Tuner(Plan(128), formats=formats), []
+    while tuner.searching and len(asked) < blocks:
+        asked.append(tuner.next_plan(updates_with))
+        number = pairs or asked[-1].chunk_size
+        tuner.record(asked[-1], pairs=number, seconds=number / speed(asked[-1]))
+    return tuner, asked
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fastest"),
+    [
+        ({}, Plan(128)),
+        ({(64, False): 2.0}, Plan(64)),
+        ({(512, False): 2.0}, Plan(512)),  # beyond one size that is no better
+        ({(256, False): 2.0, (256, True): 3.0}, Plan(256, channels_last=True)),  # a format that pays in larger chunks
+        ({(128, True): 2.0, (64, True): 3.0, (64, False): 4.0}, Plan(64)),  # and one that does in usual ones only
+        ({(256, False): 1.01}, Plan(128)),  # noise
+    ],
+)
+def test_the_search_finds_the_fastest_plan_and_is_not_ended_by_a_first_miss(speeds, fastest):
+    tuner, _ = searched(lambda plan: speeds.get((plan.chunk_size, plan.channels_last), 1.0))
+    assert tuner.best == fastest
+    assert not tuner.searching
+    assert tuner.next_plan() == fastest
+
+
+@pytest.mark.parametrize("slow", [0.5, 0.1, 0.01])
+def test_plans_that_are_slow_cost_a_fifth_of_the_time_at_most(slow):
+    """Whatever is tried is slower than the first plan; the block under way may come on top, once."""
+    spent = lost = worst = 0.0
+    tuner = Tuner(Plan(64), formats=True)
+    for _ in range(2000):
+        plan = tuner.next_plan()
+        seconds = 64 / (1.0 if plan == Plan(64) else slow)
+        tuner.record(plan, pairs=64, seconds=seconds)
+        spent, lost, worst = spent + seconds, lost + seconds - 64, max(worst, seconds)
+        assert lost <= 0.2 * spent + worst
+    assert tuner.best == Plan(64)
+    assert lost < 0.2 * spent
+
+
+def test_blocks_that_are_much_smaller_than_the_plan_say_nothing_of_it():
+    tuner, asked = searched(lambda plan: 1.0, pairs=16, blocks=20)
+    assert set(asked) == {Plan(128)}
+    assert tuner.searching
+
+
+def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
+    tuner, asked = searched(lambda plan: 1e-300 if plan.chunk_size > 128 else 1.0, formats=False)
+    assert max(plan.chunk_size for plan in asked) == 256
+    assert tuner.best == Plan(128)
+
+
+def test_the_other_format_is_not_used_where_updates_differ_or_cannot_be_found():
+    def misread(plan):
+        return torch.full((4,), 2.0 if plan.channels_last else 1.0)
+
+    def refused(plan):
+        if plan.channels_last:
+            raise TypeError("only contiguous images")
+        return torch.ones(4)
+
+    for updates_with, used in ((misread, False), (refused, False), (lambda plan: torch.ones(4), True), (None, True)):
+        _, asked = searched(lambda plan: 2.0 if plan.channels_last else 1.0, updates_with=updates_with)
+        assert any(plan.channels_last for plan in asked) is used
+
+
+def test_what_is_wrong_in_a_models_own_format_is_not_hidden():
+    def broken(plan):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        searched(lambda plan: 1.0, updates_with=broken)
+
+
 class Clock:
     """A clock on which only what a test says takes time, so that no other work on the machine counts."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr("fitb_callbacks.probing.autotune.working_seconds_on", lambda device: self.now)
+        monkeypatch.setattr("fitb_callbacks.probing.averaging.working_seconds_on", lambda device: self.now)
 
     def channels_last_is_twice_as_fast(self, model):
         """For this model; returns a list of whether its images came in channels-last format."""
@@ -80,108 +156,64 @@ class Clock:
 def test_a_model_that_does_not_work_in_channels_last_format_is_probed_in_its_own(monkeypatch, make, fits):
     model, images = make(), torch.rand(4, 3, 12, 12)
     formats = Clock(monkeypatch).channels_last_is_twice_as_fast(model)
-    probe = FillInBlanks(num_masks=25_600, target="predicted", tolerance=100.0)
-    probe.probe(model, images)
-    assert any(formats)  # it was tried
-    formats.clear()
+    probe = FillInBlanks(num_masks=2048, target="predicted", tolerance=None)
     found = probe.probe(model, images)
+    assert any(formats)  # it was tried
+    assert tuner_for(model, images).best.channels_last is fits
+    formats.clear()
+    again = probe.probe(model, images)
     assert any(formats) == fits
     expected = dataclasses.replace(probe, chunk_size=50).probe(model, images)
-    torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
-
-
-def test_what_is_wrong_in_a_models_own_format_is_not_hidden():
-    model, images = convolutions(), torch.rand(2, 1, 32, 32)
-
-    def attempt(plan):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fastest_plan(nn.Flatten(), images, attempt, planned=100_000)
-    with pytest.raises(ZeroDivisionError):
-        fastest_plan(model, images, attempt, planned=100_000)
+    for updates in (found.updates, again.updates):
+        torch.testing.assert_close(updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
 
 
 @pytest.mark.parametrize("plan", [Plan(7, channels_last=True), Plan(64, channels_last=True), Plan(1000)])
 def test_every_plan_gives_the_same_numbers(monkeypatch, plan):
     model, images, labels = convolutions(), torch.rand(5, 1, 12, 12), torch.arange(5) % 3
     probe = FillInBlanks(num_masks=64, target="predicted", tolerance=None)
-    monkeypatch.setattr("fitb_callbacks.probing.probe.fastest_plan", lambda *_, **__: Plan(50))
-    usual = probe.probe(model, images, labels)
-    monkeypatch.setattr("fitb_callbacks.probing.probe.fastest_plan", lambda *_, **__: plan)
+    usual = dataclasses.replace(probe, chunk_size=50).probe(model, images, labels)
+    fixed = Tuner(plan, formats=False)
+    while fixed.searching:  # nothing is better than the first
+        fixed.record(fixed.next_plan(), pairs=10_000, seconds=1.0)
+    monkeypatch.setattr("fitb_callbacks.probing.probe.tuner_for", lambda *_: fixed)
     other = probe.probe(model, images, labels)
     assert torch.equal(usual.kept, other.kept)
-    torch.testing.assert_close(usual.updates, other.updates, rtol=0, atol=1e-5 * usual.updates.abs().max().item())
+    torch.testing.assert_close(other.updates, usual.updates, rtol=0, atol=1e-5 * usual.updates.abs().max().item())
 
 
-def test_the_fastest_plan_is_found_remembered_and_not_looked_for_twice(monkeypatch):
-    asked, clock = [], Clock(monkeypatch)
-
-    def attempt(plan):
-        size = plan.chunk_size
-        asked.append(size)
-        clock.now += size * (2 if size == 64 else 20)
-        return size, torch.zeros(1)
-
-    model, images = nn.Flatten(), torch.rand(2, 1, 32, 32)  # whose usual chunk is 128
-    assert fastest_plan(model, images, attempt, planned=100_000) == Plan(64)
-    tried = len(asked)
-    assert set(asked) >= {128, 256, 64}
-    assert fastest_plan(model, images, attempt, planned=100_000) == Plan(64)
-    assert len(asked) == tried
-    fastest_plan(model, torch.rand(2, 1, 16, 16), attempt, planned=100_000)
-    assert len(asked) > tried
+@pytest.mark.parametrize("masking", ["random", "progressive"])
+def test_a_probe_that_searches_gives_the_numbers_of_one_that_does_not(masking):
+    model, images, labels = convolutions(), torch.rand(5, 1, 12, 12), torch.arange(5) % 3
+    probe = FillInBlanks(masking=masking, num_masks=600, tolerance=None)
+    found = probe.probe(model, images, labels)
+    expected = dataclasses.replace(probe, chunk_size=50).probe(model, images, labels)
+    assert torch.equal(found.kept, expected.kept)
+    torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
+    if masking == "progressive":
+        torch.testing.assert_close(found.steps, expected.steps, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("speeds", "fastest"),
-    [
-        ({(512, False): 2.0}, Plan(512)),  # beyond one size that is no better
-        ({(256, False): 2.0, (256, True): 3.0}, Plan(256, channels_last=True)),  # a format that pays in larger chunks
-        ({(128, True): 2.0, (64, True): 3.0, (64, False): 4.0}, Plan(64)),  # and one that does in usual ones only
-    ],
-)
-def test_the_search_is_not_ended_by_a_first_miss(monkeypatch, speeds, fastest):
-    clock, images = Clock(monkeypatch), torch.rand(2, 1, 32, 32)  # whose usual chunk is 128
-
-    def attempt(plan):
-        clock.now += plan.chunk_size / speeds.get((plan.chunk_size, plan.channels_last), 1.0)
-        return plan.chunk_size, images
-
-    assert fastest_plan(convolutions(), images, attempt, planned=1_000_000) == fastest
+def test_every_masked_image_goes_through_the_model_once_but_for_a_few():
+    """The search does no work of its own, except to compare a few updates between memory formats."""
+    model, images, labels = convolutions(), torch.rand(8, 1, 12, 12), torch.arange(8) % 3
+    seen = []
+    model.register_forward_hook(lambda _, arguments, __: seen.append(len(arguments[0])))
+    FillInBlanks(num_masks=512, tolerance=None).probe(model, images, labels)
+    assert 8 * 512 <= sum(seen) - 2 * len(images) <= 8 * 512 + 2 * 16
 
 
-def test_nothing_is_tried_for_a_small_probe_nor_beyond_the_allowance():
-    used = []
-
-    def attempt(plan):
-        used.append(plan.chunk_size)
-        return plan.chunk_size, torch.zeros(1)
-
-    model, images = convolutions(), torch.rand(2, 1, 32, 32)
-    assert fastest_plan(model, images, attempt, planned=2_000) == Plan(128)
-    assert not used
-    fastest_plan(model, images, attempt, planned=10_000)
-    assert 0 < sum(used) <= 10_000 / 5
-    used.clear()
-    fastest_plan(copy.deepcopy(model), images, attempt, planned=10**9, seconds=1e-9)
-    assert not used
-
-
-def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
-    def attempt(plan):
-        if plan.chunk_size > 128:
-            raise MemoryError
-        return plan.chunk_size, torch.zeros(1)
-
-    plan = fastest_plan(nn.Flatten(), torch.rand(2, 1, 32, 32), attempt, planned=100_000)
-    assert plan.chunk_size <= 128
+def test_the_search_is_remembered_with_the_model_for_each_image_size():
+    model, images = convolutions(), torch.rand(2, 1, 12, 12)
+    assert tuner_for(model, images) is tuner_for(model, torch.rand(7, 1, 12, 12))
+    assert tuner_for(model, images) is not tuner_for(model, torch.rand(2, 1, 16, 16))
+    assert tuner_for(model, images) is not tuner_for(model, images, lambda model, images: model(images))
+    assert tuner_for(model, images) is not tuner_for(convolutions(), images)
 
 
 def test_a_model_is_forgotten_with_its_last_reference():
-    model = convolutions()
-    images = torch.rand(2, 1, 32, 32)
-    fastest_plan(model, images, lambda plan: (plan.chunk_size, images), planned=100_000)
+    model, images = convolutions(), torch.rand(2, 1, 12, 12)
+    FillInBlanks(num_masks=64, target="predicted").probe(model, images)
     seen = weakref.ref(model)
     del model
     gc.collect()
