@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import Logger
 
 from fitb_callbacks.integrations.loggers import log_picture, log_record, log_scores
-from fitb_callbacks.integrations.record import make_record
+from fitb_callbacks.integrations.record import Record, make_record
 from fitb_callbacks.plotting.tiles import Picture, main_tile
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
@@ -40,7 +40,7 @@ class Logged:
     step: int
     scores: dict[str, float]
     pictures: dict[str, Picture]
-    records: list[dict[str, Any]]
+    records: list[Record]
 
 
 def compose(  # noqa: PLR0913 - all that is said of one epoch

@@ -15,6 +15,7 @@ from fitb_callbacks.plotting.layout import (
     TEXT,
     WIDTH,
     Heading,
+    Sign,
     draw_answer,
     fitted,
     font,
@@ -78,7 +79,7 @@ def prototype_grid(cells: Sequence[Cell], heading: Heading | None = None) -> Pic
     return stacked(parts if heading is None else [heading_strip(heading), *parts])
 
 
-def answer_of(cell: Cell) -> tuple[str, str]:
+def answer_of(cell: Cell) -> tuple[str, Sign]:
     """What stands below a cell, and its sign."""
     if cell.answer is None:
         return "no prototype" if cell.filled is None else "no mask kept", "none"

@@ -53,9 +53,9 @@ def read_npz(file: str | os.PathLike[str] | IO[bytes]) -> dict[str, NDArray[np.g
 
 def _announced_size(file: IO[bytes]) -> int:
     """Bytes of an array by its header, which NumPy believes when it makes room for it."""
-    version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)  # type: ignore[arg-type]
+    shape, _, dtype = read(file)
     size = dtype.itemsize
     for side in shape:
         size *= side

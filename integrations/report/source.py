@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Source:
     """
 
     title: str
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Mapping[str, Any]]
     problems: Sequence[str]
 
 
