@@ -255,7 +255,8 @@ class _Look(Callback):
         self.found["patches"] = f"{settings['patch_size']} pixels, a share of {settings['mask_ratio']:g} of them hidden"
         shown = ("low", "high", "baseline")
         self.found["picture range"] = ", ".join(f"{name} {_numbers(settings[name])}" for name in shown)
-        if self.probing.probe.baseline is None and min(settings["low"]) < 0:
+        hidden_at_low = self.probing.probe.baseline is None and settings["baseline"] == settings["low"]
+        if hidden_at_low and min(settings["low"]) < 0:
             self._hint(
                 f"Images hold negative values, so hidden pixels get {_numbers(settings['baseline'])}, the lowest "
                 "found. If that is not what an empty image looks like to the model, pass baseline=."

@@ -12,7 +12,18 @@ from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
-__all__ = ["Inputs", "channel_values", "check_class_names", "check_images", "check_labels", "device_of"]
+__all__ = [
+    "Inputs",
+    "channel_values",
+    "check_class_names",
+    "check_images",
+    "check_labels",
+    "device_of",
+    "inconspicuous_colour",
+]
+
+_PIXELS = 2**20
+_BACKGROUND_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -94,3 +105,27 @@ def channel_values(name: str, value: float | Sequence[float] | None, images: Ten
     if len(values) not in (1, channels):
         raise ValueError(f"{name} must be one number, or one for each of the {channels} channels; got {len(values)}")
     return values.expand(channels).view(channels, 1, 1)
+
+
+def inconspicuous_colour(images: Tensor, low: Tensor) -> Tensor:
+    """A colour that hides without standing out: each channel's median, or ``low`` where that is the background.
+
+    That is where a quarter of the pixels hold the channel's lowest value, as in digits on black. A million pixels are
+    looked at.
+
+    Args:
+        images: Shape ``(N, C, H, W)``.
+        low: What stands for the lowest value, shape ``(C, 1, 1)``.
+
+    Returns:
+        Shape ``(C, 1, 1)``.
+
+    Example:
+        >>> digit, photograph = torch.tensor([0.0, 0.0, 0.7, 0.9]), torch.tensor([0.1, 0.4, 0.5, 0.6, 0.7])
+        >>> [inconspicuous_colour(row.view(1, 1, 1, -1), row.min().view(1, 1, 1)).item() for row in (digit, photograph)]
+        [0.0, 0.5]
+    """
+    pixels = images.transpose(0, 1).flatten(1)
+    pixels = pixels[:, :: -(-pixels.shape[1] // _PIXELS)]
+    lowest = (pixels == pixels.amin(dim=1, keepdim=True)).float().mean(dim=1)
+    return torch.where(lowest >= _BACKGROUND_SHARE, low.flatten().to(pixels), pixels.median(dim=1).values).view_as(low)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import get_args
+from functools import partial
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from fitb_callbacks.models.chunks import in_chunks, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.probing.adjustment import Adjustment
+from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
 from fitb_callbacks.probing.averaging import Average, Progress, average
 from fitb_callbacks.probing.bfgs import BFGSUpdate
+from fitb_callbacks.probing.fill import fill_images, put_in
 from fitb_callbacks.probing.inputs import (
     Inputs,
     channel_values,
@@ -24,10 +27,12 @@ from fitb_callbacks.probing.inputs import (
     check_images,
     check_labels,
     device_of,
+    inconspicuous_colour,
 )
 from fitb_callbacks.probing.judging import judged
+from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.probing.settings import MaskingName, Normalization, TargetName, UpdateName
+from fitb_callbacks.probing.settings import FillName, MaskingName, Normalization, ProbeSettings, TargetName, UpdateName
 from fitb_callbacks.probing.stopping import StoppingRule
 from fitb_callbacks.probing.strategies import Masking, ProgressiveMasking, RandomMasking, Targets
 from fitb_callbacks.probing.transform import prototype
@@ -80,16 +85,21 @@ class FillInBlanks:
             as plain means over twice as many. False gives plain means, as the paper has them.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
-        update: "gradient", or "bfgs" for the second-order direction (section 4.5), which takes about twice
-            ``bfgs_steps`` gradients a mask.
+        update: "gradient"; "bfgs" for the second-order direction (section 4.5), which takes about twice ``bfgs_steps``
+            gradients a mask; or "ascent" for several steps that are shaped to look like the images, see
+            `fitb_callbacks.probing.ascent`, which takes ``ascent_steps``.
         bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
+        ascent_steps: Ascent steps under a mask, at least 1.
         normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
             see `fitb_callbacks.probing.transform.threshold`. docs/thresholds.md has what speaks for the default.
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
             ``low``; None shows the positive part of the normalized update itself. The paper binarises, and does not
             say where.
-        baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes ``low``:
-            black, for most images, also when they are normalised by mean and standard deviation.
+        fill: "ascent" also fills every image in until no original pixel is left, by 64 gradients an image, see
+            `fitb_callbacks.probing.fill`: ``result.filled``. None leaves that out.
+        baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes each
+            channel's median, or ``low`` where a quarter of the pixels have the lowest value, like the background of
+            digits. "low" is the paper's: black for most images, also when they are normalised.
         low: Value of a binarised pixel that is off, one number or one a channel. None takes each channel's lowest
             value in the images.
         high: Value of a binarised pixel that is on. None takes each channel's highest value in the images.
@@ -123,9 +133,11 @@ class FillInBlanks:
     num_steps: int = 4
     update: UpdateName = "gradient"
     bfgs_steps: int = 3
+    ascent_steps: int = 16
     normalize: Normalization | None = "rms"
     binarize: float | None = None
-    baseline: float | Sequence[float] | None = None
+    fill: FillName | None = "ascent"
+    baseline: float | Sequence[float] | Literal["low"] | None = None
     low: float | Sequence[float] | None = None
     high: float | Sequence[float] | None = None
     target: TargetName = "label"
@@ -147,12 +159,31 @@ class FillInBlanks:
         check_choice("normalize", self.normalize, (*get_args(Normalization), None))
         if self.binarize is not None:
             check_number("binarize", self.binarize)
+        check_integer("ascent_steps", self.ascent_steps, at_least=1)
+        check_choice("fill", self.fill, (*get_args(FillName), None))
         for name in ("baseline", "low", "high"):
-            object.__setattr__(self, name, per_channel(name, getattr(self, name)))
+            if (name, getattr(self, name)) != ("baseline", "low"):
+                object.__setattr__(self, name, per_channel(name, getattr(self, name)))
         check_choice("target", self.target, get_args(TargetName))
         check_integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
         if self.chunk_size is not None:
             check_integer("chunk_size", self.chunk_size, at_least=1)
+
+    @classmethod
+    def paper(cls, **settings: Unpack[ProbeSettings]) -> FillInBlanks:
+        """The probe as section 4 of the paper has it: black baseline, plain means over all masks, and nothing else.
+
+        Args:
+            settings: What should differ from that, by the names of `FillInBlanks`: the paper's 10,000 masks, its
+                progressive masks, its threshold.
+
+        Example:
+            >>> probe = FillInBlanks.paper(num_masks=10_000)
+            >>> probe.baseline, probe.fill, probe.tolerance, probe.adjust
+            ('low', None, None, False)
+        """
+        plain: ProbeSettings = {"baseline": "low", "fill": None, "tolerance": None, "adjust": False}
+        return cls(**{**plain, **settings})
 
     def probe(  # noqa: PLR0913 - what to probe is separate from how, which is in the fields
         self,
@@ -203,7 +234,12 @@ class FillInBlanks:
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
+            fill_steps = None
+            if self.fill is not None:
+                fill_steps = fill_images(inputs, plan, seed=self.seed, share=share)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
+        if fill_steps is not None:
+            result = replace(result, filled=fill_steps[:, -1].cpu(), fill_steps=fill_steps.cpu())
         return result if judge is None else judged(result, judge)
 
     def _check(self, model: nn.Module, images: Tensor, labels: Tensor | None, logits_fn: LogitsFn | None) -> Inputs:
@@ -239,7 +275,7 @@ class FillInBlanks:
         """Step 2: find the updates under all masks, and average those that are kept."""
         started = seconds_on(inputs.images.device)
         keep_freed_memory(inputs.images.device)
-        masking, rule = self._masking(inputs), self._rule()
+        masking, rule = self._masking(inputs), self._rule(inputs)
         adjustment = None
         if self.adjust and self.masking == "random" and rule.proportional_to_doubt:
             adjustment = Adjustment.for_images(inputs.images, baseline=inputs.baseline, grid=inputs.grid)
@@ -258,6 +294,7 @@ class FillInBlanks:
     def _prototypes(self, inputs: Inputs, updates: Tensor, covered: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Step 3: turn the mean updates into images, and ask the model what it sees in them."""
         prototypes = torch.where(covered[:, None, None, None], self._transform(updates, inputs), inputs.baseline)
+        prototypes = prototypes.to(inputs.images.dtype)  # a model in half precision takes nothing else
         logits = in_chunks(inputs.classify, plan.formatted(prototypes), plan.chunk_size)
         return prototypes, logits.argmax(dim=1).where(covered, -1)
 
@@ -376,10 +413,17 @@ class FillInBlanks:
         targets = Targets(inputs.images, inputs.labels, inputs.baseline, inputs.grid, self.seed)
         if self.masking == "random":
             return RandomMasking(targets, self.mask_ratio)
+        if self.update == "ascent":  # its updates are pixel values already
+            return ProgressiveMasking(targets, self.num_steps, fill=partial(put_in, inputs))
         return ProgressiveMasking(targets, self.num_steps, fill=lambda update: self._transform(update, inputs))
 
-    def _rule(self) -> UpdateRule:
-        return BFGSUpdate(self.bfgs_steps) if self.update == "bfgs" else GradientUpdate()
+    def _rule(self, inputs: Inputs) -> UpdateRule:
+        if self.update == "bfgs":
+            return BFGSUpdate(self.bfgs_steps)
+        if self.update == "ascent":
+            prior, weighted = ImagePrior.from_images(inputs.images), self.masking == "random"
+            return AscentUpdate(prior, inputs.low, inputs.high, num_steps=self.ascent_steps, weighted=weighted)
+        return GradientUpdate()
 
     def _num_updates(self) -> int:
         """Updates of an image, kept or not: one a random mask, or one a partition."""
@@ -393,7 +437,9 @@ class FillInBlanks:
             raise ValueError(
                 f"low must not be greater than high; got {low.flatten().tolist()} and {high.flatten().tolist()}"
             )
-        return low, high, channel_values("baseline", self.baseline, images, default=low)
+        if self.baseline == "low":
+            return low, high, low
+        return low, high, channel_values("baseline", self.baseline, images, default=inconspicuous_colour(images, low))
 
     def _transform(self, update: Tensor, inputs: Inputs) -> Tensor:
         """The threshold transform of equation 4."""

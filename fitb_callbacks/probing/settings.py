@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-__all__ = ["MaskingName", "Normalization", "ProbeSettings", "TargetName", "UpdateName"]
+__all__ = ["FillName", "MaskingName", "Normalization", "ProbeSettings", "TargetName", "UpdateName"]
 
 MaskingName = Literal["random", "progressive"]
-UpdateName = Literal["gradient", "bfgs"]
+UpdateName = Literal["gradient", "bfgs", "ascent"]
 Normalization = Literal["rms", "max_abs", "min_max", "z_score"]
+FillName = Literal["ascent"]
 TargetName = Literal["label", "predicted"]
 
 
@@ -28,9 +29,11 @@ class ProbeSettings(TypedDict, total=False):
     num_steps: int
     update: UpdateName
     bfgs_steps: int
+    ascent_steps: int
     normalize: Normalization | None
     binarize: float | None
-    baseline: float | Sequence[float] | None
+    fill: FillName | None
+    baseline: float | Sequence[float] | Literal["low"] | None
     low: float | Sequence[float] | None
     high: float | Sequence[float] | None
     target: TargetName

@@ -127,7 +127,7 @@ def test_steps_are_saved_and_random_masks_have_none(tmp_path):
     [
         ({"masking": "both"}, "masking must be one of 'random', 'progressive'; got 'both'"),
         ({"num_steps": 0}, "num_steps must be an integer >= 1; got 0"),
-        ({"update": "newton"}, "update must be one of 'gradient', 'bfgs'; got 'newton'"),
+        ({"update": "newton"}, "update must be one of 'gradient', 'bfgs', 'ascent'; got 'newton'"),
         ({"bfgs_steps": 0}, "bfgs_steps must be an integer >= 1; got 0"),
     ],
 )

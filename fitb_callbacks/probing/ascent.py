@@ -1,0 +1,166 @@
+"""Fill hidden pixels by several ascent steps on log p(label), each shaped to look like the data.
+
+One input gradient of a network for photographs is noise to anyone but that network. The paper allows any update that
+locally improves the loss (section 4.5). This one takes several small steps. Each looks at the image slightly shifted
+and with a little noise, so that what it draws does not hang on single pixels, and gives the gradient the spectrum and
+the colours of the data (`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. Independent
+networks recognise what comes out; docs/photographs.md has the figures, with controls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fitb_callbacks.models.logits import Classify
+from fitb_callbacks.probing.prior import ImagePrior
+from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
+from fitb_callbacks.utils.arithmetic import safe_divide
+from fitb_callbacks.utils.rng import keyed_normal, keyed_uniform
+
+__all__ = ["AscentUpdate"]
+
+_SMALLEST_DOUBT = 1e-7
+
+
+@dataclass(frozen=True)
+class AscentUpdate:
+    """Several ascent steps on log p(label), shaped to look like the data.
+
+    Everything is in units of the data: the images' standard deviation, their side, their spectrum. The random shifts
+    and the noise of an image are pure functions of its key.
+
+    Args:
+        prior: Of the images.
+        low: Lowest value of a filled pixel in each channel, shape ``(C, 1, 1)``.
+        high: Highest value of a filled pixel in each channel, shape ``(C, 1, 1)``.
+        num_steps: Steps, each of one gradient, at least 1.
+        weighted: Whether an update's root mean square over the hidden pixels is the increase in log p(label) that it
+            brings, at least 0, so that means over masks weigh what mattered. Otherwise the update is what was added
+            to the pixels.
+        step_size: Root mean square change of the hidden pixels in a step, in standard deviations of the images.
+        momentum: Share of the last step's direction that the next one keeps, in [0, 1).
+        max_shift: Largest random shift in a step, as a share of each side. Shifts wrap around.
+        noise: Standard deviation of the noise that is added for a step, in standard deviations of the images.
+        contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
+            deviations of the images. Without a limit everything ends up black, white or a garish colour.
+
+    Example:
+        >>> import torch
+        >>> images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d((1, 2)), torch.nn.Flatten())  # left or right half
+        >>> rule = AscentUpdate(ImagePrior.from_images(images), low=torch.zeros(1, 1, 1), high=torch.ones(1, 1, 1))
+        >>> hidden, labels = torch.zeros(4, 1, 8, 8).bool(), torch.ones(4).long()
+        >>> found = rule.find(model, torch.full_like(images, 0.5), labels, hidden, keys=torch.arange(4))
+        >>> bool(found.values[..., 4:].mean() > found.values[..., :4].mean())  # brighter on the right
+        True
+    """
+
+    prior: ImagePrior
+    low: Tensor
+    high: Tensor
+    num_steps: int = 16
+    weighted: bool = True
+    step_size: float = 0.3
+    momentum: float = 0.8
+    max_shift: float = 0.05
+    noise: float = 0.4
+    contrast: float = 1.3
+
+    proportional_to_doubt: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = False
+
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """See `fitb_callbacks.probing.updates.UpdateRule.find`.
+
+        A step whose gradient is not finite leaves its image as it is. The update is not finite if no step's was.
+
+        Raises:
+            RuntimeError: If the logits do not depend on the images by differentiable operations.
+        """
+        start = masked.detach() if masked.dtype == torch.float64 else masked.detach().float()
+        hidden = (~visible).to(start.dtype)
+        std = self.prior.std
+        shifts = self._shifts(keys, start.shape[-2:])
+        noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
+        images, direction, moved = start, torch.zeros_like(start), torch.zeros_like(keys, dtype=torch.bool)
+        for step in range(self.num_steps):
+            # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
+            seen = images if step == 0 else _shifted(images, shifts[:, step]) + noise.roll(_stride(step), dims=(2, 3))
+            gradient, logits = _ascent_direction(classify, seen.to(masked.dtype), labels)
+            if step == 0:
+                first = logits
+            else:
+                gradient = _shifted(gradient, -shifts[:, step])
+            finite = gradient.flatten(1).isfinite().all(dim=1)
+            moved |= finite
+            gradient = torch.where(_per_image(finite), gradient, 0)
+            shaped = _unit_size(self.prior.shape(gradient) * hidden, hidden)
+            direction = torch.lerp(shaped, direction, self.momentum)
+            images = self._within_contrast(images + self.step_size * std * _unit_size(direction, hidden), hidden)
+            images = torch.where(visible, start, images.clamp(self.low, self.high))
+        values = torch.where(_per_image(moved), images - start, torch.nan)
+        log_p, predicted = answer(first, labels)
+        if self.weighted:
+            with torch.no_grad():
+                after, _ = answer(classify(images.to(masked.dtype)).float(), labels)
+            gain = (after - log_p).clamp(min=0)
+            values = _unit_size(values, hidden) * _per_image(gain)
+        return Found(values, predicted, log_p)
+
+    def _within_contrast(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Images drawn towards the mean colour, as far as their hidden pixels have too much contrast."""
+        mean = self.prior.mean.to(images)[:, None, None]
+        size = _root_mean_square(images - mean, hidden)
+        allowed = self.contrast * self.prior.std
+        return torch.lerp(mean, images, _per_image(torch.where(size > allowed, safe_divide(allowed, size), 1)))
+
+    def _shifts(self, keys: Tensor, size: torch.Size) -> Tensor:
+        """Rows and columns that each image is shifted by in each step, integers, shape (B, num_steps, 2)."""
+        largest = torch.tensor([round(self.max_shift * side) for side in size], device=keys.device)
+        uniform = keyed_uniform(keys ^ 0x5F, 2 * self.num_steps).view(len(keys), self.num_steps, 2)
+        return (uniform * (2 * largest + 1)).floor().long() - largest
+
+
+def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of log p(label), at any positive scale an image, and the logits."""
+    leaf = images.detach().requires_grad_()
+    logits = differentiable_logits(classify, leaf)
+    log_p, _ = answer(logits, labels)
+    # Gradients are in proportion to 1 - p(label). Divided by it, they survive half precision.
+    doubt = -torch.expm1(log_p.detach())
+    (gradient,) = torch.autograd.grad(log_p, leaf, grad_outputs=doubt.clamp(min=_SMALLEST_DOUBT).reciprocal())
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)), logits.detach()
+
+
+def _root_mean_square(values: Tensor, hidden: Tensor) -> Tensor:
+    """Of each image's hidden pixels, shape (B,)."""
+    number = hidden.expand_as(values).flatten(1).sum(dim=1)
+    return safe_divide((values * hidden).flatten(1).square().sum(dim=1), number).sqrt()
+
+
+def _unit_size(values: Tensor, hidden: Tensor) -> Tensor:
+    """Values over their root mean square over the hidden pixels, image by image."""
+    return safe_divide(values, _per_image(_root_mean_square(values, hidden)))
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _stride(step: int) -> tuple[int, int]:
+    """By how much the noise is rolled for a step: steps with the same noise at the same place are far apart."""
+    return (17 * step, 31 * step)
+
+
+def _shifted(images: Tensor, shifts: Tensor) -> Tensor:
+    """Images rolled by rows and columns ``(B, 2)``, each by its own."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device) - shifts[:, :1]) % height
+    columns = (torch.arange(width, device=images.device) - shifts[:, 1:]) % width
+    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -1,0 +1,251 @@
+"""Ascent on log p(label), and images filled in by it until no original pixel is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from fitb_callbacks import FillInBlanks, FillInBlanksResult
+from fitb_callbacks.probing.ascent import AscentUpdate
+from fitb_callbacks.probing.prior import ImagePrior
+
+SETTINGS = {"num_masks": 8, "chunk_size": 16}
+
+
+def hidden_half(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images whose right half is at its mean colour, and which pixels are visible."""
+    visible = torch.ones(len(images), 1, *images.shape[2:], dtype=torch.bool)
+    visible[..., images.shape[-1] // 2 :] = False
+    return torch.where(visible, images, images.mean()), visible
+
+
+def rule_for(images: Tensor, **settings: float) -> AscentUpdate:
+    return AscentUpdate(
+        ImagePrior.from_images(images), low=images.amin().view(1, 1, 1), high=images.amax().view(1, 1, 1), **settings
+    )
+
+
+def label_log_p(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images).log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
+
+
+def nearest_neighbours(digits: TensorDataset) -> Callable[[Tensor], Tensor]:
+    """A judge that is no network: the labels of the nearest training images."""
+    images, labels = (tensor[:1400] for tensor in digits.tensors)
+    neighbours = KNeighborsClassifier(5).fit(images.flatten(1).numpy(), labels.numpy())
+    return lambda seen: torch.from_numpy(neighbours.predict(seen.flatten(1).numpy()))
+
+
+def test_the_update_raises_the_labels_probability(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    found = rule_for(images, weighted=False).find(trained, masked, labels, visible, torch.arange(len(images)))
+    before, after = (label_log_p(trained, seen, labels) for seen in (masked, masked + found.values))
+    assert (after > before).float().mean() > 0.9
+    torch.testing.assert_close(found.log_p, before)
+    assert torch.equal(found.predicted, trained(masked).argmax(dim=1))
+
+
+def test_visible_pixels_stay_and_hidden_ones_stay_in_range(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    found = rule_for(images, weighted=False).find(trained, masked, labels, visible, torch.arange(len(images)))
+    filled = masked + found.values
+    assert torch.equal(filled[visible], masked[visible])
+    assert filled.min() >= images.min() - 1e-6
+    assert filled.max() <= images.max() + 1e-6
+
+
+def test_a_weighted_update_is_as_large_as_the_gain(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    keys = torch.arange(len(images))
+    plain, weighted = (
+        rule_for(images, weighted=weighted).find(trained, masked, labels, visible, keys).values
+        for weighted in (False, True)
+    )
+    gain = label_log_p(trained, masked + plain, labels) - label_log_p(trained, masked, labels)
+    hidden = (~visible).flatten(1).sum(dim=1)
+    size = (weighted.flatten(1).square().sum(dim=1) / hidden).sqrt()
+    torch.testing.assert_close(size, gain.clamp(min=0), rtol=1e-3, atol=1e-5)
+    cosine = torch.cosine_similarity(plain.flatten(1), weighted.flatten(1))
+    assert (cosine[gain > 1e-3] > 0.999).all()
+
+
+def test_an_image_does_not_depend_on_the_rest_of_its_chunk(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    keys, rule = torch.arange(len(images)) * 7, rule_for(images)
+    together = rule.find(trained, masked, labels, visible, keys).values
+    alone = rule.find(trained, masked[5:6], labels[5:6], visible[5:6], keys[5:6]).values
+    torch.testing.assert_close(alone[0], together[5], rtol=1e-2, atol=1e-3)
+
+
+def test_the_key_decides_what_is_random(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    first, again, other = (
+        rule_for(images).find(trained, masked, labels, visible, keys).values
+        for keys in (torch.arange(30), torch.arange(30), torch.arange(30) + 100)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+class BreaksOn(nn.Module):
+    """A trained model whose logits are NaN for images that are bright in one corner."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        broken = images[:, :, 0, 0].mean(dim=1, keepdim=True) > 5
+        return self.model(images) + torch.where(broken, torch.nan, 0.0)
+
+
+def test_an_image_whose_gradients_are_never_finite_has_no_update_and_spoils_no_other(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    masked = masked.clone()
+    masked[3] = 9.0
+    found = rule_for(images, max_shift=0.0).find(BreaksOn(trained), masked, labels, visible, torch.arange(30))
+    assert found.values[3].isnan().any()
+    assert found.values[torch.arange(30) != 3].isfinite().all()
+
+
+@pytest.fixture
+def filled(trained, probe_images) -> FillInBlanksResult:
+    images, labels = probe_images
+    return FillInBlanks(**SETTINGS).probe(trained, images, labels)
+
+
+def test_a_fill_keeps_nothing_and_is_recognised_by_someone_else(trained, probe_images, digits, filled):
+    images, labels = probe_images
+    judge = nearest_neighbours(digits)
+    assert (judge(filled.filled) == labels).float().mean() > 0.8
+    blank = torch.full_like(images, filled.settings["baseline"][0])
+    assert (judge(blank) == labels).float().mean() < 0.3
+    assert torch.equal(filled.filled, filled.fill_steps[:, -1])
+
+
+def test_each_step_fills_its_part_and_leaves_the_rest(probe_images, filled):
+    images, _ = probe_images
+    first = filled.fill_steps[:, 0]
+    changed = (first != images).float().mean().item()
+    assert 0.1 < changed < 0.3
+    for step in (1, 2, 3):
+        changed = (filled.fill_steps[:, step] != filled.fill_steps[:, step - 1]).float().mean().item()
+        assert 0.1 < changed < 0.3
+
+
+def test_an_untrained_network_draws_nothing_that_someone_else_recognises(probe_images, digits):
+    images, labels = probe_images
+    torch.manual_seed(0)
+    untrained = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+    result = FillInBlanks(**SETTINGS).probe(untrained, images, labels)
+    assert (nearest_neighbours(digits)(result.filled) == labels).float().mean() < 0.35
+
+
+def test_a_fill_does_not_depend_on_chunks_but_for_rounding(trained, probe_images, filled):
+    images, labels = probe_images
+    other = FillInBlanks(**SETTINGS | {"chunk_size": 7}).probe(trained, images, labels)
+    difference = (other.filled - filled.filled).abs().mean() / filled.filled.std()
+    assert difference < 0.05
+
+
+def test_a_fill_repeats_and_the_seed_changes_it(trained, probe_images, filled):
+    images, labels = probe_images
+    again = FillInBlanks(**SETTINGS).probe(trained, images, labels)
+    other = FillInBlanks(**SETTINGS, seed=1).probe(trained, images, labels)
+    assert torch.equal(again.filled, filled.filled)
+    assert not torch.allclose(other.filled, filled.filled)
+
+
+def test_without_a_fill_there_is_none_and_the_rest_is_the_same(trained, probe_images, filled):
+    images, labels = probe_images
+    plain = FillInBlanks(**SETTINGS, fill=None).probe(trained, images, labels)
+    assert plain.filled is None
+    assert plain.fill_steps is None
+    assert torch.equal(plain.updates, filled.updates)
+    assert plain.metrics == pytest.approx(dict(filled.metrics), nan_ok=True)
+
+
+@pytest.mark.parametrize("masking", ["random", "progressive"])
+def test_ascent_as_an_update_covers_and_is_recognised(trained, probe_images, masking):
+    images, labels = probe_images
+    probe = FillInBlanks(masking=masking, update="ascent", num_masks=8, ascent_steps=8, fill=None, chunk_size=64)
+    result = probe.probe(trained, images, labels)
+    assert result.metrics["coverage"] > 0.7
+    assert result.metrics["accuracy"] > 0.8
+    assert (result.steps is None) == (masking == "random")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (1, 3, 5, 4), (2, 2, 1, 9), (1, 4, 16, 16)])
+@pytest.mark.parametrize("constant", [True, False])
+def test_few_small_and_constant_images_are_filled(shape, constant):
+    torch.manual_seed(0)
+    images = torch.full(shape, 0.5) if constant else torch.rand(shape)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 3))
+    result = FillInBlanks(num_masks=4, patch_size=1).probe(model, images, torch.zeros(len(images), dtype=torch.long))
+    assert result.filled.shape == shape
+    assert result.filled.isfinite().all()
+    assert result.filled.min() >= images.min() - 1e-6
+    assert result.filled.max() <= images.max() + 1e-6
+
+
+def test_a_network_that_breaks_under_half_precision_leaves_the_baseline():
+    """Its logits overflow to infinity in half precision, so no gradient is finite: nothing is drawn, nothing raised."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()
+    nn.init.constant_(model[1].weight, 6e4)
+    images = torch.rand(3, 1, 4, 4).half() + 1
+    result = FillInBlanks(num_masks=4).probe(model, images, torch.tensor([0, 1, 2]))
+    assert (result.filled == torch.tensor(result.settings["baseline"]).half()).all()
+    assert result.metrics["nonfinite"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(trained, probe_images, dtype):
+    images, labels = probe_images
+    with_dtype = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(dtype)
+    result = FillInBlanks(**SETTINGS).probe(with_dtype, images.to(dtype), labels)
+    assert result.filled.dtype == dtype
+    assert result.filled.isfinite().all()
+
+
+def test_the_papers_probe_has_no_fill_and_plain_means_on_black(trained, probe_images):
+    images, labels = probe_images
+    paper = FillInBlanks.paper(num_masks=16).probe(trained, images, labels)
+    by_hand = FillInBlanks(num_masks=16, baseline=0.0, fill=None, tolerance=None, adjust=False)
+    assert paper.filled is None
+    assert torch.equal(paper.updates, by_hand.probe(trained, images, labels).updates)
+
+
+def test_the_baseline_is_black_for_digits_and_the_median_of_photographs(trained, probe_images):
+    images, labels = probe_images
+    assert FillInBlanks(num_masks=1, fill=None).probe(trained, images, labels).settings["baseline"] == [0.0]
+    photographs = torch.rand(30, 1, 8, 8) ** 2 + torch.arange(30)[:, None, None, None] / 100
+    result = FillInBlanks(num_masks=1, fill=None).probe(trained, photographs, labels)
+    assert result.settings["baseline"] == [pytest.approx(photographs.median().item())]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fill": "gradient"}, "fill must be one of 'ascent', None; got 'gradient'"),
+        ({"ascent_steps": 0}, "ascent_steps must be an integer >= 1; got 0"),
+        (
+            {"baseline": "high"},
+            "baseline must be a finite number, a sequence .* or None; got 'high'",
+        ),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        FillInBlanks(**settings)
