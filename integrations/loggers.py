@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.plotting.tiles import Picture
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["log_files", "log_picture", "log_record", "log_scores", "settle"]
 
@@ -74,7 +77,7 @@ def log_files(logger: Logger, folder: str, files: Mapping[str, bytes]) -> None:
 
 
 @singledispatch
-def log_record(logger: Logger, record: Mapping[str, Any]) -> None:
+def log_record(logger: Logger, record: Record) -> None:
     """Give a logger the record of a probe, from which ``fitb report`` makes its page; most have no place for it.
 
     Args:
@@ -85,7 +88,10 @@ def log_record(logger: Logger, record: Mapping[str, Any]) -> None:
 
 @singledispatch
 def settle(logger: Logger) -> None:
-    """Give a logger that sends in the background a few seconds to finish; most have nothing to do."""
+    """Finish logging at the end of a training; most loggers have nothing to do.
+
+    MLflow's gets a few seconds to send what waits, then the report of the run.
+    """
 
 
 @log_picture.register
@@ -135,7 +141,7 @@ def _(logger: MLFlowLogger, folder: str, files: Mapping[str, bytes]) -> None:
 
 
 @log_record.register
-def _(logger: TensorBoardLogger, record: Mapping[str, Any]) -> None:
+def _(logger: TensorBoardLogger, record: Record) -> None:
     from fitb_callbacks.integrations.tensorboard import lay_out_scores, write_record
 
     lay_out_scores(logger.experiment, record["prefix"])
@@ -143,7 +149,7 @@ def _(logger: TensorBoardLogger, record: Mapping[str, Any]) -> None:
 
 
 @log_record.register
-def _(logger: CSVLogger, record: Mapping[str, Any]) -> None:
+def _(logger: CSVLogger, record: Record) -> None:
     if (folder := _local_folder(logger)) is not None:
         from fitb_callbacks.integrations.folder import write_record
 
@@ -151,7 +157,7 @@ def _(logger: CSVLogger, record: Mapping[str, Any]) -> None:
 
 
 @log_record.register
-def _(logger: MLFlowLogger, record: Mapping[str, Any]) -> None:
+def _(logger: MLFlowLogger, record: Record) -> None:
     from fitb_callbacks.integrations.mlflow.sink import outbox, record_parcel
 
     outbox(*_mlflow_run(logger)).put(record_parcel(*_mlflow_run(logger), record))
@@ -161,7 +167,24 @@ def _(logger: MLFlowLogger, record: Mapping[str, Any]) -> None:
 def _(logger: MLFlowLogger) -> None:
     from fitb_callbacks.integrations.mlflow.sink import outbox
 
-    outbox(*_mlflow_run(logger)).settle()
+    if not outbox(*_mlflow_run(logger)).settle():
+        _report_in_mlflow(*_mlflow_run(logger))
+
+
+def _report_in_mlflow(tracking_uri: str, run_id: str) -> None:
+    """Put the report of all probes among the run's artifacts, where MLflow previews it; where that fails, say so."""
+    from mlflow import MlflowClient
+
+    from fitb_callbacks.integrations.mlflow.description import REPORT
+    from fitb_callbacks.integrations.report.page import render_report
+    from fitb_callbacks.integrations.report.source import read_source
+
+    try:
+        found = read_source(f"runs:/{run_id}", mlflow_uri=tracking_uri)
+        page = render_report(found.records, title=found.title, problems=found.problems)
+        MlflowClient(tracking_uri).log_text(run_id, page, REPORT)
+    except Exception as error:  # noqa: BLE001 - a report that fails must not fail the training
+        _log.info("no report among the run's artifacts (fitb report makes it, too): %s", error)
 
 
 def _local_folder(logger: CSVLogger) -> Path | None:

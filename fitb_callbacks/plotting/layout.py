@@ -31,6 +31,7 @@ __all__ = [
     "WIDTH",
     "WRONG",
     "Heading",
+    "Sign",
     "draw_answer",
     "draw_sign",
     "fitted",

@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from fitb_callbacks.integrations.folder import RECORDS, record_name
+from fitb_callbacks.integrations.mlflow.description import (
+    ARTIFACTS,
+    merged,
+    missing_params,
+    page_entries,
+)
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from fitb_callbacks.integrations.record import Record
     from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = [
@@ -106,9 +115,10 @@ def log_picture(tracking_uri: str, run_id: str, name: str, picture: Picture, ste
         deliver(Path(folder))
 
 
-def record_parcel(tracking_uri: str, run_id: str, record: Mapping[str, Any]) -> dict[str, bytes]:
-    """A record of a probe, among the run's artifacts, for ``fitb report``."""
-    parcel = _parcel(tracking_uri, run_id, record["step"], {"artifact_path": RECORDS})
+def record_parcel(tracking_uri: str, run_id: str, record: Record) -> dict[str, bytes]:
+    """A record of a probe, among the run's artifacts, for ``fitb report``, and what the run's page says of it."""
+    content = {"artifact_path": RECORDS, "page": page_entries(record)}
+    parcel = _parcel(tracking_uri, run_id, record["step"], content)
     return {**parcel, record_name(record): json.dumps(record).encode()}
 
 
@@ -151,6 +161,24 @@ def deliver(parcel: Path) -> None:
         client.log_artifact(run_id, str(path), artifact_path)
     if files and artifact_path == _IMAGES:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+    if "page" in entry:
+        _write_page(client, run_id, entry["page"])
+
+
+def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> None:
+    """Write description, tags and parameters; what others wrote there stays."""
+    from mlflow.entities import Param, RunTag
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+    run = client.get_run(run_id)
+    artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
+    text = page["text"].replace(ARTIFACTS, artifacts)
+    description = merged(run.data.tags.get(MLFLOW_RUN_NOTE, ""), page["section"], text)
+    client.log_batch(
+        run_id,
+        params=[Param(name, value) for name, value in missing_params(page["params"], run.data.params).items()],
+        tags=[RunTag(name, value) for name, value in {**page["tags"], MLFLOW_RUN_NOTE: description}.items()],
+    )
 
 
 def image_key(name: str) -> str:
