@@ -66,7 +66,7 @@ def test_the_probe_reports_every_masked_image_once(trained, probe_images, maskin
     probe = FillInBlanks(masking=masking, num_masks=512, tolerance=None, chunk_size=50)
     shown = probe.probe(trained, *probe_images, progress=lambda done, total: reports.append((done, total)))
     done, totals = zip(*reports, strict=True)
-    assert len(done) > 3
+    assert len(done) > 1
     assert list(done) == sorted(set(done))
     assert set(totals) == {done[-1]} == {30 * (512 if masking == "random" else 128)}
     assert torch.equal(shown.updates, probe.probe(trained, *probe_images).updates)
