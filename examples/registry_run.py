@@ -25,7 +25,7 @@ if __name__ == "__main__":
         artifact_location=Path("fitb-runs/mlflow").resolve().as_uri(),
     )
     model = SmallCNN()
-    trainer = Trainer(max_epochs=2, logger=logger, callbacks=[FillInBlanksCallback(num_masks=64)])
+    trainer = Trainer(max_epochs=2, logger=logger, callbacks=[FillInBlanksCallback(max_overhead=None, num_masks=64)])
     trainer.fit(model, DataLoader(digits.train, batch_size=64, shuffle=True), DataLoader(digits.validation, 500))
 
     mlflow.set_tracking_uri("sqlite:///mlflow.db")

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Mapping
 from functools import singledispatch
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch.loggers as lightning_loggers
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from fitb_callbacks.integrations.record import Record
@@ -14,7 +16,7 @@ from fitb_callbacks.plotting.tiles import Picture
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["log_files", "log_picture", "log_record", "log_scores", "settle"]
+__all__ = ["log_files", "log_picture", "log_record", "log_scores", "recognise", "settle"]
 
 
 @singledispatch
@@ -32,7 +34,8 @@ def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
 
     Example:
         >>> import numpy as np
-        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> import lightning.pytorch.loggers as lightning_loggers
+    from lightning.pytorch.loggers import CSVLogger
         >>> class PrintingLogger(CSVLogger):
         ...     pass
         >>> @log_picture.register
@@ -56,7 +59,8 @@ def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
         step: The step at which the epoch's metrics are logged.
 
     Example:
-        >>> from lightning.pytorch.loggers import CSVLogger
+        >>> import lightning.pytorch.loggers as lightning_loggers
+    from lightning.pytorch.loggers import CSVLogger
         >>> logger = CSVLogger(".")
         >>> log_scores(logger, {"fitb/coverage": 0.5}, step=7)
         >>> logger.experiment.metrics
@@ -92,6 +96,24 @@ def settle(logger: Logger) -> None:
 
     MLflow's gets a few seconds to send what waits, then the report of the run.
     """
+
+
+def recognise(logger: Any) -> None:
+    """Register a logger of the package `pytorch_lightning` for what its twin in `lightning` is registered for.
+
+    Args:
+        logger: Any logger.
+
+    Example:
+        >>> recognise(CSVLogger("."))  # of lightning itself: nothing to do
+    """
+    for base in type(logger).__mro__:
+        twin = getattr(lightning_loggers, base.__name__, None)
+        if base.__module__.startswith("pytorch_lightning.loggers") and twin is not None:
+            for function in (log_picture, log_scores, log_files, log_record, settle):
+                if function.dispatch(twin) is not function.dispatch(object):
+                    function.register(base, function.dispatch(twin))
+            return
 
 
 @log_picture.register

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fitb_callbacks.models.logits import LogitsFn
@@ -14,7 +15,10 @@ from fitb_callbacks.scoring.drift import class_means, drift
 from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.judges.module import ModuleJudge
 
-__all__ = ["carryover_accuracy", "compared", "scores_of"]
+__all__ = ["carryover_accuracy", "compared", "scores_of", "without_large_tensors"]
+
+_LONGEST_SIDE = 32
+_MOST_BYTES = 2**20
 
 
 def compared(
@@ -45,15 +49,15 @@ def compared(
         (nan, 0.0)
     """
     labels, covered = result.labels, result.covered
-    means = class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"]))
+    means = _small(class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"])))
+    means = means[labels.unique()]  # the probe images, and so their classes, are the same ones in each probe
     changes = {"carryover_accuracy": math.nan, "drift": math.nan}
-    if last is not None:
-        changes = {
-            "carryover_accuracy": carryover_accuracy(
-                model, last["prototypes"], last["labels"], last["covered"], logits_fn
-            ),
-            "drift": drift(last["class_means"], means),
-        }
+    if last is not None and last["class_means"].shape == means.shape:
+        changes["drift"] = drift(last["class_means"], means)
+    if last is not None and "prototypes" in last:
+        changes["carryover_accuracy"] = carryover_accuracy(
+            model, last["prototypes"], last["labels"], last["covered"], logits_fn
+        )
     interval = wilson_interval(changes["carryover_accuracy"], len(labels))
     present = {"prototypes": result.prototypes, "labels": labels, "covered": covered, "class_means": means}
     return replace(
@@ -61,6 +65,23 @@ def compared(
         metrics={**result.metrics, **changes},
         intervals={**result.intervals, "carryover_accuracy": interval},
     ), present
+
+
+def without_large_tensors(last: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `compared` returned for the next probe, for a checkpoint: without the prototypes if they take over 1 MB.
+
+    Example:
+        >>> import torch
+        >>> list(without_large_tensors({"labels": torch.zeros(3), "prototypes": torch.zeros(64, 3, 224, 224)}))
+        ['labels']
+    """
+    return {name: tensor for name, tensor in last.items() if name != "prototypes" or tensor.nbytes <= _MOST_BYTES}
+
+
+def _small(means: Tensor) -> Tensor:
+    """Class means at 32 pixels a side or fewer: enough to tell how far they have turned, and small in a checkpoint."""
+    size = [min(side, _LONGEST_SIDE) for side in means.shape[-2:]]
+    return means if list(means.shape[-2:]) == size else F.adaptive_avg_pool2d(means, size)
 
 
 def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float, overhead: float = math.nan) -> dict[str, float]:

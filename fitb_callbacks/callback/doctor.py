@@ -188,7 +188,7 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
         found={"callback": used, **look.found},
         loggers=loggers,
         seconds=look.seconds,
-        max_overhead=probing._budget.max_overhead,
+        max_overhead=probing.max_overhead,
         hints=look.hints,
     )
 
@@ -261,14 +261,14 @@ class _Look(Callback):
                 f"Images hold negative values, so hidden pixels get {_numbers(settings['baseline'])}, the lowest "
                 "found. If that is not what an empty image looks like to the model, pass baseline=."
             )
-        chosen = self.probing._probe_images
+        chosen = self.probing._images
         expected = min(chosen.max_images, chosen.images_per_class * num_classes)
         self.seconds = self._estimate(trainer, pl_module, expected)
         self.found["probe"] = f"{self.num_masks} masks on up to {expected} images ({chosen.images_per_class} a class)"
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule, expected: int) -> float:
         """Seconds of a probe of this many images: more and more masks are timed until it takes long enough to tell."""
-        images, labels = self.probing._probe_images.images, self.probing._probe_images.labels
+        images, labels = self.probing._images.images, self.probing._images.labels
         assert images is not None
         timed, seconds = 0, 0.0
         with trainer.precision_plugin.forward_context():

@@ -1,4 +1,4 @@
-"""What goes wrong in the course of a training: said once, and survived or raised."""
+"""What to do when something goes wrong: warn once, switch the callback off, or raise."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fitb_callbacks.utils.validation import check_choice
 
-__all__ = ["ErrorPolicy"]
+__all__ = ["ErrorPolicy", "ProbeOffError"]
 
 _log = logging.getLogger(__name__)
 
 
+class ProbeOffError(RuntimeError):
+    """The callback cannot probe this run, and ``on_error="raise"`` asks to hear of it."""
+
+
 class ErrorPolicy:
-    """Says each thing once in a training run, however often it happens.
+    """Says each thing once in a run, however often it happens.
 
     Args:
-        on_error: What an error does that training could survive: "warn" or "raise".
+        on_error: What an error does that training can survive: "warn" or "raise".
 
     Example:
         >>> errors = ErrorPolicy(on_error="raise")
@@ -31,18 +35,34 @@ class ErrorPolicy:
         >>> errors.on_error = "warn"
         >>> with errors.survive("batch", "a batch was left out"):
         ...     1 / 0
-        >>> errors.topics
-        {'batch'}
+        >>> errors.topics, errors.off
+        ({'batch'}, False)
+        >>> errors.switch_off("there is no image in the batches")
+        >>> errors.off
+        True
     """
 
     def __init__(self, on_error: str) -> None:
         check_choice("on_error", on_error, ("warn", "raise"))
         self.on_error = on_error
         self.topics: set[str] = set()
-        """What has been warned of."""
+        """What has been warned of in this run."""
+        self.off = False
+        """Whether nothing is probed in this run any more."""
+
+    def begin(self) -> None:
+        """Start a run: everything may be said anew."""
+        self.topics.clear()
+        self.off = False
 
     def warn_once(self, topic: str, message: str, *, trace: bool = False) -> None:
-        """Say it, unless something was said on the same topic before; with the traceback of the error in hand."""
+        """Warn, unless there was a warning on the same topic in this run.
+
+        Args:
+            topic: What it is about.
+            message: In full, without the callback's name.
+            trace: Whether to log the traceback of the error being handled, too.
+        """
         if topic in self.topics:
             return
         self.topics.add(topic)
@@ -50,9 +70,22 @@ class ErrorPolicy:
         if trace:
             _log.error("FillInBlanksCallback: %s", message, exc_info=True)
 
+    def switch_off(self, reason: str) -> None:
+        """Probe no more in this run, and say why in one warning.
+
+        Raises:
+            ProbeOffError: With ``on_error="raise"``.
+        """
+        if self.off:
+            return
+        self.off = True
+        if self.on_error == "raise":
+            raise ProbeOffError(f"FillInBlanksCallback: {reason}")
+        self.warn_once("off", f"off for this run: {reason}")
+
     @contextmanager
     def survive(self, topic: str, message: str) -> Iterator[None]:
-        """Run a block; an error in it is said, or raised if that was asked for."""
+        """Run a block; warn of an error in it, or raise it with ``on_error="raise"``."""
         try:
             yield
         except Exception:

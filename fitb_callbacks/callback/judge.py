@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fitb_callbacks.callback.errors import ErrorPolicy
-from fitb_callbacks.data.batches import BatchAdapter, Reference, read_batch
+from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of
 from fitb_callbacks.scoring.judges import STREAMED_JUDGES, StreamedJudge
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.module import ModuleJudge
 
 __all__ = ["RunJudge"]
+
+_MOST_BATCHES = 1000
 
 
 class RunJudge:
@@ -30,7 +33,7 @@ class RunJudge:
     Example:
         >>> import torch
         >>> judge = RunJudge("ridge", None, ErrorPolicy("raise"))
-        >>> judge.stream((torch.rand(6, 1, 4, 4), torch.arange(6) % 3), epoch=0)
+        >>> judge.stream(torch.rand(6, 1, 4, 4), torch.arange(6) % 3, epoch=0)
         >>> judge.present(epoch=0).counts.tolist()
         [2.0, 2.0, 2.0]
     """
@@ -40,11 +43,15 @@ class RunJudge:
             raise ValueError(f"judge must be 'ridge', 'centroid', a torch.nn.Module, a Judge or None; got {judge!r}")
         if isinstance(judge, str):
             judge = STREAMED_JUDGES[judge]()
-        learner = judge if isinstance(judge, StreamedJudge) and judge.image_shape is None else None
+        learner = None
+        if isinstance(judge, StreamedJudge) and judge.image_shape is None:
+            judge = learner = copy.deepcopy(judge)  # each run begins with one that has seen nothing
         if reference is not None and learner is None:
             raise ValueError(
                 f"reference needs judge='ridge', 'centroid' or a judge that learns from it; got judge={judge!r}"
             )
+        if reference is not None:
+            batches_of(reference, name="reference")
         self._reference, self._errors = reference, errors
         # One that does not learn any more, unless the reference is still to be read
         self._fixed: Judge | None = ModuleJudge(judge) if isinstance(judge, nn.Module) else judge
@@ -53,6 +60,7 @@ class RunJudge:
         if learner is not None and reference is None:
             self._streamed, self._fixed = learner, None
         self._streamed_epoch: int | None = None
+        self._batches = 0
         self._gathered: StreamedJudge | None = None  # the same of all processes, as of the last probe
         self._num_classes = 0
 
@@ -74,16 +82,21 @@ class RunJudge:
             self._fixed.check(image_shape, num_classes)
         self._num_classes = num_classes
 
-    def stream(self, batch: Any, *, epoch: int, batch_adapter: BatchAdapter | None = None) -> None:
-        """Let the judge learn from a training batch, if it is one of the first epoch seen."""
-        if self._streamed is None:
-            return
-        if self._streamed_epoch is None:
-            self._streamed_epoch = epoch
-        if self._streamed_epoch != epoch:
-            return
-        with self._errors.survive("stream", "the judge did not learn from a training batch"):
-            self._streamed.update(*read_batch(batch, batch_adapter))
+    def wants_batches(self, epoch: int) -> bool:
+        """Whether the judge learns from training batches of this epoch: the first one, at most 1,000 batches of it."""
+        if self._streamed is None or self._batches >= _MOST_BATCHES:
+            return False
+        return self._streamed_epoch is None or self._streamed_epoch == epoch
+
+    def stream(self, images: Tensor, labels: Tensor, *, epoch: int) -> None:
+        """Let the judge learn from a training batch: images ``(B, C, H, W)``, labels ``(B,)``."""
+        if self._streamed is not None and self.wants_batches(epoch):
+            self._streamed_epoch, self._batches = epoch, self._batches + 1
+            self._streamed.update(images, labels)
+
+    def give_up(self) -> None:
+        """Judge nothing any more in this run."""
+        self._fixed = self._streamed = self._reference = None
 
     def epoch_ends(self, epoch: int) -> None:
         """After the epoch in which the judge learns, join what all processes have. Every process must call this."""
@@ -131,6 +144,6 @@ class RunJudge:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same judge; reads what `state_dict` gave, and passes over other keys."""
-        if self._streamed is not None and state_dict["streamed"] is not None:
+        if self._streamed is not None and state_dict.get("streamed") is not None:
             self._streamed.load_state_dict(state_dict["streamed"])
             self._streamed_epoch = state_dict["streamed_epoch"]

@@ -1,7 +1,8 @@
-"""The probe images of a training run: chosen from the batches that pass by, then the same ones to its end."""
+"""The probe images of a run: chosen from its steps, or given; then the same ones to its end."""
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import torch
@@ -11,11 +12,14 @@ from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.validation import check_integer
 
-__all__ = ["ProbeImages"]
+__all__ = ["ProbeImages", "pack", "unpack"]
+
+_MOST_BYTES = 8 * 10**6
+"""What the images may take in a checkpoint."""
 
 
 class ProbeImages:
-    """The probe images of a training run.
+    """The probe images of a run.
 
     Args:
         images_per_class: Most images of each class, at least 1.
@@ -37,6 +41,11 @@ class ProbeImages:
         """Shape ``(N, C, H, W)``, on the CPU; None until they are fixed."""
         self.labels: Tensor | None = None
         """Integers, shape ``(N,)``."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Choose anew."""
+        self.images = self.labels = None
         self._candidates, self._spare = self._empty(), self._empty()
 
     def offer(self, images: Tensor, labels: Tensor) -> None:
@@ -51,7 +60,7 @@ class ProbeImages:
         """Settle on the images, the same ones on every process, unless that is done. Every process must call this.
 
         Raises:
-            RuntimeError: If nothing was offered.
+            LookupError: If nothing was offered.
         """
         if self.images is not None:
             return
@@ -64,18 +73,91 @@ class ProbeImages:
             if len(candidates):
                 self.images, self.labels = candidates.images, candidates.labels
                 break
-        self._candidates = self._spare = self._empty()
+        self._candidates, self._spare = self._empty(), self._empty()
         if self.images is None:
-            raise RuntimeError("no batch has passed by yet from which to take probe images")
+            raise LookupError("no batch has passed by yet from which to take probe images")
+
+    def first(self, number: int) -> tuple[Tensor, Tensor]:
+        """So many of the images, as evenly over the classes as possible, and their labels.
+
+        Example:
+            >>> chosen = ProbeImages(images_per_class=2, max_images=10)
+            >>> chosen.offer(torch.rand(4, 1, 2, 2), torch.tensor([0, 0, 1, 1]))
+            >>> chosen.fix(world_size=1)
+            >>> chosen.first(3)[1].tolist()
+            [0, 0, 1]
+        """
+        assert self.images is not None
+        assert self.labels is not None
+        if number >= len(self.images):
+            return self.images, self.labels
+        place = torch.tensor([int((self.labels[:row] == label).sum()) for row, label in enumerate(self.labels)])
+        chosen = torch.argsort(place, stable=True)[:number].sort().values
+        return self.images[chosen], self.labels[chosen]
 
     def state_dict(self) -> dict[str, Any]:
-        """The images, or what was found so far, as tensors and primitives."""
-        return {"images": self.images, "labels": self.labels, "candidates": self._candidates.state_dict()}
+        """The images, or what was found so far, as tensors and primitives.
+
+        Images that would take more than 8 MB are left out, and chosen anew after a resume.
+        """
+        candidates = self._candidates.state_dict() if self.images is None else None
+        if candidates is not None and candidates["images"] is not None:
+            candidates["images"] = pack(candidates["images"])
+            candidates = None if candidates["images"] is None else candidates
+        return {
+            "images": None if self.images is None else pack(self.images),
+            "labels": self.labels,
+            "candidates": candidates,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same images; reads what `state_dict` gave, and passes over other keys."""
-        self.images, self.labels = state_dict["images"], state_dict["labels"]
-        self._candidates.load_state_dict(state_dict["candidates"])
+        self.begin()
+        if state_dict["images"] is not None:
+            self.images, self.labels = unpack(state_dict["images"]), state_dict["labels"]
+        if (candidates := state_dict["candidates"]) is not None:
+            images = candidates["images"]
+            self._candidates.load_state_dict({**candidates, "images": None if images is None else unpack(images)})
 
     def _empty(self) -> ImageSelection:
         return ImageSelection(per_class=self.images_per_class, max_images=self.max_images)
+
+
+def pack(images: Tensor) -> dict[str, Any] | None:
+    """Images in little space, without loss, as tensors and primitives; None if that would take more than 8 MB.
+
+    Images that were bytes once, normalised or not, have at most 256 values a channel: these are kept with one byte a
+    pixel. Then everything is deflated.
+
+    Args:
+        images: Shape ``(N, C, H, W)``.
+
+    Example:
+        >>> images = (torch.arange(64).view(1, 1, 8, 8) / 255 - 0.5) / 0.5
+        >>> torch.equal(unpack(pack(images)), images)
+        True
+    """
+    images = images.detach().cpu().contiguous()
+    channels = images.movedim(1, 0).flatten(1)
+    values = [channel.unique() for channel in channels]
+    packed: dict[str, Any] = {"shape": list(images.shape), "values": None}
+    content = images.reshape(-1).view(torch.uint8)
+    if max(map(len, values)) <= 256 and not images.isnan().any():
+        content = torch.stack([torch.searchsorted(*each) for each in zip(values, channels, strict=True)]).byte()
+        packed["values"] = values
+    else:
+        packed["dtype"] = images.dtype
+    deflated = zlib.compress(content.numpy().tobytes(), level=6)
+    packed["content"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
+    return packed if len(deflated) <= _MOST_BYTES else None
+
+
+def unpack(packed: dict[str, Any]) -> Tensor:
+    """The images that `pack` was given."""
+    content = torch.frombuffer(bytearray(zlib.decompress(packed["content"].numpy().tobytes())), dtype=torch.uint8)
+    shape = packed["shape"]
+    if packed["values"] is None:
+        return content.view(packed["dtype"]).view(shape)
+    indices = content.view(shape[1], -1).long()
+    channels = torch.stack([values[row] for values, row in zip(packed["values"], indices, strict=True)])
+    return channels.view(shape[1], shape[0], *shape[2:]).movedim(0, 1).contiguous()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.callback.comparison import compared, scores_of
 from fitb_callbacks.callback.errors import ErrorPolicy
+from fitb_callbacks.callback.probe_images import unpack
 from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
@@ -148,7 +149,7 @@ def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Te
         state = checkpoint.callback
         if state is not None and state["images"] is not None:
             judge = None if state["streamed"] is None else judge_from_state(state["streamed"])
-            return state["images"], state["labels"], judge
+            return unpack(state["images"]), state["labels"], judge
     return None
 
 
@@ -198,7 +199,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         results = []
         for number, probe in enumerate(probes):
             if masks_of_the_run and checkpoint.callback is not None:
-                had_time_for = checkpoint.callback["num_masks"].get(probe.masking, probe.num_masks)
+                had_time_for = checkpoint.callback["size"].get("masks", probe.num_masks)
                 probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, had_time_for))
             found = probe.probe(model, images, labels, judge=judge, class_names=class_names, progress=report)
             result, last[number] = compared(model, found, last.get(number))

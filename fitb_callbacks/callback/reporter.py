@@ -70,7 +70,7 @@ class Reporter:
             judge: The judge in words.
         """
         from fitb_callbacks.integrations.epoch_report import compose, give
-        from fitb_callbacks.integrations.loggers import log_files
+        from fitb_callbacks.integrations.loggers import log_files, recognise
 
         logged = compose(
             results,
@@ -84,6 +84,7 @@ class Reporter:
         )
         changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:
+            recognise(logger)
             kind = type(logger).__name__
             failed = f"{kind} did not take what was probed in epoch {epoch}; training goes on"
             with self._errors.survive(f"{kind} failed", failed):

@@ -1,27 +1,57 @@
-"""How many masks a probe may take, so that it costs at most a given share of an epoch."""
+"""Keep the probes' time under a given share of the training's."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
-from fitb_callbacks.probing.probe import FillInBlanks
-from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.utils.distributed import all_reduce_max
 from fitb_callbacks.utils.validation import check_number_between
 
-__all__ = ["TimeBudget"]
+__all__ = ["ProbeSize", "TimeBudget"]
+
+_FLOOR_MASKS = 16
+_FLOOR_IMAGES = 8
+_SURE_MASKS = 64
+"""A probe makes so many before it looks at its time limit."""
 
 _PATIENCE = 1.5
-"""How far later probes may exceed the budget before masks are cut again; times vary from epoch to epoch."""
+"""How far a probe may exceed its prediction before the next ones are made smaller; times vary."""
+
+
+@dataclass(frozen=True)
+class ProbeSize:
+    """How much a probe does: masks an image, and images."""
+
+    masks: int
+    images: int
+
+    def smaller(self) -> ProbeSize | None:
+        """The next smaller size: fewer masks down to 16, then fewer images down to 8; None below.
+
+        Example:
+            >>> size, sizes = ProbeSize(256, 40), []
+            >>> while size is not None:
+            ...     sizes.append((size.masks, size.images))
+            ...     size = size.smaller()
+            >>> sizes
+            [(256, 40), (128, 40), (64, 40), (32, 40), (16, 40), (16, 20), (16, 10), (16, 8)]
+        """
+        if self.masks > _FLOOR_MASKS:
+            return dataclasses.replace(self, masks=max(_FLOOR_MASKS, self.masks // 2))
+        if self.images > _FLOOR_IMAGES:
+            return dataclasses.replace(self, images=max(_FLOOR_IMAGES, self.images // 2))
+        return None
 
 
 class TimeBudget:
-    """Keeps the time of the probes under a share of the time of the epochs.
+    """Decides how large a probe may be, and whether there is time for one at all.
 
-    The first probe finds out how many masks there is time for. The later ones keep to that number, so that the scores
-    of all epochs compare, also after a resume; it only ever becomes smaller, if they take half as long again.
+    The time that probes may have taken so far is a share of the time that the training itself has taken so far. The
+    first probe always runs, in the size that fits, or in the smallest one. Later ones keep to its size, so that their
+    scores compare; the size only ever becomes smaller. If there is no time for the smallest, probes are left out.
 
     Args:
         max_overhead: The share, above 0. None sets no limit.
@@ -32,73 +62,133 @@ class TimeBudget:
 
     Example:
         >>> budget = TimeBudget(0.05)
-        >>> budget.epoch_begins()
-        >>> budget.epoch_ends(world_size=1)
-        >>> budget.limited(FillInBlanks()) == FillInBlanks(), budget.seconds_for("random", num_probes=1) < 0.05
-        (True, True)
+        >>> budget.trained(seconds=100)
+        >>> budget.measure(ProbeSize(8, 8), seconds=0.1)  # a try: 64 masked images took 0.1 s
+        >>> size = budget.size(ProbeSize(256, 40))
+        >>> size, budget.allowed
+        (ProbeSize(masks=256, images=40), 5.0)
+        >>> budget.spend(size, seconds=5.0)
+        >>> budget.trained(seconds=10)
+        >>> budget.due(size)
+        (False, 'max_overhead=0.05 leaves 0.5 s, and a probe takes about 5 s')
     """
 
     def __init__(self, max_overhead: float | None) -> None:
         if max_overhead is not None:
             check_number_between("max_overhead", max_overhead, 0, math.inf)
         self.max_overhead = max_overhead
-        self._began: float | None = None
-        self._epoch = math.nan
-        self._masks: dict[str, int] = {}  # by masking
+        self._size: ProbeSize | None = None
+        self.begin()
 
-    def epoch_begins(self) -> None:
-        """Start the clock."""
-        self._began = time.perf_counter()
+    def begin(self) -> None:
+        """Start a run's clock."""
+        self._training = self._spent = 0.0
+        self._interval = 0.0
+        self.last_overhead = math.nan
+        """What share of the training time since the probe before it the last probe took; NaN if that is not known."""
+        self._last: float | None = None
+        self._per_masked_image = math.nan
+        self._predicted = math.nan
+        self._probes = 0
 
-    def epoch_ends(self, world_size: int) -> None:
-        """Take the time of the epoch, the same on every process; called right before the probe."""
-        elapsed = math.nan if self._began is None else time.perf_counter() - self._began
-        (self._epoch,) = all_reduce_max([elapsed], world_size)
+    # --- the clock -------------------------------------------------------------------------------------------------
 
-    def limited(self, probe: FillInBlanks) -> FillInBlanks:
-        """The probe with as many masks as there was time for so far."""
-        affordable = self._masks.get(probe.masking, probe.num_masks)
-        return dataclasses.replace(probe, num_masks=min(probe.num_masks, affordable))
+    def tick(self) -> float:
+        """Seconds since the last tick, which the training took; 0 the first time. Read by `trained`."""
+        now = time.perf_counter()
+        seconds = 0.0 if self._last is None else now - self._last
+        self._last = now
+        return seconds
 
-    def seconds_for(self, masking: str, *, num_probes: int) -> float | None:
-        """The time limit of a probe with this masking, one of several; None for no limit."""
-        if self.max_overhead is None or math.isnan(self._epoch):
-            return None
-        patience = _PATIENCE if masking in self._masks else 1.0
-        return self.max_overhead * self._epoch * patience / num_probes
+    def restart(self) -> None:
+        """Leave out the time since the last tick: the probe's own."""
+        self._last = time.perf_counter()
 
-    def learn_from(self, probe: FillInBlanks, result: FillInBlanksResult, seconds: float) -> str | None:
-        """Keep to the number of masks that a probe had time for; if it had not for all, a line that says so.
+    def trained(self, seconds: float) -> None:
+        """Add training time, the same on every process."""
+        self._training += seconds
+        self._interval += seconds
 
-        Args:
-            probe: As `limited` gave it.
-            result: What it found.
-            seconds: The time it took.
-        """
-        made = int(result.tried.max())
-        if not result.out_of_time:
-            self._masks.setdefault(probe.masking, probe.num_masks)
-            return None
-        self._masks[probe.masking] = made
-        share = self.overhead(seconds)
-        assert self.max_overhead is not None
-        if share > _PATIENCE * self.max_overhead:
-            reason = f"an epoch of {self._epoch:.2g} s is too short for more; even these take {share:.0%} of it"
-        else:
-            reason = "it stays at these from now on, so that the scores of all epochs compare"
+    @property
+    def allowed(self) -> float | None:
+        """Seconds that a probe may take now; None for any."""
+        return None if self.max_overhead is None else max(0.0, self.max_overhead * self._training - self._spent)
+
+    # --- the decisions ---------------------------------------------------------------------------------------------
+
+    def measure(self, size: ProbeSize, seconds: float) -> None:
+        """Take the speed from a try of a few masks and images."""
+        self._per_masked_image = seconds / (size.masks * size.images)
+
+    def size(self, wanted: ProbeSize) -> ProbeSize:
+        """How large the probes are: as wanted, or what there is time for; kept from the first probe on."""
+        if self._size is not None:
+            return ProbeSize(min(wanted.masks, self._size.masks), min(wanted.images, self._size.images))
+        fitting = wanted
+        allowed = self.allowed
+        # A probe stops by itself at its time limit, but for its first masks
+        while allowed is not None and self._cost(fitting) > allowed and (next_size := fitting.smaller()) is not None:
+            fitting = next_size
+        self._size = fitting
+        return fitting
+
+    def due(self, size: ProbeSize) -> tuple[bool, str]:
+        """Whether there is time for a probe of this size, and why not."""
+        allowed = self.allowed
+        if allowed is None or self._probes == 0:
+            return True, ""
+        predicted = self._cost(size) if math.isnan(self._predicted) else self._predicted
+        if predicted <= allowed:
+            return True, ""
         return (
-            f"max_overhead={self.max_overhead} leaves time for {made} of {probe.num_masks} {probe.masking} masks an "
-            f"image: {reason}"
+            False,
+            f"max_overhead={self.max_overhead} leaves {allowed:.2g} s, and a probe takes about {predicted:.2g} s",
         )
 
-    def overhead(self, seconds: float) -> float:
-        """What share of the epoch a time is; NaN where the epoch's time is not known."""
-        return seconds / self._epoch if self._epoch > 0 else math.nan
+    def spend(self, size: ProbeSize, seconds: float, *, masks_made: int | None = None) -> None:
+        """Note what a probe took, and make the next ones smaller if that was much more than allowed.
 
-    def state_dict(self) -> dict[str, int]:
-        """The numbers of masks."""
-        return dict(self._masks)
+        Args:
+            size: As it was meant to be.
+            seconds: The time it took.
+            masks_made: Most masks that an image got, if fewer.
+        """
+        allowed, first = self.allowed, self._probes == 0
+        self._spent += seconds
+        self._probes += 1
+        self._predicted = seconds
+        self.last_overhead = seconds / self._interval if self._interval > 0 else math.nan
+        self._interval = 0.0
+        made = ProbeSize(min(size.masks, masks_made or size.masks), size.images)
+        self._size = made
+        if allowed is not None and seconds > _PATIENCE * allowed and not first:
+            self._size = made.smaller() or made
+        if allowed is not None and first and seconds > _PATIENCE * allowed:
+            self._shrink(seconds / max(allowed, 1e-9))
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on with the same numbers of masks."""
-        self._masks = dict(state_dict)
+    def _shrink(self, factor: float) -> None:
+        assert self._size is not None
+        number = self._size.masks * self._size.images / factor
+        while self._size.masks * self._size.images > number and (next_size := self._size.smaller()) is not None:
+            self._predicted *= next_size.masks * next_size.images / (self._size.masks * self._size.images)
+            self._size = next_size
+
+    def _cost(self, size: ProbeSize) -> float:
+        if math.isnan(self._per_masked_image):
+            return 0.0
+        return self._per_masked_image * min(size.masks, _SURE_MASKS) * size.images
+
+    def limit(self) -> float | None:
+        """Time limit of the probe that starts now, in seconds."""
+        allowed = self.allowed
+        return None if allowed is None else max(allowed, 1e-3) * (_PATIENCE if self._probes else 1.0)
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The size of the probes."""
+        return {} if self._size is None else dataclasses.asdict(self._size)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the same size."""
+        self._size = ProbeSize(**state_dict) if state_dict else None

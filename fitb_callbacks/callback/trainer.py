@@ -1,45 +1,85 @@
-"""What a Trainer's set-up means for the callback, before anything runs."""
+"""What a Trainer's set-up means for the callback."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 __all__ = [
-    "check_package",
-    "check_strategy",
     "find_class_names",
+    "is_dummy",
     "is_last_validation_of_epoch",
+    "is_sharded",
+    "refused_strategy",
+    "stage_of",
+    "steps_by_itself",
     "validates_in_this_epoch",
     "weights_probed",
 ]
 
 
-def check_package(trainer: Trainer) -> None:
-    """Raise TypeError for a Trainer of the old package, whose classes are other ones."""
-    package = type(trainer).__module__.split(".")[0]
-    if package == "pytorch_lightning":
-        raise TypeError(
-            f"FillInBlanksCallback needs a lightning.pytorch.Trainer; got that of {package}. "
-            "Import Trainer, LightningModule and loggers from lightning.pytorch: it is the same code"
-        )
-
-
-def check_strategy(trainer: Trainer) -> None:
-    """Raise ValueError for a strategy under which no process has the whole model.
+def stage_of(trainer: Trainer) -> str:
+    """What a Trainer of either package is doing: "fit", "validate", "test" or "predict".
 
     Example:
-        >>> check_strategy(Trainer(logger=False, accelerator="cpu"))
+        >>> trainer = Trainer(logger=False, accelerator="cpu")
+        >>> trainer.state.fn = "fit"
+        >>> stage_of(trainer)
+        'fit'
     """
-    if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-        raise ValueError(  # noqa: TRY004 - the strategy's type is the value here
-            f"FillInBlanksCallback does not work with {type(trainer.strategy).__name__}, which splits the model's "
-            "parameters over processes. Train with it without the callback, then probe a consolidated checkpoint "
-            "with fitb_callbacks.FillInBlanks().probe(model, images, labels)"
-        )
+    function = trainer.state.fn
+    return str(getattr(function, "value", function))
+
+
+def is_dummy(logger: Any) -> bool:
+    """Whether a logger of either package is the one that does nothing."""
+    return any(base.__name__ == "DummyLogger" for base in type(logger).__mro__)
+
+
+def _has_base(instance: object, *names: str) -> bool:
+    """Whether an instance has a class of this name among its bases: `lightning` and `pytorch_lightning` both count."""
+    return any(base.__name__ in names for base in type(instance).__mro__)
+
+
+def refused_strategy(trainer: Trainer) -> str | None:
+    """Say why a strategy cannot be probed under; None if it can.
+
+    Example:
+        >>> refused_strategy(Trainer(logger=False, accelerator="cpu")) is None
+        True
+    """
+    if not _has_base(trainer.strategy, "DeepSpeedStrategy", "FSDPStrategy"):
+        return None
+    name = type(trainer.strategy).__name__
+    return (
+        f"{name} splits the model's parameters over processes in a way that a probe cannot follow, so nothing is "
+        "probed. Train with strategy=ModelParallelStrategy() (FSDP2), which can be probed, or probe a consolidated "
+        "checkpoint: FillInBlanks().probe(model, images, labels)"
+    )
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether every process holds a part of the parameters, so that all must take part in each forward pass.
+
+    Example:
+        >>> is_sharded(Trainer(logger=False, accelerator="cpu"))
+        False
+    """
+    return _has_base(trainer.strategy, "ModelParallelStrategy")
+
+
+def steps_by_itself(pl_module: LightningModule) -> bool:
+    """Whether the module steps its optimizers in ``training_step``, which then cannot be run again.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> steps_by_itself(BoringModel())
+        False
+    """
+    return not pl_module.automatic_optimization
 
 
 def weights_probed(trainer: Trainer, probing: Callback) -> str | None:
@@ -52,7 +92,7 @@ def weights_probed(trainer: Trainer, probing: Callback) -> str | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
-        if any(base.__name__ == "WeightAveraging" for base in type(callback).__mro__):  # Lightning 2.6 and later
+        if _has_base(callback, "WeightAveraging"):  # Lightning 2.6 and later
             first = callbacks.index(probing) < callbacks.index(callback)
             kind = type(callback).__name__
             return (

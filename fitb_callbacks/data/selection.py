@@ -73,14 +73,16 @@ class ImageSelection:
     def state_dict(self) -> dict[str, Any]:
         """Everything held and counted, as tensors and numbers."""
         return {
-            "held": [(held.place, held.label, held.arrival, held.image) for held in self._held],
+            "held": [(held.place, held.label, held.arrival) for held in self._held],
+            "images": torch.stack([held.image for held in self._held]) if self._held else None,
             "seen": dict(self._seen),
             "offered": self._offered,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self._held = [_Held(*held) for held in state_dict["held"]]
+        images = state_dict["images"] if state_dict["held"] else ()
+        self._held = [_Held(*held, image) for held, image in zip(state_dict["held"], images, strict=True)]
         self._seen = Counter(state_dict["seen"])
         self._offered = state_dict["offered"]
 

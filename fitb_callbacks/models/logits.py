@@ -38,15 +38,22 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
         >>> classify(torch.zeros(5, 1, 1, 3)).shape
         torch.Size([5, 3])
     """
+    changes_images: bool | None = None  # not known before the first call
 
     def classify(images: Tensor) -> Tensor:
+        nonlocal changes_images
+        given = images
+        if changes_images is not False:  # a forward such as x.sub_(mean) must not change the images of the probe
+            given = images.clone()
+        version = None if given.is_inference() else given._version
         try:
-            output = model(images) if logits_fn is None else logits_fn(model, images)
+            output = model(given) if logits_fn is None else logits_fn(model, given)
         except NotImplementedError as error:
             raise TypeError(
                 f"{type(model).__name__} gives no logits: {error}. Define forward(), or pass "
                 "logits_fn=lambda model, images: ... that returns the logits"
             ) from error
+        changes_images = version is None or given._version != version
         return find_logits(output, batch_size=len(images))
 
     return classify

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from fitb_callbacks.models.attributes import saved_attributes
 from fitb_callbacks.utils.rng import isolate_rng
 
 __all__ = ["preserve_model_state"]
@@ -20,9 +21,9 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
 
     Inside, every module is in evaluation mode, no parameter requires a gradient (so nothing is computed or kept for
     them), gradients are enabled even under ``torch.inference_mode()``, and compiled modules run eagerly, since other
-    flags would recompile them. Afterwards each module's own mode, each parameter's ``requires_grad``, the buffers and
-    all random number generators (Python, NumPy, torch on CPU and on the model's device) are as before. ``.grad`` is
-    never touched.
+    flags would recompile them. Afterwards each module's own mode, each parameter's ``requires_grad``, the buffers, all
+    other attributes of modules (see `fitb_callbacks.models.attributes.saved_attributes`) and all random number
+    generators (Python, NumPy, torch on CPU and on the model's device) are as before. ``.grad`` is never touched.
 
     Flags are set one by one rather than through ``eval()`` and ``train()``: a frozen BatchNorm stays frozen, and
     exported graph modules, which refuse these methods, work.
@@ -40,7 +41,8 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
         (True, True)
     """
     modes = [(module, module.training) for module in model.modules()]
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # Sharded parameters are left alone: what FSDP gathers from them takes over the flag, and keeps it
+    required = [(each, each.requires_grad) for each in model.parameters() if not hasattr(each, "device_mesh")]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     owned = [(module, dict(module._buffers)) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
@@ -48,6 +50,7 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
         stack.enter_context(isolate_rng(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.callback(saved_attributes(model))
         # Nothing can be compiled before dynamo is imported, and importing it is slow. Stances came with torch 2.6.
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-__all__ = ["FillName", "MaskingName", "Normalization", "ProbeSettings", "TargetName", "UpdateName"]
+__all__ = [
+    "FillName",
+    "MaskingName",
+    "Normalization",
+    "ProbeSettings",
+    "SharedSettings",
+    "TargetName",
+    "UpdateName",
+]
 
 MaskingName = Literal["random", "progressive"]
 UpdateName = Literal["gradient", "bfgs", "ascent"]
@@ -14,13 +22,12 @@ FillName = Literal["ascent"]
 TargetName = Literal["label", "predicted"]
 
 
-class ProbeSettings(TypedDict, total=False):
-    """Keywords of `fitb_callbacks.probing.probe.FillInBlanks`, which says what they mean; all can be left out.
+class SharedSettings(TypedDict, total=False):
+    """Keywords of `fitb_callbacks.probing.probe.FillInBlanks` but for ``masking``, of which the callback takes several.
 
-    For functions that pass settings on: ``def f(**settings: Unpack[ProbeSettings])``.
+    For functions that pass settings on: ``def f(**settings: Unpack[SharedSettings])``.
     """
 
-    masking: MaskingName
     mask_ratio: float
     patch_size: int | None
     num_masks: int
@@ -39,3 +46,9 @@ class ProbeSettings(TypedDict, total=False):
     target: TargetName
     seed: int
     chunk_size: int | None
+
+
+class ProbeSettings(SharedSettings, total=False):
+    """Keywords of `fitb_callbacks.probing.probe.FillInBlanks`, which says what they mean; all can be left out."""
+
+    masking: MaskingName

@@ -1,5 +1,8 @@
 """The callback in real Lightning runs: when it probes, on what, and what it makes monitorable."""
 
+import inspect
+import re
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -8,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback.errors import ProbeOffError
 from quick import probed_epochs, quick_callback
 from small_module import SmallModule
 
@@ -21,29 +25,31 @@ class Seen(Callback):
     def on_validation_end(self, trainer, pl_module):
         if not trainer.sanity_checking:
             self.after_validation.append((trainer.current_epoch, len(self.probe.history)))
-            assert "fitb/accuracy" in trainer.callback_metrics
+            assert trainer.callback_metrics["fitb/coverage"] == self.probe.history[-1]["coverage"]
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.after_epoch.append((trainer.current_epoch, len(self.probe.history)))
 
 
 @pytest.mark.parametrize(
-    ("options", "validations"),
+    ("options", "probed", "validations"),
     [
-        ({}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
-        ({"check_val_every_n_epoch": 2}, [(1, 2), (3, 4)]),
-        ({"val_check_interval": 0.5}, [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]),
-        ({"val_check_interval": 3}, [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 4)]),
-        ({"limit_val_batches": 0}, []),
-        ({"num_sanity_val_steps": 0}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
-        ({"num_sanity_val_steps": -1}, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        ({}, [0, 1, 2], [(0, 1), (1, 2), (2, 3)]),
+        ({"check_val_every_n_epoch": 2}, [0, 1, 2], [(1, 2)]),
+        ({"val_check_interval": 0.5}, [0, 0, 1, 1, 2, 2], [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]),
+        ({"val_check_interval": 3}, [0, 0, 1, 1, 2, 2], [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6)]),
+        ({"limit_val_batches": 0}, [0, 1, 2], []),
+        ({"num_sanity_val_steps": 0}, [0, 1, 2], [(0, 1), (1, 2), (2, 3)]),
+        ({"num_sanity_val_steps": -1}, [0, 1, 2], [(0, 1), (1, 2), (2, 3)]),
     ],
 )
-def test_probes_once_an_epoch_before_checkpoints_look(trainer, loaders, options, validations):
+def test_probes_with_each_validation_or_else_each_epoch_before_checkpoints_look(
+    trainer, loaders, options, probed, validations
+):
     probe = quick_callback()
     seen = Seen(probe)
-    trainer(callbacks=[seen, probe], max_epochs=4, **options).fit(SmallModule(), *loaders)
-    assert probed_epochs(probe) == [0, 1, 2, 3]
+    trainer(callbacks=[seen, probe], max_epochs=3, **options).fit(SmallModule(), *loaders)
+    assert probed_epochs(probe) == probed
     assert seen.after_validation == validations
 
 
@@ -202,33 +208,68 @@ def test_logits_fn_and_batch_adapter(trainer, digits):
     assert probed_epochs(probe) == [0, 1]
 
 
+class NoLogits(SmallModule):
+    """Its steps do not show what its logits are."""
+
+    forward = torch.nn.Module.forward
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class NoImages(SmallModule):
+    def training_step(self, batch, batch_idx):
+        return (self.net[-1].weight * batch["inner"][0][0].mean()).sum()
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+
 @pytest.mark.parametrize("sanity", [0, 2])
 @pytest.mark.parametrize(
-    ("error", "says", "model", "options", "labels", "wrap"),
+    ("says", "model", "options", "wrap"),
     [
-        (TypeError, "forward.*logits_fn", NoForward, {}, None, None),
-        (TypeError, "images.*'inner'.*batch_adapter", OtherBatches, {}, None, lambda batch: {"inner": [batch]}),
-        (ValueError, "patch_size must be at most 8", SmallModule, {"patch_size": 9}, None, None),
-        (ValueError, r"labels must be from 0 to 4.*5 classes", lambda: SmallModule(num_classes=5), {}, None, None),
-        (ValueError, "class_names must hold 10 names", SmallModule, {"class_names": ["a", "b"]}, None, None),
+        ("NoLogits gives no logits.*logits_fn=", NoLogits, {}, None),
+        ("images.*'inner'.*batch_adapter=", NoImages, {}, lambda batch: {"inner": [batch]}),
+        ("patch_size must be at most 8", SmallModule, {"patch_size": 9}, None),
     ],
 )
-def test_what_cannot_work_fails_before_training(trainer, digits, sanity, error, says, model, options, labels, wrap):
+def test_what_cannot_work_is_off_with_one_line(trainer, digits, sanity, says, model, options, wrap):
     dataset = TensorDataset(*(tensor[:200] for tensor in digits.tensors))
     loader = as_loader(dataset, wrap or (lambda batch: batch))
-    module = model()
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    probe = FillInBlanksCallback(**options)  # also with on_error="warn", which is for later
-    with pytest.raises(error, match=f"(?s){says}"):
-        trainer(callbacks=[probe], num_sanity_val_steps=sanity).fit(module, loader, loader)
-    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    probe = FillInBlanksCallback(**options)
+    run = trainer(callbacks=[probe], num_sanity_val_steps=sanity)
+    with pytest.warns(UserWarning, match="FillInBlanks") as said:
+        run.fit(model(), loader, loader)
+    (line,) = [str(each.message) for each in said if "FillInBlanks" in str(each.message)]
+    assert re.search(f"(?s)off for this run: .*{says}", line)
+    assert run.current_epoch == 2
+    assert probe.history == []
+    with pytest.raises((ProbeOffError, ValueError, TypeError), match=f"(?s){says}"):
+        trainer(callbacks=[quick_callback(**options)]).fit(model(), loader, loader)
+
+
+def test_class_names_of_the_wrong_number_are_left_out(trainer, loaders):
+    probe = quick_callback(class_names=["a", "b"], on_error="warn")
+    with pytest.warns(UserWarning, match=r"2 class names for 10 classes.*class_names=\[...\]\) takes 10"):
+        trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
+    assert probed_epochs(probe) == [0, 1]
+    assert probe.result.class_names is None
 
 
 @pytest.mark.parametrize(
     ("error", "says", "options"),
     [
         (ValueError, "mask_ratio", {"mask_ratio": 2}),
-        (TypeError, "patchsize", {"patchsize": 2}),
+        (TypeError, "unknown setting 'patchsize'; did you mean 'patch_size'", {"patchsize": 2}),
+        (TypeError, "did you mean 'every_n_epochs'", {"every_n_epoch": 2}),
+        (ValueError, "every_n_epochs must be an integer >= 1; got 0", {"every_n_epochs": 0}),
+        (ValueError, "cannot both be given", {"every_n_epochs": 2, "every_n_train_steps": 2}),
+        (ValueError, "probe_on must be one of 'fit', 'validate', 'test'; got 'train'", {"probe_on": "train"}),
+        (TypeError, "probe_images must be a pair of tensors", {"probe_images": 3}),
         (ValueError, "images_per_class .* >= 1; got 0", {"images_per_class": 0}),
         (ValueError, "max_images .* >= 1; got -3", {"max_images": -3}),
         (TypeError, "batch_adapter must be callable", {"batch_adapter": 3}),
@@ -273,3 +314,10 @@ def test_what_is_carried_over_has_an_interval(trainer, loaders):
     low, high = probe.result.intervals["carryover_accuracy"]
     assert 0 <= low <= probe.result.metrics["carryover_accuracy"] <= high <= 1
     assert low < high
+
+
+def test_every_setting_can_be_seen():
+    parameters = inspect.signature(FillInBlanksCallback).parameters
+    assert {"every_n_epochs", "probe_images", "patch_size", "num_masks", "baseline", "seed"} <= set(parameters)
+    assert parameters["num_masks"].default == 256
+    assert all(each.kind == inspect.Parameter.KEYWORD_ONLY for each in parameters.values())

@@ -109,15 +109,16 @@ def test_judging_does_not_change_the_training(tmp_path):
         ({"reference": (bars()[0], bars()[1] + 1)}, r"reference must hold labels from 0 to 2.*got 3"),
         ({"reference": (bars(4)[0], torch.tensor([0, 2, 2, 0]))}, "reference must hold.*it has none of class 1"),
         ({"reference": TensorDataset(bars()[0])}, "found no labels"),
-        ({"reference": 3}, "reference must be a pair of tensors"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_training(tmp_path, arguments, message):
-    net = Net()
-    before = [parameter.clone() for parameter in net.parameters()]
+def test_a_judge_that_does_not_fit_costs_the_judge_alone(tmp_path, arguments, message):
+    probing = FillInBlanksCallback(max_overhead=None, num_masks=4, **arguments)
+    with pytest.warns(UserWarning, match=f"the judge does not fit, so there is none: .*{message}"):
+        fit(probing, tmp_path)
+    assert len(probing.history) == 2
+    assert "structure" not in probing.history[0]
     with pytest.raises((ValueError, TypeError), match=message):
-        fit(FillInBlanksCallback(num_masks=4, **arguments), tmp_path, net=net)
-    assert all(map(torch.equal, before, net.parameters()))
+        fit(callback(**arguments), tmp_path)
 
 
 def test_wrong_judges_are_refused_at_once():
@@ -125,6 +126,8 @@ def test_wrong_judges_are_refused_at_once():
         FillInBlanksCallback(judge="mean")
     with pytest.raises(ValueError, match="reference needs judge='ridge'"):
         FillInBlanksCallback(judge=None, reference=bars())
+    with pytest.raises(TypeError, match="reference must be a pair of tensors"):
+        FillInBlanksCallback(reference=3)
 
 
 def test_a_class_absent_from_the_training_data_is_named_once(tmp_path):

@@ -1,22 +1,77 @@
-"""The share of an epoch's time that probes may take."""
+"""The share of the training's time that probes may take."""
+
+import itertools
 
 import pytest
 
-from fitb_callbacks import FillInBlanks, FillInBlanksCallback
-from fitb_callbacks.callback.time_budget import TimeBudget
+from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback.time_budget import ProbeSize, TimeBudget
 from small_module import SmallModule
 
+WANTED = ProbeSize(masks=256, images=40)
+PER_MASKED_IMAGE = 1e-3  # seconds, in this made-up world
 
-def test_short_epochs_get_the_least_number_of_masks_and_a_line(trainer, loaders, caplog):
-    with caplog.at_level("INFO"):
-        callback = FillInBlanksCallback(num_masks=20_000, max_overhead=1e-6, tolerance=None)
-        trainer(callbacks=[callback], max_epochs=3).fit(SmallModule(), *loaders)
-    lines = [record.message for record in caplog.records if "max_overhead" in record.message]
-    assert len(lines) == 1
-    assert "64 of 20000 random masks" in lines[0]
-    assert "too short" in lines[0]
-    assert callback.result.tried.unique().tolist() == [64]
-    assert all(entry["overhead"] > 1e-6 and entry["seconds"] > 0 for entry in callback.history)
+
+def run(max_overhead, *, epoch, epochs=50):
+    """Epochs of so many seconds on a machine of a known speed: the sizes of the probes, and all time they took."""
+    budget = TimeBudget(max_overhead)
+    budget.measure(ProbeSize(8, 8), 64 * PER_MASKED_IMAGE)
+    sizes, total = [], 0.0
+    for _ in range(epochs):
+        budget.trained(epoch)
+        size = budget.size(WANTED)
+        if not budget.due(size)[0]:
+            sizes.append(None)
+            continue
+        limit = budget.limit()
+        masks = size.masks if limit is None else min(size.masks, max(64, int(limit / PER_MASKED_IMAGE / size.images)))
+        masks = min(masks, size.masks)
+        seconds = PER_MASKED_IMAGE * masks * size.images
+        budget.spend(size, seconds, masks_made=masks)
+        sizes.append((masks, size.images))
+        total += seconds
+    return sizes, total
+
+
+@pytest.mark.parametrize("epoch", [0.1, 1, 3, 10, 60, 1000])
+def test_all_probes_but_the_first_stay_within_the_share(epoch):
+    sizes, total = run(0.05, epoch=epoch)
+    first = PER_MASKED_IMAGE * sizes[0][0] * sizes[0][1]
+    assert total - first <= 0.05 * 50 * epoch + 1e-9
+    if epoch >= 3:
+        assert total <= 0.05 * 50 * epoch + 1e-9
+
+
+def test_fewer_masks_then_fewer_images_then_not_every_epoch():
+    assert run(0.05, epoch=1000)[0] == [(256, 40)] * 50
+    assert run(0.05, epoch=60)[0][0] == (75, 40)
+    assert run(0.05, epoch=30)[0] == [(32, 40)] * 50
+    assert run(0.05, epoch=10)[0] == [(16, 20)] * 50
+    few, _ = run(0.05, epoch=1)
+    assert few[0] == (16, 8)
+    assert few.count(None) == 50 - 1 - few[1:].count((16, 8)) > 20
+
+
+def test_sizes_never_grow_again():
+    for epoch in (0.1, 1, 10, 60):
+        sizes = [size for size in run(0.05, epoch=epoch)[0] if size is not None]
+        assert all(later <= earlier for earlier, later in itertools.pairwise(sizes))
+
+
+def test_no_limit_is_no_limit():
+    assert run(None, epoch=0.001)[0] == [(256, 40)] * 50
+
+
+def test_short_epochs_are_probed_once_and_said_so(trainer, loaders):
+    callback = FillInBlanksCallback(num_masks=20_000, max_overhead=1e-6, tolerance=None)
+    run = trainer(callbacks=[callback], max_epochs=3)
+    with pytest.warns(UserWarning, match="not every chance is taken to probe.*max_overhead=None") as said:
+        run.fit(SmallModule(), *loaders)
+    assert len([each for each in said if "FillInBlanks" in str(each.message)]) == 1
+    assert [entry["epoch"] for entry in callback.history] == [0]
+    assert callback.result.tried.unique().tolist() == [16]
+    assert len(callback.result.images) == 8
+    assert callback.history[0]["overhead"] > 1e-6
 
 
 def test_no_limit_makes_all_masks(trainer, loaders):
@@ -25,13 +80,13 @@ def test_no_limit_makes_all_masks(trainer, loaders):
     assert callback.result.tried.unique().tolist() == [100]
 
 
-def test_a_resumed_run_keeps_to_the_number_of_masks():
-    budget = TimeBudget(0.5)
-    again = TimeBudget(0.5)
-    again.load_state_dict({"random": 96})
-    assert budget.limited(FillInBlanks()).num_masks == 256
-    assert again.limited(FillInBlanks()).num_masks == 96
-    assert again.state_dict() == {"random": 96}
+def test_a_resumed_run_keeps_to_the_size():
+    budget, again = TimeBudget(0.5), TimeBudget(0.5)
+    budget.measure(ProbeSize(1, 1), 1.0)
+    budget.trained(200)
+    assert budget.size(WANTED) == ProbeSize(16, 8)
+    again.load_state_dict(budget.state_dict())
+    assert again.size(WANTED) == ProbeSize(16, 8)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ if __name__ == "__main__":
     else:
         validation = TensorDataset(images[1500:1661], labels[1500:1661])  # odd, so that the processes' shares differ
     probe = FillInBlanksCallback(
-        num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
+        max_overhead=None, num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
     )
     trainer = Trainer(
         accelerator="cpu",

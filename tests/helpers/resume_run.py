@@ -72,7 +72,7 @@ if __name__ == "__main__":
     images, labels = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(data.target)
     train = DataLoader(TensorDataset(images[:320], labels[:320]), batch_size=32)
     validation = DataLoader(TensorDataset(images[1500:1600], labels[1500:1600]), batch_size=32)
-    probe = FillInBlanksCallback(num_masks=8, images_per_class=2, logits_fn=logits, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=8, images_per_class=2, logits_fn=logits, on_error="raise")
     every = {"every_n_train_steps": 3} if KILL == "in the first epoch" or "steps" in sys.argv else {"every_n_epochs": 1}
     saved = ModelCheckpoint(dirpath=FOLDER, filename="{epoch}-{step}", save_top_k=-1, save_last=True, **every)
     trainer = Trainer(

@@ -26,7 +26,7 @@ def run(trainer, loaders, tmp_path):
     mlflow = MLFlowLogger(
         tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
-    probe = FillInBlanksCallback(num_masks=16, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=16, on_error="raise")
     trainer(callbacks=[probe], logger=[tensorboard, mlflow], max_epochs=3, log_every_n_steps=1).fit(
         SmallModule(), *loaders
     )
@@ -68,7 +68,7 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
 
 def test_without_validation_the_step_is_lightnings_own_too(trainer, loaders, tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    probe = FillInBlanksCallback(num_masks=4, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4, on_error="raise")
     trainer(callbacks=[probe], logger=logger, limit_val_batches=0, accumulate_grad_batches=2).fit(
         SmallModule(), *loaders
     )
@@ -85,7 +85,7 @@ def test_undefined_scores_are_not_written(trainer, loaders, tmp_path):
             return super().forward(images) * (1 if self.training or self.trainer.sanity_checking else np.nan)
 
     logger = CSVLogger(tmp_path)
-    trainer(callbacks=[FillInBlanksCallback(num_masks=4)], logger=logger).fit(Diverged(), *loaders)
+    trainer(callbacks=[FillInBlanksCallback(max_overhead=None, num_masks=4)], logger=logger).fit(Diverged(), *loaders)
     logger.save()
     with Path(logger.log_dir, "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -126,7 +126,9 @@ class Notebook(Logger):
 
 def test_an_unknown_logger_gets_scores_and_one_warning(trainer, loaders, recwarn):
     logger = Notebook()
-    trainer(callbacks=[FillInBlanksCallback(num_masks=4)], logger=logger, max_epochs=3).fit(SmallModule(), *loaders)
+    trainer(callbacks=[FillInBlanksCallback(max_overhead=None, num_masks=4)], logger=logger, max_epochs=3).fit(
+        SmallModule(), *loaders
+    )
     ours = [(step, metrics) for step, metrics in logger.metrics if "fitb-coverage" in metrics]
     assert [step for step, _ in ours] == [7, 15, 23]
     assert len([w for w in recwarn if "gets the scores but no pictures" in str(w.message)]) == 1
@@ -134,7 +136,7 @@ def test_an_unknown_logger_gets_scores_and_one_warning(trainer, loaders, recwarn
 
 def test_fast_dev_run_and_no_logger(trainer, loaders):
     for options in ({"fast_dev_run": True}, {"logger": False}):
-        probe = FillInBlanksCallback(num_masks=4, on_error="raise")
+        probe = FillInBlanksCallback(max_overhead=None, num_masks=4, on_error="raise")
         options = {"logger": True, "max_epochs": 1} | options
         trainer(callbacks=[probe], **options).fit(SmallModule(), *loaders)
         assert len(probe.history) == 1

@@ -23,7 +23,8 @@ torch.manual_seed(0)
 digits = load_digits()
 data = TensorDataset(torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(digits.target))
 loader = DataLoader(data, batch_size=100)
-probe = FillInBlanksCallback(num_masks=8, class_names=["<i>zero</i>", *"123456789"], on_error="raise")
+names = ["<i>zero</i>", *"123456789"]
+probe = FillInBlanksCallback(max_overhead=None, num_masks=8, class_names=names, on_error="raise")
 options = dict(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                enable_model_summary=False, limit_train_batches=2)
 trainer = Trainer(max_epochs=3, callbacks=[probe], **options)

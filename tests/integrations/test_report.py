@@ -38,7 +38,9 @@ def run(tmp_path_factory, digits):
         artifact_location=(folder / "artifacts").as_uri(),
         run_name="first",
     )
-    probe = FillInBlanksCallback(num_masks=16, class_names=NAMES, masking=("random", "progressive"), on_error="raise")
+    probe = FillInBlanksCallback(
+        max_overhead=None, num_masks=16, class_names=NAMES, masking=("random", "progressive"), on_error="raise"
+    )
     loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow]
     trainer = quiet_trainer(folder, max_epochs=4, callbacks=[probe], logger=loggers)
     parts = (TensorDataset(*(tensor[part] for tensor in digits.tensors)) for part in (slice(400), slice(1500, 1700)))

@@ -149,7 +149,9 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     mlflow = MLFlowLogger(
         tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
-    callback = FillInBlanksCallback(masking=("random", "progressive"), num_masks=16, on_error="raise")
+    callback = FillInBlanksCallback(
+        max_overhead=None, masking=("random", "progressive"), num_masks=16, on_error="raise"
+    )
     checkpoint = ModelCheckpoint(tmp_path, monitor="fitb/progressive/coverage", mode="max")
     module = SmallModule()
     trainer(callbacks=[callback, checkpoint], logger=[tensorboard, mlflow, table], enable_checkpointing=True).fit(

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback.errors import ProbeOffError
 from small_module import SmallModule
 from warm_process import Warm
 
@@ -69,9 +70,15 @@ def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
     assert "rank 1 failed with RuntimeError: only here" in log
 
 
-@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_strategies_that_split_parameters_are_refused_by_name(strategy):
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, barebones=True)
     trainer.strategy.__class__ = strategy  # these cannot be made without a GPU
-    with pytest.raises(ValueError, match=f"{strategy.__name__}.*probe a consolidated checkpoint"):
+    trainer.state.fn = "fit"
+    with pytest.warns(
+        UserWarning, match=f"off for this run: {strategy.__name__} splits.*ModelParallelStrategy"
+    ) as said:
         FillInBlanksCallback().setup(trainer, SmallModule(), "fit")
+    assert len(said) == 1
+    with pytest.raises(ProbeOffError, match=strategy.__name__):
+        FillInBlanksCallback(on_error="raise").setup(trainer, SmallModule(), "fit")

@@ -46,7 +46,7 @@ def test_class_and_run_names_reach_no_path(trainer, loaders, tmp_path):
         artifact_location=(inner / "artifacts").as_uri(),
     )
     tensorboard = TensorBoardLogger(inner, name="tensorboard", version="🐈 <b>")
-    probe = FillInBlanksCallback(num_masks=4, class_names=HOSTILE, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4, class_names=HOSTILE, on_error="raise")
     loggers = [mlflow, tensorboard, CSVLogger(inner)]
     trainer(callbacks=[probe], logger=loggers, max_epochs=1).fit(SmallModule(), *loaders)
 
@@ -101,7 +101,7 @@ def test_hostile_prefixes_are_refused(prefix):
 def test_usual_prefixes_are_taken_by_every_logger(trainer, loaders, tmp_path, prefix):
     store = new_store(tmp_path / "mlflow.db")
     mlflow = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())
-    probe = FillInBlanksCallback(num_masks=4, prefix=prefix, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4, prefix=prefix, on_error="raise")
     run = trainer(callbacks=[probe], logger=[mlflow, TensorBoardLogger(tmp_path)], max_epochs=1)
     run.fit(SmallModule(), *loaders)
     assert f"{prefix}/coverage" in MlflowClient(store).get_run(mlflow.run_id).data.metrics

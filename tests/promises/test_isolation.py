@@ -95,7 +95,7 @@ class Module(BoringModel):
         pass
 
 data = torch.utils.data.TensorDataset(torch.rand(30, 1, 4, 4), torch.arange(30) % 3)
-probe = fitb_callbacks.FillInBlanksCallback(num_masks=2, on_error="raise")
+probe = fitb_callbacks.FillInBlanksCallback(max_overhead=None, num_masks=2, on_error="raise")
 trainer = Trainer(max_epochs=1, accelerator="cpu", logger=CSVLogger("logs"), callbacks=[probe],
                   enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 loader = torch.utils.data.DataLoader(data, batch_size=10)

@@ -25,7 +25,7 @@ def trained_with(callbacks, trainer, loaders, **options):
 
 
 def test_dropout_batch_norm_shuffling_and_accumulation(trainer, loaders):
-    callback = FillInBlanksCallback(num_masks=8)
+    callback = FillInBlanksCallback(max_overhead=None, num_masks=8)
     without = trained_with([], trainer, loaders)
     assert_identical(without, trained_with([callback], trainer, loaders))
     assert len(callback.history) == 3
@@ -34,7 +34,8 @@ def test_dropout_batch_norm_shuffling_and_accumulation(trainer, loaders):
 def test_validation_in_the_middle_of_accumulation(trainer, loaders):
     without = trained_with([], trainer, loaders, val_check_interval=0.5)
     assert_identical(
-        without, trained_with([FillInBlanksCallback(num_masks=8)], trainer, loaders, val_check_interval=0.5)
+        without,
+        trained_with([FillInBlanksCallback(max_overhead=None, num_masks=8)], trainer, loaders, val_check_interval=0.5),
     )
 
 

@@ -35,7 +35,10 @@ class Watch(Callback):
 
 @pytest.mark.slow
 def test_fifty_epochs(trainer, loaders, tmp_path):
-    watch, probe = Watch(), FillInBlanksCallback(num_masks=16, images_per_class=2, on_error="raise", audit=True)
+    watch, probe = (
+        Watch(),
+        FillInBlanksCallback(max_overhead=None, num_masks=16, images_per_class=2, on_error="raise", audit=True),
+    )
     options = {"limit_train_batches": 2, "limit_val_batches": 2}
     run = trainer(callbacks=[probe, watch], max_epochs=50, logger=TensorBoardLogger(tmp_path), **options)
     run.fit(SmallModule(), *loaders)

@@ -271,7 +271,7 @@ def test_the_audit_notices(harm, also_fails, trainer, loaders):
                 if also_fails:
                     raise RuntimeError("and then it failed")
 
-    probe = FillInBlanksCallback(num_masks=2, images_per_class=1, audit=True, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=2, images_per_class=1, audit=True, on_error="raise")
     run = trainer(
         callbacks=[probe], logger=Damaging("."), limit_train_batches=2, limit_val_batches=1, max_epochs=1,
         log_every_n_steps=1,

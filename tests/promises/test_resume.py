@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import warm_process
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback.probe_images import unpack
 from small_module import SmallModule
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "resume_run.py"
@@ -89,11 +90,11 @@ def checkpointed(trainer, loaders, tmp_path, callbacks):
 
 
 def test_the_state_loads_with_weights_only(trainer, loaders, tmp_path):
-    probe = FillInBlanksCallback(num_masks=4)
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4)
     path = checkpointed(trainer, loaders, tmp_path, [probe])
     state = torch.load(path, weights_only=True)["callbacks"][probe.state_key]
-    assert torch.equal(state["images"], probe.result.images)
-    again = FillInBlanksCallback(num_masks=4)
+    assert torch.equal(unpack(state["images"]), probe.result.images)
+    again = FillInBlanksCallback(max_overhead=None, num_masks=4)
     again.load_state_dict(state)
     assert repr(again.history) == repr(probe.history)  # NaN is not equal to itself
     again_state = again.state_dict()
@@ -103,7 +104,7 @@ def test_the_state_loads_with_weights_only(trainer, loaders, tmp_path):
 
 def test_a_checkpoint_without_our_state_loads_with_one_warning(trainer, loaders, tmp_path, recwarn):
     path = checkpointed(trainer, loaders, tmp_path, [])
-    probe = FillInBlanksCallback(num_masks=4)
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4)
     trainer(callbacks=[probe], max_epochs=3).fit(SmallModule(), *loaders, ckpt_path=path)
     assert [entry["epoch"] for entry in probe.history] == [1, 2]
     ours = [str(warning.message) for warning in recwarn if "FillInBlanksCallback" in str(warning.message)]
@@ -112,7 +113,7 @@ def test_a_checkpoint_without_our_state_loads_with_one_warning(trainer, loaders,
 
 
 def test_a_checkpoint_with_our_state_loads_without_us(trainer, loaders, tmp_path):
-    path = checkpointed(trainer, loaders, tmp_path, [FillInBlanksCallback(num_masks=4)])
+    path = checkpointed(trainer, loaders, tmp_path, [FillInBlanksCallback(max_overhead=None, num_masks=4)])
     run = trainer(max_epochs=2)
     run.fit(SmallModule(), *loaders, ckpt_path=path)
     assert run.current_epoch == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from mlflow import MlflowClient
@@ -138,7 +138,7 @@ def test_iterable_data_set(trainer, options):
     probe = callback()
     loaders = [DataLoader(Stream(data()), batch_size=10) for _ in range(2)]
     trainer(callbacks=[probe], **options).fit(AnyShape(), *loaders)
-    assert probed_epochs(probe) == [0, 1]
+    assert probed_epochs(probe) == ([0, 0, 1, 1] if "val_check_interval" in options else [0, 1])
 
 
 def test_classes_that_never_occur(trainer):
@@ -283,28 +283,6 @@ def test_two_probes_under_two_prefixes_and_a_checkpoint_keep_apart(trainer):
     assert len({probe.state_key for probe in probes}) == 2
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `FillInBlanksCallback`"):
         trainer(callbacks=[callback(), callback()])  # Lightning's own check, by our state_key
-
-
-def test_the_old_namespace_is_refused_clearly():
-    pl = pytest.importorskip("pytorch_lightning")
-    if pl.Trainer is Trainer:
-        pytest.skip("one and the same here")
-
-    class Old(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(64, 10)
-
-        def training_step(self, batch, batch_idx):
-            return F.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=1e-2)
-
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    run = pl.Trainer(callbacks=[callback()], max_epochs=1, enable_model_summary=False, **quiet)
-    with pytest.raises(TypeError, match=r"needs a lightning\.pytorch\.Trainer; got that of pytorch_lightning"):
-        run.fit(Old(), DataLoader(data(), batch_size=10))
 
 
 def test_the_module_of_the_other_tests_too(trainer, loaders):

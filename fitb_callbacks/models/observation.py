@@ -1,0 +1,248 @@
+"""Watch a model at work: what goes into its modules, and what reaches which loss with which target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fitb_callbacks.utils.nested import Path, map_tensors, tensors_in
+
+__all__ = ["LossCall", "ModuleCall", "Observation", "Observer", "can_observe", "stop_at_loss"]
+
+_LOSSES: dict[Any, str] = {
+    F.cross_entropy: "cross_entropy",
+    F.nll_loss: "nll_loss",
+    F.binary_cross_entropy: "binary_cross_entropy",
+    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+    F.multilabel_soft_margin_loss: "multilabel_soft_margin_loss",
+    F.multi_margin_loss: "multi_margin_loss",
+    F.mse_loss: "mse_loss",
+    F.l1_loss: "l1_loss",
+    F.smooth_l1_loss: "smooth_l1_loss",
+    F.huber_loss: "huber_loss",
+}
+_SOFT = {
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax), "log_softmax"),
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), "softmax"),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, Tensor.sigmoid), "sigmoid"),
+    F.logsigmoid: "logsigmoid",
+}
+_MOST_CALLS = 64
+_MOST_COPIES = 4
+
+
+@dataclass
+class ModuleCall:
+    """A call of a module by the step itself, or by the ``forward`` of the watched module.
+
+    Attributes:
+        name: Dotted name of the module in the watched one, empty for that one itself.
+        arguments: ``(args, kwargs)`` as they went in; images are copies, so that no in-place operation changes them.
+        output: What it returned, without tensors of more than 2 dimensions.
+        inside: Whether the watched module's own ``forward`` made the call.
+    """
+
+    name: str
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    output: Any
+    inside: bool
+
+    def images(self) -> list[tuple[Path, Tensor]]:
+        """Tensors of 4 or 5 dimensions among the arguments, each with its path."""
+        return [(path, tensor) for path, tensor in tensors_in(self.arguments) if tensor.ndim in (4, 5)]
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """A call of one of torch's losses, or of a softmax or sigmoid, for losses written by hand (``target`` is None)."""
+
+    function: str
+    input: Tensor
+    target: Tensor | None
+
+
+@dataclass
+class Observation:
+    """What was seen during one step."""
+
+    calls: list[ModuleCall] = field(default_factory=list)
+    losses: list[LossCall] = field(default_factory=list)
+    training: bool = False
+
+
+def can_observe(model: nn.Module, *, training: bool) -> bool:
+    """Tell whether a step can be watched without changing what it computes.
+
+    Not where parts are compiled, which would be compiled again, or scripted, which take no hooks. Torch's own
+    transformer layers take another, faster path in evaluation unless they are watched, so they are only watched in
+    training.
+
+    Example:
+        >>> can_observe(torch.nn.Linear(2, 2), training=True)
+        True
+        >>> can_observe(torch.nn.TransformerEncoderLayer(8, 2), training=False)
+        False
+    """
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+            return False
+        if getattr(module, "_compiled_call_impl", None) is not None or getattr(module, "_compiler_ctx", None):
+            return False
+        if not training and isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
+            return False
+    return True
+
+
+class Observer:
+    """Watch a model between `start` and `stop`. Nothing is computed beside what the model computes itself.
+
+    Args:
+        model: The module whose parts are called.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> observer = Observer(model)
+        >>> observer.start()
+        >>> _ = F.cross_entropy(model(torch.rand(2, 1, 4, 4)), torch.tensor([0, 2]))
+        >>> seen = observer.stop()
+        >>> [call.name for call in seen.calls], [loss.function for loss in seen.losses]
+        (['0', '1', ''], ['cross_entropy'])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._handles: list[Any] = []
+        self._mode: _Losses | None = None
+        self._open: list[tuple[str, Any]] = []
+        self._copies = 0
+        self._seen = Observation()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._seen, self._copies = Observation(training=self._model.training), 0
+        for name, module in self._model.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True, prepend=True))
+            self._handles.append(module.register_forward_hook(self._after(name), with_kwargs=True, always_call=True))
+        self._mode = _Losses(self._seen.losses)
+        self._mode.__enter__()
+
+    def stop(self) -> Observation:
+        """Cease to watch, and return what was seen. May be called more than once."""
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)
+        self._mode = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._open = [], []
+        seen, self._seen = self._seen, Observation()
+        return seen
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._open.append((name, self._copied((args, kwargs)) if self._recorded() else None))
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if not self._open or self._open[-1][0] != name:  # the call began before the watch did
+                return
+            _, arguments = self._open.pop()
+            if arguments is not None:
+                # Feature maps are not held, as they may be large
+                small = map_tensors(lambda _, tensor: tensor if tensor.ndim <= 2 else None, output)
+                self._seen.calls.append(ModuleCall(name, arguments, small, inside=bool(self._open)))
+
+        return hook
+
+    def _recorded(self) -> bool:
+        """Whether a call that begins now is one of the step's own, or of the model's forward."""
+        open_names = [name for name, _ in self._open]
+        return open_names in ([], [""]) and len(self._seen.calls) < _MOST_CALLS
+
+    def _copied(self, arguments: Any) -> Any:
+        """The arguments with copies of the first images among them, and no other feature maps."""
+
+        def copy(_: Path, tensor: Tensor) -> Tensor | None:
+            if tensor.ndim not in (4, 5):
+                return tensor
+            self._copies += 1
+            with torch.no_grad():
+                return tensor.detach().clone() if self._copies <= _MOST_COPIES else None
+
+        return map_tensors(copy, arguments)
+
+
+class _Losses(TorchFunctionMode):
+    """Note the calls of losses."""
+
+    def __init__(self, found: list[LossCall]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _LOSSES.get(func) or _SOFT.get(func)
+        if name is not None and len(self._found) < _MOST_CALLS:
+            given = args[0] if args else kwargs.get("input")
+            target = (args[1] if len(args) > 1 else kwargs.get("target")) if func in _LOSSES else None
+            if isinstance(given, Tensor) and (target is None or isinstance(target, Tensor)):
+                self._found.append(LossCall(name, given, target))
+        return func(*args, **kwargs)
+
+
+class _ReachedError(BaseException):
+    """Ends a step at its loss; no Exception, so that the step does not catch it."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+class _StopAtLoss(TorchFunctionMode):
+    """Raise at a certain call of a loss."""
+
+    def __init__(self, function: str, number: int) -> None:
+        super().__init__()
+        self._function, self._left = function, number
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if (_LOSSES.get(func) or _SOFT.get(func)) == self._function:
+            if self._left == 0:
+                raise _ReachedError(args[0] if args else kwargs["input"])
+            self._left -= 1
+        return func(*args, **kwargs)
+
+
+def stop_at_loss(step: Callable[[], Any], function: str, number: int = 0) -> Tensor:
+    """Run a step up to a call of a loss, and return what the loss was to take.
+
+    Args:
+        step: Any function.
+        function: Name of the loss, as in `LossCall`.
+        number: Which of the calls of this loss, from 0.
+
+    Raises:
+        RuntimeError: If the step ends without that call.
+
+    Example:
+        >>> stop_at_loss(lambda: F.mse_loss(torch.ones(2), torch.zeros(2)), "mse_loss")
+        tensor([1., 1.])
+    """
+    try:
+        with _StopAtLoss(function, number):
+            step()
+    except _ReachedError as reached:
+        return reached.value
+    raise RuntimeError(f"the step ended without calling {function}")

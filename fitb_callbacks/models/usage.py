@@ -1,0 +1,407 @@
+"""How a run uses its model as a classifier of images, found from what was observed of one of its own steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitb_callbacks.models.gradients import gradients_opened
+from fitb_callbacks.models.logits import LogitsFn, find_logits
+from fitb_callbacks.models.observation import LossCall, ModuleCall, Observation, stop_at_loss
+from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.utils.messages import describe, one_line
+from fitb_callbacks.utils.nested import Path, at_path, map_tensors, tensors_in
+
+__all__ = ["NotAClassifierError", "Usage", "find_inputs", "find_usage", "labels_from"]
+
+_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
+_BINARY = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss", "binary_cross_entropy")
+_BY_HAND = ("log_softmax", "softmax", "logsigmoid", "sigmoid")
+_PROBABILITIES = ("binary_cross_entropy",)
+
+_TOLERANCE = 0.05
+
+Rerun = Callable[[Any], Any]
+"""Runs the run's own step again on a batch, without any effect beside the forward pass."""
+
+
+class NotAClassifierError(TypeError):
+    """The step that was observed does not classify images."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a run uses its model.
+
+    Attributes:
+        images: What entered the network in the observed step, shape ``(B, C, H, W)``.
+        targets: What its output was compared with; None if no loss of torch's was seen.
+        logits_fn: ``logits_fn(model, images)`` computes the logits as the step did; None if ``model(images)`` does.
+        loss: Name of the loss, or of the softmax or sigmoid.
+        num_classes: Number of classes, 2 for a single logit.
+        multi_label: Whether several classes may be true of one image.
+        notes: What a user should know, in sentences.
+    """
+
+    images: Tensor
+    targets: Tensor | None
+    logits_fn: LogitsFn | None
+    loss: str
+    num_classes: int
+    multi_label: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | None = None) -> Usage:
+    """Find what the model's logits are, and how to compute them from images, as the observed step did.
+
+    Each way that suggests itself is tried on the observed images and, if the step ran in evaluation mode, compared with
+    the logits that were observed: ``model(images)``, another call of a module that the step made, the step itself up to
+    its loss.
+
+    Args:
+        model: As it was observed; left as it was found.
+        seen: What was observed.
+        batch: The step's batch.
+        rerun: Runs the step again.
+
+    Raises:
+        NotAClassifierError: If the step does not classify images; the error says what was found instead.
+        LookupError: If the step called no loss that could tell.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> from fitb_callbacks.models.observation import Observer
+        >>> model, batch = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (torch.rand(4, 1, 4, 4), torch.arange(4) % 3)
+        >>> observer = Observer(model.eval())
+        >>> observer.start()
+        >>> loss = F.cross_entropy(model((batch[0] - 0.5) / 0.5), batch[1])
+        >>> usage = find_usage(model, observer.stop(), batch)
+        >>> usage.num_classes, usage.logits_fn is None, torch.equal(usage.images, (batch[0] - 0.5) / 0.5)
+        (3, True, True)
+    """
+    loss = _classification_loss(seen, batch)
+    entries = [(call, path, images) for call in seen.calls if not call.inside for path, images in call.images()]
+    if not entries:
+        raise NotAClassifierError(
+            "no image entered a module of the model: no argument was a tensor of 4 dimensions (B, C, H, W)"
+        )
+    failures: list[str] = []
+    for attempt in _attempts(model, seen, loss, entries, batch, rerun):
+        found = _tried(model, attempt, loss, compare=attempt.compares and not seen.training)
+        if isinstance(found, Usage):
+            return found
+        failures.append(f"{attempt.name}: {found}")
+    raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
+
+
+def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
+    """Find what entered the network and what its output was compared with, if how it is used is known already.
+
+    Args:
+        seen: What was observed.
+        shape: ``(C, H, W)`` of the images that enter the network.
+        batch: The step's batch.
+
+    Raises:
+        NotAClassifierError: If there are none of this shape.
+        LookupError: If the step called no loss that could tell.
+    """
+    loss = _classification_loss(seen, batch)
+    if loss.target is None:
+        raise LookupError("no loss of torch.nn.functional was seen")
+    for call in seen.calls:
+        for _, images in () if call.inside else call.images():
+            for candidate in (images, images.movedim(-1, 1)):
+                if tuple(candidate.shape[1:]) == shape and len(candidate) == len(loss.target):
+                    return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
+    raise NotAClassifierError(f"no images of the shape {shape} entered the network")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    name: str
+    images: Tensor
+    compute: LogitsFn
+    simple: bool = False  # model(images)
+    compares: bool = True  # the same logits as in the step are to be expected
+
+
+def _attempts(  # noqa: PLR0913 - all that was observed
+    model: nn.Module,
+    seen: Observation,
+    loss: LossCall,
+    entries: list[tuple[ModuleCall, Path, Tensor]],
+    batch: Any,
+    rerun: Rerun | None,
+) -> Iterator[_Attempt]:
+    for call, path, images in entries:
+        if (out := _output_path(call, loss)) is None:
+            continue
+        if call.name == "" and out in ((), ("logits",)) and path == (0, 0):
+            yield _Attempt(f"{type(model).__name__}.forward", images, lambda model, x: model(x), simple=True)
+        name = f"{type(model).__name__}{'.' + call.name if call.name else '.forward'}"
+        without_labels = replace(call, arguments=_without_labels(model, call, loss))
+        pairs = zip(without_labels.arguments, call.arguments, strict=True)
+        compares = all(len(one) == len(other) for one, other in pairs)
+        yield _Attempt(name, images, _of_call(without_labels, path, out), compares=compares)
+    if rerun is not None:
+        for call, path, images in entries:
+            yield _Attempt("the validation step itself", images, _of_step(call, path, loss, seen, batch, rerun))
+        inner = [(call, path, images) for call in seen.calls if call.inside for path, images in call.images()]
+        for call, path, images in inner[:2]:
+            yield _Attempt("the validation step itself", images, _of_step(call, path, loss, seen, batch, rerun))
+
+
+def _output_path(call: ModuleCall, loss: LossCall) -> Path | None:
+    """Where in what a call returned the loss's input is."""
+    for path, tensor in tensors_in(call.output):
+        if tensor is loss.input or (
+            tensor.numel() == loss.input.numel() and tensor.data_ptr() == loss.input.data_ptr()
+        ):
+            return path
+    return None
+
+
+def _without_labels(model: nn.Module, call: ModuleCall, loss: LossCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments without the labels, if they are optional: margins such as ArcFace's belong to training."""
+    args, kwargs = call.arguments
+    forward = inspect.signature(model.get_submodule(call.name).forward)
+    optional = {name for name, each in forward.parameters.items() if each.default is not each.empty}
+    names = list(forward.parameters)
+
+    def is_target(value: Any) -> bool:
+        same = isinstance(value, Tensor) and loss.target is not None and value.shape == loss.target.shape
+        return same and bool(torch.equal(value, loss.target))  # type: ignore[arg-type]
+
+    kept = [index for index, value in enumerate(args) if not (is_target(value) and set(names[index:]) <= optional)]
+    args = args[: len(kept)] if kept == list(range(len(kept))) else args
+    return args, {name: value for name, value in kwargs.items() if not (is_target(value) and name in optional)}
+
+
+def _of_call(call: ModuleCall, path: Path, out: Path) -> LogitsFn:
+    """Make the call again with other images."""
+    batch_size = len(at_path(call.arguments, path))
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        def substitute(at: Path, tensor: Tensor) -> Tensor:
+            return images if at == path else _rows(tensor, len(images), batch_size)
+
+        args, kwargs = map_tensors(substitute, call.arguments)
+        output = at_path(model.get_submodule(call.name)(*args, **kwargs), out)
+        assert isinstance(output, Tensor)
+        return output
+
+    return compute
+
+
+def _of_step(  # noqa: PLR0913 - all that was observed
+    call: ModuleCall, path: Path, loss: LossCall, seen: Observation, batch: Any, rerun: Rerun
+) -> LogitsFn:
+    """Run the step again up to its loss, with other images where they entered the network."""
+    batch_size = len(at_path(call.arguments, path))
+    same = [each for each in seen.losses if each.function == loss.function]
+    number = next(index for index, each in enumerate(same) if each is loss)
+
+    def compute(model: nn.Module, images: Tensor) -> Tensor:
+        other_rows = map_tensors(lambda _, tensor: _rows(tensor, len(images), batch_size), batch)
+        pending = [True]
+
+        def substitute(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if not pending:
+                return None
+            pending.clear()
+            return map_tensors(lambda at, tensor: images if at == path else tensor, (args, kwargs))
+
+        module = model.get_submodule(call.name)
+        handle = module.register_forward_pre_hook(substitute, with_kwargs=True, prepend=True)
+        try:
+            return stop_at_loss(lambda: rerun(other_rows), loss.function, number)
+        finally:
+            handle.remove()
+
+    return compute
+
+
+def _rows(tensor: Tensor, number: int, batch_size: int) -> Tensor:
+    """As many rows of a batch as there are images, from the first on again and again."""
+    if tensor.ndim == 0 or len(tensor) != batch_size or number == batch_size:
+        return tensor
+    return tensor[torch.arange(number, device=tensor.device) % batch_size]
+
+
+# --- try a way ----------------------------------------------------------------------------------------------------
+
+
+def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool) -> Usage | str:
+    """How the model is used if this way works; otherwise why it does not."""
+    wanted = _as_logits(loss.input.detach(), loss.function)
+    images, layout = attempt.images, "channels first"
+    compute: LogitsFn = lambda model, x: _as_logits(attempt.compute(model, x), loss.function)  # noqa: E731
+    if not images.is_floating_point():
+        images = images.float()
+    if _has_channels_last(images):
+        images, inner, layout = images.movedim(-1, 1), compute, "channels last"
+        compute = lambda model, x: inner(model, x.movedim(1, -1))  # noqa: E731
+    notes: list[str] = []
+    with preserve_model_state(model):
+        images = images.clone()
+        problem = _problem(model, compute, images[:2], wanted, compare)
+        if problem is not None:
+            whole = _problem(model, compute, images, wanted, compare)
+            if whole is not None:
+                return problem
+            compute = _in_whole_batches(compute, len(images))
+            notes.append(f"the model only takes batches of {len(images)} images, so others are filled up to that")
+        if not _differentiable(model, compute, images[:2]):
+            compute = _with_gradients(compute)
+            if not _differentiable(model, compute, images[:2]):
+                return "its logits carry no gradient back to the images"
+            notes.append("gradients are let through torch.no_grad() and detach() while the model is probed")
+        simple = attempt.simple and not notes and layout == "channels first" and loss.function not in _PROBABILITIES
+        num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
+    return Usage(
+        images,
+        loss.target,
+        None if simple else compute,
+        loss.function,
+        int(num_classes),
+        multi_label=_is_multi_label(loss),
+        notes=tuple(notes),
+    )
+
+
+def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor, compare: bool) -> str | None:
+    try:
+        with torch.no_grad():
+            logits = compute(model, images.clone())
+    except Exception as error:  # noqa: BLE001 - the user's code was not made to be called like this
+        return one_line(error, longest=120)
+    wanted = wanted[: len(images)]
+    if logits.numel() != wanted.numel() or len(logits) != len(images):
+        return f"gives {describe(logits)} for {len(images)} images"
+    if not compare:  # in training, dropout and batch normalisation make the values differ
+        return None
+    scale = float(wanted.float().abs().max()) if wanted.numel() else 1.0
+    # Not to the last digit: precision, and state that a forward keeps, may change them a little
+    difference = float((logits.float().reshape(-1) - wanted.float().reshape(-1)).abs().max())
+    if not difference <= _TOLERANCE * scale + 1e-4:
+        return "gives other logits than the step did"
+    return None
+
+
+def _differentiable(model: nn.Module, compute: LogitsFn, images: Tensor) -> bool:
+    leaf = images.clone().requires_grad_()
+    logits = compute(model, leaf * 1)
+    if not logits.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
+    return gradient is not None
+
+
+def _with_gradients(compute: LogitsFn) -> LogitsFn:
+    def opened(model: nn.Module, images: Tensor) -> Tensor:
+        if not images.requires_grad:
+            return compute(model, images)
+        with gradients_opened():
+            return compute(model, images)
+
+    return opened
+
+
+def _in_whole_batches(compute: LogitsFn, batch_size: int) -> LogitsFn:
+    def padded(model: nn.Module, images: Tensor) -> Tensor:
+        parts = []
+        for part in images.split(batch_size):
+            missing = part.new_zeros(batch_size - len(part), *part.shape[1:])
+            parts.append(compute(model, torch.cat((part, missing)))[: len(part)])
+        return torch.cat(parts)
+
+    return padded
+
+
+def _has_channels_last(images: Tensor) -> bool:
+    few = (1, 3, 4)
+    return images.ndim == 4 and images.shape[-1] in few and images.shape[1] not in few
+
+
+def _as_logits(value: Tensor, function: str) -> Tensor:
+    """What a loss takes as logits: probabilities that went through a sigmoid are taken back."""
+    return torch.logit(value.float(), eps=1e-6) if function in _PROBABILITIES else value
+
+
+# --- which loss, and which labels ---------------------------------------------------------------------------------
+
+
+def _classification_loss(seen: Observation, batch: Any = None) -> LossCall:
+    """The loss with the most classes; of several, the first."""
+    problems = {id(each): _problem_of_loss(each, batch) for each in seen.losses if each.target is not None}
+    fitting = [each for each in seen.losses if each.target is not None and problems[id(each)] is None]
+    if not fitting:
+        fitting = [each for each in seen.losses if each.function in _BY_HAND and each.input.ndim == 2]
+    others = {each.function: problems[id(each)] for each in seen.losses if each.target is not None}
+    if not fitting and not others:
+        raise LookupError("no loss of torch.nn.functional was seen")
+    if not fitting or (others and not any(each.target is not None for each in fitting)):
+        reasons = "; ".join(f"{name} {why}" for name, why in others.items())
+        raise NotAClassifierError(f"the step does not classify images: {reasons}")
+    return max(fitting, key=lambda each: each.input.shape[1] if each.input.ndim == 2 else 2)
+
+
+def _problem_of_loss(loss: LossCall, batch: Any) -> str | None:
+    """Why a loss is not that of a classifier; None if it is."""
+    shape, target = tuple(loss.input.shape), loss.target
+    assert target is not None
+    if loss.function not in (*_CLASSES, *_BINARY):
+        return f"compares values {shape} as a regression does"
+    if len(shape) > 2:
+        return f"compares a class for each of many places in an image, {shape}, as segmentation does"
+    if loss.function in _CLASSES and (len(shape) != 2 or shape[1] < 2):
+        return f"has logits of the shape {shape}"
+    if loss.function in _CLASSES and _counts_rows(target, shape[1]) and not _is_in(target, batch):
+        return "compares the images of a batch with each other, as self-supervised learning does"
+    return None
+
+
+def _counts_rows(target: Tensor, width: int) -> bool:
+    if target.ndim != 1 or target.is_floating_point() or len(target) < 3:
+        return False
+    row = torch.arange(len(target), device=target.device)
+    return width in (len(target), len(target) - 1) and bool((target == row).all() or (target == row.flip(0)).all())
+
+
+def _is_in(target: Tensor, batch: Any) -> bool:
+    return any(part.shape == target.shape and bool((part == target).all()) for _, part in tensors_in(batch))
+
+
+def _is_multi_label(loss: LossCall) -> bool:
+    if loss.function not in _BINARY or loss.input.ndim != 2 or loss.input.shape[1] < 2 or loss.target is None:
+        return False
+    return not bool(((loss.target > 0.5).sum(dim=1) == 1).all())
+
+
+def labels_from(targets: Tensor) -> Tensor:
+    """Class indices from what a loss took as target.
+
+    Args:
+        targets: Class indices ``(B,)`` or ``(B, 1)``; a binary target of floats; or one-hot or soft labels
+            ``(B, classes)``.
+
+    Returns:
+        Integers, shape ``(B,)``; -1 where a soft label has no class of more than half.
+
+    Example:
+        >>> labels_from(torch.tensor([[0.1, 0.9], [0.5, 0.5], [1.0, 0.0]])).tolist()
+        [1, -1, 0]
+    """
+    targets = targets.detach()
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        share, label = targets.float().max(dim=1)
+        total = targets.float().sum(dim=1)
+        return label.where(share > 0.5 * total, -1)
+    return targets.reshape(len(targets)).round().long()

@@ -1,0 +1,561 @@
+"""Training scripts as people write them: probed where that can be, off with one line where not, never touched."""
+
+import copy
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fitb_callbacks import FillInBlanksCallback
+from identical import assert_identical
+
+CLASSES = 3
+
+
+def bars(number=24, seed=0):
+    """Images with a bar at the height of their class, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % CLASSES
+    images = 0.3 * torch.rand(number, 1, 8, 8, generator=generator)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 3 * int(label)] += 0.7
+    return images, labels
+
+
+class Base(LightningModule):
+    """A step with a loss for training and validation; subclasses say which."""
+
+    def __init__(self, outputs=CLASSES):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, outputs))
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Forward(Base):
+    def forward(self, images):
+        return self.net(images)
+
+
+# --- what works ---------------------------------------------------------------------------------------------------
+
+
+class Keywords(Base):
+    """As Hugging Face's models: ``self(**batch)`` returns an object with loss and logits."""
+
+    def forward(self, pixel_values, labels=None, **rest):
+        logits = self.net(pixel_values)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    def loss(self, batch):
+        return self(**batch)["loss"]
+
+
+class ExtraArgument(Base):
+    def forward(self, images, alpha):
+        return alpha * self.net(images)
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0], 0.5), batch[1])
+
+
+class Margin(Base):
+    """As ArcFace: the label's own logit is lowered while training."""
+
+    def forward(self, images, labels=None):
+        logits = self.net(images)
+        return logits if labels is None else logits - F.one_hot(labels, CLASSES)
+
+    def loss(self, batch):
+        return F.cross_entropy(self(*batch), batch[1])
+
+
+class NoForward(Base):
+    def loss(self, batch):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+
+class EmbeddingsAndHead(Base):
+    def __init__(self):
+        super().__init__(outputs=5)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, images):
+        return self.net(images)
+
+    def loss(self, batch):
+        return F.cross_entropy(self.head(F.normalize(self(batch[0]))), batch[1])
+
+
+class FeaturesFirst(Base):
+    def forward(self, images):
+        features = self.net[:-1](images)
+        return features, self.net[-1](features)
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0])[1], batch[1])
+
+
+class FeaturesByName(FeaturesFirst):
+    def forward(self, images):
+        return dict(zip(("features", "preds"), super().forward(images), strict=True))
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0])["preds"], batch[1])
+
+
+class TwoHeads(Base):
+    """Batches are (image, coarse, fine)."""
+
+    def __init__(self):
+        super().__init__()
+        self.coarse = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+    def forward(self, images):
+        return {"coarse": self.coarse(images), "fine": self.net(images)}
+
+    def loss(self, batch):
+        found = self(batch[0])
+        return F.cross_entropy(found["coarse"], batch[1]) + F.cross_entropy(found["fine"], batch[2])
+
+
+class ThirdColumn(Base):
+    """Batches are (image, domain, label)."""
+
+    def forward(self, images):
+        return self.net(images)
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[2])
+
+
+class NormalisedInStep(Forward):
+    def loss(self, batch):
+        return F.cross_entropy(self((batch[0] - 0.5) / 0.5), batch[1])
+
+
+class BytesInStep(Forward):
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0].float() / 255), batch[1])
+
+
+class ChannelsLast(Forward):
+    def forward(self, images):
+        return self.net(images.permute(0, 3, 1, 2))
+
+
+class ChannelsLastInStep(Forward):
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0].permute(0, 3, 1, 2)), batch[1])
+
+
+class FixedBatch(Forward):
+    def forward(self, images):
+        return super().forward(images.reshape(6, 1, 8, 8))
+
+
+class Squeezed(Base):
+    def __init__(self):
+        super().__init__(outputs=1)
+
+    def forward(self, images):
+        return self.net(images).squeeze()
+
+    def loss(self, batch):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), (batch[1] > 0).float())
+
+
+class SigmoidInside(Base):
+    def __init__(self):
+        super().__init__(outputs=1)
+
+    def forward(self, images):
+        return self.net(images).sigmoid()
+
+    def loss(self, batch):
+        return F.binary_cross_entropy(self(batch[0]), (batch[1] > 0).float().unsqueeze(1))
+
+
+class OneHot(Forward):
+    def loss(self, batch):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), F.one_hot(batch[1], CLASSES).float())
+
+
+class Soft(Forward):
+    def loss(self, batch):
+        soft = 0.8 * F.one_hot(batch[1], CLASSES) + 0.2 / CLASSES
+        return F.cross_entropy(self(batch[0]), soft)
+
+
+class ByHand(Forward):
+    """A loss of one's own."""
+
+    def loss(self, batch):
+        return -(self(batch[0]).log_softmax(dim=1) * F.one_hot(batch[1], CLASSES)).sum(dim=1).mean()
+
+
+class FrozenBackbone(Base):
+    def __init__(self):
+        super().__init__(outputs=5)
+        self.net.requires_grad_(False)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, images):
+        with torch.no_grad():
+            features = self.net(images)
+        return self.head(features)
+
+
+class Detached(FrozenBackbone):
+    def forward(self, images):
+        return self.head(self.net(images).detach())
+
+
+class SetGradEnabled(FrozenBackbone):
+    def forward(self, images):
+        with torch.set_grad_enabled(self.training):
+            return self.head(self.net(images))
+
+
+class InPlace(Forward):
+    def forward(self, images):
+        images.sub_(0.5)
+        return super().forward(images)
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0].clone()), batch[1])
+
+
+class InPlaceReLU(Forward):
+    def __init__(self):
+        super().__init__()
+        self.net.insert(0, nn.ReLU(inplace=True))
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0].clone()), batch[1])
+
+
+class Lazy(Forward):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+class Recurrent(Forward):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, CLASSES)
+
+    def forward(self, images):
+        return self.head(self.rows(images.squeeze(1))[0][:, -1])
+
+
+class LogsInForward(Forward):
+    def forward(self, images):
+        logits = super().forward(images)
+        self.log("largest", logits.max(), on_step=True, on_epoch=False)
+        return logits
+
+
+class Metrics(Forward):
+    """Metrics before the loss, in the step."""
+
+    def __init__(self):
+        super().__init__()
+        import torchmetrics
+
+        self.accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
+
+    def loss(self, batch):
+        logits = self.net(batch[0]) * 1
+        self.accuracy.update(logits, batch[1])
+        self.log("accuracy", self.accuracy)
+        return F.cross_entropy(logits, batch[1])
+
+
+class IgnoredLabel(Forward):
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1], ignore_index=-100)
+
+
+class Counts(Forward):
+    """State of the user's own: a counter that changes the logits, a memory bank, a metric, a collecting hook."""
+
+    def __init__(self):
+        super().__init__()
+        import torchmetrics
+
+        self.steps, self.bank, self.seen = 0, [], []
+        self.mean = torchmetrics.MeanMetric()
+        self.net[1].register_forward_hook(lambda module, args, output: self.seen.append(float(output.mean())))
+
+    def forward(self, images):
+        self.steps += 1
+        self.bank.append(images.detach().mean())
+        self.mean.update(images.mean())
+        return super().forward(images) * (1 + 0.01 * self.steps) + 0.01 * len(self.bank)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("mean", self.mean)
+        self.log("seen", float(len(self.seen)))
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["own"] = [self.steps, len(self.bank), len(self.seen)]
+
+
+class Manual(Forward):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+
+
+IMAGES, LABELS = bars()
+
+
+class Rows(Dataset):
+    """A data set of whatever rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def as_keywords():
+    return Rows([{"pixel_values": x, "labels": y, "path": "a.png"} for x, y in zip(IMAGES, LABELS, strict=True)])
+
+
+def with_bad_items():
+    images, labels = IMAGES.clone(), LABELS.clone()
+    labels[[0, 7]] = -100
+    return TensorDataset(images, labels)
+
+
+PLAIN = TensorDataset(IMAGES, LABELS)
+BYTES = (IMAGES * 255).byte()
+WORKS = {
+    "forward": (Forward, PLAIN),
+    "forward(**batch)": (Keywords, as_keywords()),
+    "forward(x, alpha)": (ExtraArgument, PLAIN),
+    "forward(x, y), a margin": (Margin, PLAIN),
+    "no forward": (NoForward, PLAIN),
+    "embeddings and a head": (EmbeddingsAndHead, PLAIN),
+    "(features, logits)": (FeaturesFirst, PLAIN),
+    "{features, preds}": (FeaturesByName, PLAIN),
+    "two heads": (TwoHeads, TensorDataset(IMAGES, (LABELS > 0).long(), LABELS)),
+    "(x, domain, y)": (ThirdColumn, TensorDataset(IMAGES, 1 - (LABELS > 0).long(), LABELS)),
+    "normalised in the step": (NormalisedInStep, PLAIN),
+    "bytes": (BytesInStep, TensorDataset(BYTES, LABELS)),
+    "channels last": (ChannelsLast, TensorDataset(IMAGES.permute(0, 2, 3, 1), LABELS)),
+    "channels last in the step": (ChannelsLastInStep, TensorDataset(IMAGES.permute(0, 2, 3, 1), LABELS)),
+    "a fixed batch size": (FixedBatch, PLAIN),
+    "squeeze()": (Squeezed, PLAIN),
+    "sigmoid inside": (SigmoidInside, PLAIN),
+    "one-hot": (OneHot, PLAIN),
+    "soft labels": (Soft, PLAIN),
+    "a loss by hand": (ByHand, PLAIN),
+    "no_grad around the backbone": (FrozenBackbone, PLAIN),
+    "detach": (Detached, PLAIN),
+    "set_grad_enabled": (SetGradEnabled, PLAIN),
+    "in-place first operation": (InPlace, PLAIN),
+    "in-place ReLU first": (InPlaceReLU, PLAIN),
+    "LazyLinear": (Lazy, PLAIN),
+    "an LSTM": (Recurrent, PLAIN),
+    "self.log in forward": (LogsInForward, PLAIN),
+    "metrics in the step": (Metrics, PLAIN),
+    "labels of -100": (IgnoredLabel, with_bad_items()),
+    "state of its own in forward": (Counts, PLAIN),
+    "manual optimization": (Manual, PLAIN),
+}
+
+
+def state_after(module_class, dataset, callbacks, **options):
+    """Train, and return everything that training depends on."""
+    seed_everything(1, verbose=False)
+    module = module_class()
+    trainer = Trainer(
+        **{
+            "max_epochs": 2, "accelerator": "cpu", "callbacks": callbacks, "logger": False,
+            "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+        } | options
+    )  # fmt: skip
+    loader = DataLoader(dataset, batch_size=6, shuffle=True)
+    trainer.fit(module, loader, DataLoader(dataset, batch_size=6))
+    own = {key: value for key, value in trainer.callback_metrics.items() if "fitb" not in key}
+    return trainer, {
+        "weights": {name: value.clone() for name, value in module.state_dict().items()},
+        "optimizers": copy.deepcopy([optimizer.state_dict() for optimizer in trainer.optimizers]),
+        "own": [getattr(module, name, None) for name in ("steps", "bank", "seen")],
+        "logged": own,
+        "step": trainer.global_step,
+        "modes": [each.training for each in module.modules()],
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def compared_with_and_without(module_class, dataset, **settings):
+    options = settings.pop("options", {})
+    small = {"num_masks": 4, "images_per_class": 2, "max_overhead": None, "audit": True}
+    probe = FillInBlanksCallback(**small | settings)
+    _, without = state_after(module_class, dataset, [], **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer, with_probe = state_after(module_class, dataset, [probe], **options)
+    assert_identical(without, with_probe)
+    return probe, [str(each.message) for each in caught if "FillInBlanks" in str(each.message)], trainer
+
+
+@pytest.mark.parametrize("case", WORKS)
+def test_it_is_probed_and_training_is_untouched(case):
+    module_class, dataset = WORKS[case]
+    probe, said, trainer = compared_with_and_without(module_class, dataset)
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    expected = {"labels of -100": ["items are left out: labels [-100] are none of the 3 classes"]}.get(case, [])
+    assert [line.removeprefix("FillInBlanksCallback: ") for line in said] == expected
+    labels = set(probe.result.labels.tolist())
+    assert labels == ({0, 1} if case in ("squeeze()", "sigmoid inside") else {0, 1, 2})
+    assert probe.result.images.shape[1:] == (1, 8, 8)
+    check = CHECKS.get(case)
+    if check is not None:
+        check(probe, trainer)
+
+
+def same_as(images):
+    def check(probe, trainer):
+        known = {image.numpy().tobytes() for image in images}
+        assert all(image.numpy().tobytes() in known for image in probe.result.images)
+
+    return check
+
+
+def logits_are(compute):
+    """The logits that the probe sees are those that the loss gets."""
+
+    def check(probe, trainer):
+        module = trainer.lightning_module.eval()
+        from fitb_callbacks.models.logits import classifier
+
+        with torch.no_grad():
+            seen = classifier(module, probe.used_logits_fn)(probe.result.images)
+            torch.testing.assert_close(seen, compute(module, probe.result.images), rtol=1e-4, atol=1e-4)
+
+    return check
+
+
+CHECKS = {
+    "normalised in the step": same_as((IMAGES - 0.5) / 0.5),
+    "bytes": same_as(BYTES.float() / 255),
+    "channels last": same_as(IMAGES),
+    "channels last in the step": same_as(IMAGES),
+    "embeddings and a head": logits_are(lambda module, x: module.head(F.normalize(module(x)))),
+    "(features, logits)": logits_are(lambda module, x: module(x)[1]),
+    "{features, preds}": logits_are(lambda module, x: module(x)["preds"]),
+    "two heads": logits_are(lambda module, x: module(x)["fine"]),
+    "forward(x, alpha)": logits_are(lambda module, x: module(x, 0.5)),
+    "forward(x, y), a margin": logits_are(lambda module, x: module(x)),
+    "sigmoid inside": logits_are(lambda module, x: F.pad(module.net(x), (1, 0))),
+}
+
+
+# --- what is no classification of images ---------------------------------------------------------------------------
+
+
+class Segmentation(Base):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(1, CLASSES, 3, padding=1)
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class Regression(Forward):
+    def __init__(self):
+        super().__init__(outputs=1)
+
+    def loss(self, batch):
+        return F.mse_loss(self(batch[0]).squeeze(1), batch[1].float())
+
+
+class Autoencoder(Forward):
+    def __init__(self):
+        super().__init__(outputs=64)
+
+    def loss(self, batch):
+        return F.mse_loss(self(batch[0]), batch[0].flatten(1))
+
+
+class Tabular(Base):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(5, CLASSES)
+
+    def forward(self, rows):
+        return self.net(rows)
+
+
+class Text(Base):
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, tokens):
+        return self.head(self.words(tokens).mean(dim=1))
+
+
+class SelfSupervised(Forward):
+    """Each image is to be told from the others in its batch by its other view."""
+
+    def loss(self, batch):
+        one, other = F.normalize(self(batch[0])), F.normalize(self(batch[0] + 0.1))
+        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
+
+
+OFF = {
+    "segmentation": (Segmentation, TensorDataset(IMAGES, (IMAGES[:, 0] > 0.5).long()), "segmentation"),
+    "regression": (Regression, PLAIN, "regression"),
+    "autoencoder": (Autoencoder, PLAIN, "regression"),
+    "tabular": (Tabular, TensorDataset(torch.rand(24, 5), LABELS), "no image entered"),
+    "text": (Text, TensorDataset(torch.randint(9, (24, 7)), LABELS), "no image entered"),
+    "self-supervised": (SelfSupervised, PLAIN, "self-supervised"),
+}
+
+
+@pytest.mark.parametrize("case", OFF)
+def test_what_is_no_classification_of_images_costs_one_line(case):
+    module_class, dataset, says = OFF[case]
+    probe, said, _ = compared_with_and_without(module_class, dataset)
+    assert len(said) == 1
+    assert "off for this run" in said[0]
+    assert says in said[0]
+    assert "FillInBlanksCallback(batch_adapter=" in said[0]
+    assert probe.history == []
