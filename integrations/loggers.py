@@ -110,7 +110,8 @@ def recognise(logger: Any) -> None:
     for base in type(logger).__mro__:
         twin = getattr(lightning_loggers, base.__name__, None)
         if base.__module__.startswith("pytorch_lightning.loggers") and twin is not None:
-            for function in (log_picture, log_scores, log_files, log_record, settle):
+            functions: tuple[Any, ...] = (log_picture, log_scores, log_files, log_record, settle)
+            for function in functions:
                 if function.dispatch(twin) is not function.dispatch(object):
                     function.register(base, function.dispatch(twin))
             return

@@ -80,8 +80,8 @@ def without_large_tensors(last: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _small(means: Tensor) -> Tensor:
     """Class means at 32 pixels a side or fewer: enough to tell how far they have turned, and small in a checkpoint."""
-    size = [min(side, _LONGEST_SIDE) for side in means.shape[-2:]]
-    return means if list(means.shape[-2:]) == size else F.adaptive_avg_pool2d(means, size)
+    height, width = (min(side, _LONGEST_SIDE) for side in means.shape[-2:])
+    return means if means.shape[-2:] == (height, width) else F.adaptive_avg_pool2d(means, (height, width))
 
 
 def scores_of(results: Sequence[FillInBlanksResult], *, seconds: float, overhead: float = math.nan) -> dict[str, float]:

@@ -12,7 +12,7 @@ from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.validation import check_integer
 
-__all__ = ["ProbeImages", "pack", "unpack"]
+__all__ = ["ProbeImages", "first_of_each", "pack", "unpack"]
 
 _MOST_BYTES = 8 * 10**6
 """What the images may take in a checkpoint."""
@@ -89,10 +89,7 @@ class ProbeImages:
         """
         assert self.images is not None
         assert self.labels is not None
-        if number >= len(self.images):
-            return self.images, self.labels
-        place = torch.tensor([int((self.labels[:row] == label).sum()) for row, label in enumerate(self.labels)])
-        chosen = torch.argsort(place, stable=True)[:number].sort().values
+        chosen = first_of_each(self.labels, number)
         return self.images[chosen], self.labels[chosen]
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,6 +118,17 @@ class ProbeImages:
 
     def _empty(self) -> ImageSelection:
         return ImageSelection(per_class=self.images_per_class, max_images=self.max_images)
+
+
+def first_of_each(labels: Tensor, number: int) -> Tensor:
+    """Indices of so many labels, as evenly over the classes as possible, in their order.
+
+    Example:
+        >>> first_of_each(torch.tensor([0, 0, 1, 1]), 3).tolist()
+        [0, 1, 2]
+    """
+    place = torch.tensor([int((labels[:row] == label).sum()) for row, label in enumerate(labels)])
+    return torch.argsort(place, stable=True)[:number].sort().values
 
 
 def pack(images: Tensor) -> dict[str, Any] | None:

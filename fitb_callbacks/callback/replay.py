@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.callback.comparison import compared, scores_of
 from fitb_callbacks.callback.errors import ErrorPolicy
-from fitb_callbacks.callback.probe_images import unpack
+from fitb_callbacks.callback.probe_images import first_of_each, unpack
 from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
@@ -178,7 +178,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         probes: One a masking.
         judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`.
         class_names: One name a class.
-        masks_of_the_run: Take no more masks than the callback of the run had time for (``max_overhead``).
+        masks_of_the_run: Take no more masks and images than the callback of the run had time for (``max_overhead``).
         progress: As for `FillInBlanks.probe`, over all checkpoints and probes.
 
     Yields:
@@ -198,10 +198,13 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         started = time.perf_counter()
         results = []
         for number, probe in enumerate(probes):
-            if masks_of_the_run and checkpoint.callback is not None:
-                had_time_for = checkpoint.callback["size"].get("masks", probe.num_masks)
-                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, had_time_for))
-            found = probe.probe(model, images, labels, judge=judge, class_names=class_names, progress=report)
+            shown = torch.arange(len(images))
+            if masks_of_the_run and checkpoint.callback is not None and (size_had := checkpoint.callback["size"]):
+                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size_had["masks"]))
+                shown = first_of_each(labels, size_had["images"])
+            found = probe.probe(
+                model, images[shown], labels[shown], judge=judge, class_names=class_names, progress=report
+            )
             result, last[number] = compared(model, found, last.get(number))
             results.append(result)
             finished, left = finished + size, left - 1

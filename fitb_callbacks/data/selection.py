@@ -82,7 +82,10 @@ class ImageSelection:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         images = state_dict["images"] if state_dict["held"] else ()
-        self._held = [_Held(*held, image) for held, image in zip(state_dict["held"], images, strict=True)]
+        self._held = [
+            _Held(place, label, arrival, image)
+            for (place, label, arrival), image in zip(state_dict["held"], images, strict=True)
+        ]
         self._seen = Counter(state_dict["seen"])
         self._offered = state_dict["offered"]
 

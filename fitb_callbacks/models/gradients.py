@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["gradients_opened"]
 
-_DETACHING = {Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__}
+_DETACHING: set[Any] = {Tensor.detach, Tensor.detach_, torch.detach, getattr(Tensor.data, "__get__")}  # noqa: B009 - typed as a tensor
 
 
 class _NoDetach(TorchFunctionMode):
@@ -38,7 +38,7 @@ def gradients_opened() -> Iterator[None]:
         >>> features.requires_grad
         True
     """
-    switches = [(torch.set_grad_enabled, "__init__")]
+    switches: list[tuple[Any, str]] = [(torch.set_grad_enabled, "__init__")]
     for switch in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled):
         switches += [(switch, "__enter__"), (switch, "__exit__")]
     own = [(switch, name, vars(switch)[name]) for switch, name in switches]

@@ -27,10 +27,16 @@ _LOSSES: dict[Any, str] = {
     F.smooth_l1_loss: "smooth_l1_loss",
     F.huber_loss: "huber_loss",
 }
-_SOFT = {
-    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax), "log_softmax"),
-    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), "softmax"),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, Tensor.sigmoid), "sigmoid"),
+_SOFT: dict[Any, str] = {
+    F.log_softmax: "log_softmax",
+    torch.log_softmax: "log_softmax",
+    Tensor.log_softmax: "log_softmax",
+    F.softmax: "softmax",
+    torch.softmax: "softmax",
+    Tensor.softmax: "softmax",
+    F.sigmoid: "sigmoid",
+    torch.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
     F.logsigmoid: "logsigmoid",
 }
 _MOST_CALLS = 64
@@ -130,12 +136,12 @@ class Observer:
             self._handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True, prepend=True))
             self._handles.append(module.register_forward_hook(self._after(name), with_kwargs=True, always_call=True))
         self._mode = _Losses(self._seen.losses)
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> Observation:
         """Cease to watch, and return what was seen. May be called more than once."""
         if self._mode is not None:
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode = None
         for handle in self._handles:
             handle.remove()
