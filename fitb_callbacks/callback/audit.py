@@ -14,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from fitb_callbacks.models.attributes import own_state
+
 __all__ = ["AuditError", "audited", "fingerprint"]
 
 
@@ -51,7 +53,8 @@ def fingerprint(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
     """What training depends on, by name, each as a hash of its bytes.
 
     Holds every parameter with its gradient and ``requires_grad``, every buffer, every module's mode and hooks, the
-    state of optimizers, schedulers and other callbacks, all random number generators, and torch's global switches.
+    other attributes of modules (metric states, counters, what hooks collect), the state of optimizers, schedulers and
+    other callbacks, all random number generators, and torch's global switches.
     """
     parts: dict[str, Any] = {}
     for name, parameter in pl_module.named_parameters(remove_duplicate=False):
@@ -68,6 +71,8 @@ def fingerprint(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
             if kind.endswith("_hooks") and isinstance(hooks, Mapping)
             for key, hook in hooks.items()
         ]
+    for where, value in own_state(pl_module):
+        parts[where if where not in parts else f"{where} ({len(parts)})"] = value
     for index, optimizer in enumerate(trainer.optimizers):
         parts[f"optimizer {index}"] = optimizer.state_dict()
     for index, config in enumerate(trainer.lr_scheduler_configs):

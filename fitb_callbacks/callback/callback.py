@@ -428,10 +428,7 @@ class FillInBlanksCallback(Callback):
             self._run_judge.stream(images, labels, epoch=trainer.current_epoch)
 
     def _without_bad_items(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Leave out images that hold NaN and labels that are no class; several labels of one image become several."""
-        if labels.ndim == 2:
-            rows, labels = labels.nonzero(as_tuple=True)
-            images = images[rows]
+        """Leave out images that hold NaN and labels that are no class."""
         no_class = (labels < 0) | (labels >= self._num_classes)
         not_finite = ~images.flatten(1).isfinite().all(dim=1)
         bad = no_class.to(images.device) | not_finite
@@ -459,17 +456,19 @@ class FillInBlanksCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor, labels: Tensor
     ) -> None:
         """Put a few images of the first step through everything once, to find out now what cannot work."""
-        flat = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        good = (flat >= 0) & images.flatten(1).isfinite().all(dim=1).to(flat.device)
-        images, flat = images[good.to(images.device)], flat[good]
+        if labels.ndim == 2:
+            self._errors.switch_off(_ONE_LABEL_AT_A_TIME.format(batch=reader.batch_words, number=labels.shape[1]))
+            return
+        good = (labels >= 0) & images.flatten(1).isfinite().all(dim=1).to(labels.device)
+        images, labels = images[good.to(images.device)], labels[good]
         if not len(images):
             return
         with self._errors_switch_off(reader):
-            result = self._tried(trainer, pl_module, reader, images, flat)
+            result = self._tried(trainer, pl_module, reader, images)
             self._num_classes = int(result.settings["num_classes"])
             self.used_logits_fn = reader.logits_fn
             self._checked, self._image_shape = True, tuple(images.shape[1:])
-            self._images.offer_spare(*self._without_bad_items(images, flat))
+            self._images.offer_spare(*self._without_bad_items(images, labels))
             self._take_given_images(images)
         with self._degrade("judge", "the judge does not fit, so there is none"):
             try:
@@ -479,17 +478,16 @@ class FillInBlanksCallback(Callback):
                 raise
 
     def _tried(
-        self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor, labels: Tensor
+        self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor
     ) -> FillInBlanksResult:
         """Probe a few images twice with a few masks; the second time for the speed."""
         images, few = images[: _TRY.images], min(_TRY.images, len(images))
-        labels = labels[: _TRY.images].clamp(min=0)
         with self._as_in_the_run(trainer, pl_module):
             for masks in (1, _TRY.masks):
                 started = time.perf_counter()
                 for probe in self._probes():
                     tried = dataclasses.replace(
-                        probe, num_masks=masks, target="predicted", chunk_size=usual_chunk_size(images)
+                        probe, num_masks=masks, target="predicted", fill=None, chunk_size=usual_chunk_size(images)
                     )
                     result = tried.probe(pl_module, images, logits_fn=reader.logits_fn)
                 self._try_speed = ProbeSize(masks, few), time.perf_counter() - started
@@ -597,7 +595,7 @@ class FillInBlanksCallback(Callback):
         tried, try_seconds = self._try_speed
         elapsed, try_seconds = all_reduce_max([self._budget.tick(), try_seconds], trainer.world_size)
         self._budget.trained(elapsed)
-        self._budget.measure(tried, try_seconds)
+        self._budget.measure(tried, try_seconds, gradients_beside_masks=self._gradients_beside_masks())
         wanted = ProbeSize(max(probe.num_masks for probe in self._probes()), len(self._images.images))
         size = self._budget.size(wanted)
         due, why = self._budget.due(size)
@@ -615,6 +613,10 @@ class FillInBlanksCallback(Callback):
         self._budget.spend(size, seconds, masks_made=made)
         self._say_size(wanted, size, made)
         return results
+
+    def _gradients_beside_masks(self) -> int:
+        """Gradients that filling an image in takes: so many steps for each part of a partition."""
+        return max((4 * probe.ascent_steps for probe in self._probes() if probe.fill is not None), default=0)
 
     def _say_size(self, wanted: ProbeSize, size: ProbeSize, made: int | None) -> None:
         masks = min(size.masks, made or size.masks)
@@ -813,6 +815,11 @@ class FillInBlanksCallback(Callback):
             )
 
 
+_ONE_LABEL_AT_A_TIME = (
+    "the loss takes {number} independent labels of each image, of which several may be true, and a probe takes one. "
+    "The batch is {batch}. Probe the label of number k as yes or no: FillInBlanksCallback(prefix='fitb-k', "
+    "batch_adapter=lambda batch: (batch[0], batch[1][:, k]), logits_fn=lambda module, images: module(images)[:, k])"
+)
 _ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"

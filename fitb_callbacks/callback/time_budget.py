@@ -88,6 +88,7 @@ class TimeBudget:
         """What share of the training time since the probe before it the last probe took; NaN if that is not known."""
         self._last: float | None = None
         self._per_masked_image = math.nan
+        self._beside = 0
         self._predicted = math.nan
         self._probes = 0
 
@@ -116,8 +117,15 @@ class TimeBudget:
 
     # --- the decisions ---------------------------------------------------------------------------------------------
 
-    def measure(self, size: ProbeSize, seconds: float) -> None:
-        """Take the speed from a try of a few masks and images."""
+    def measure(self, size: ProbeSize, seconds: float, *, gradients_beside_masks: int = 0) -> None:
+        """Take the speed from a try of a few masks and images.
+
+        Args:
+            size: Of the try.
+            seconds: The time it took.
+            gradients_beside_masks: What a probe does with each image beside its masks, as so many masks' work.
+        """
+        self._beside = gradients_beside_masks
         self._per_masked_image = seconds / (size.masks * size.images)
 
     def size(self, wanted: ProbeSize) -> ProbeSize:
@@ -176,7 +184,7 @@ class TimeBudget:
     def _cost(self, size: ProbeSize) -> float:
         if math.isnan(self._per_masked_image):
             return 0.0
-        return self._per_masked_image * min(size.masks, _SURE_MASKS) * size.images
+        return self._per_masked_image * (min(size.masks, _SURE_MASKS) + self._beside) * size.images
 
     def limit(self) -> float | None:
         """Time limit of the probe that starts now, in seconds."""

@@ -486,6 +486,34 @@ CHECKS = {
 }
 
 
+class ManyLabels(Forward):
+    """Several of three labels may be true of an image."""
+
+    def loss(self, batch):
+        return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1].float())
+
+
+MANY = torch.stack((LABELS == 0, LABELS != 1, LABELS != 2), dim=1).long()
+
+
+def test_independent_labels_cost_one_line_which_probes_one_of_them():
+    dataset = TensorDataset(IMAGES, MANY)
+    probe, said, _ = compared_with_and_without(ManyLabels, dataset)
+    assert len(said) == 1
+    assert "3 independent labels" in said[0]
+    assert probe.history == []
+    pasted = (
+        said[0][said[0].index("FillInBlanksCallback(prefix=") :].replace("'fitb-k'", "'fitb-1'").replace("k]", "1]")
+    )
+    one = eval(pasted, {"FillInBlanksCallback": FillInBlanksCallback})
+    again, said, _ = compared_with_and_without(
+        ManyLabels, dataset, prefix=one.prefix, batch_adapter=one.batch_adapter, logits_fn=one.logits_fn
+    )
+    assert said == []
+    assert [entry["epoch"] for entry in again.history] == [0, 1]
+    assert again.result.labels.unique().tolist() == [0, 1]
+
+
 # --- what is no classification of images ---------------------------------------------------------------------------
 
 
