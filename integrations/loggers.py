@@ -165,9 +165,8 @@ def _(logger: MLFlowLogger, folder: str, files: Mapping[str, bytes]) -> None:
 
 @log_record.register
 def _(logger: TensorBoardLogger, record: Record) -> None:
-    from fitb_callbacks.integrations.tensorboard import lay_out_scores, write_record
+    from fitb_callbacks.integrations.tensorboard import write_record
 
-    lay_out_scores(logger.experiment, record["prefix"])
     write_record(logger.experiment, record)
 
 

@@ -76,6 +76,7 @@ def _from_mlflow(run_id: str, uri: str | None) -> Source:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    from fitb_callbacks.integrations.mlflow.client import environment
     from fitb_callbacks.integrations.mlflow.sink import check_database, check_health
 
     uri = uri or mlflow.get_tracking_uri()
@@ -88,8 +89,8 @@ def _from_mlflow(run_id: str, uri: str | None) -> Source:
         if not artifacts:
             raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
         with tempfile.TemporaryDirectory() as folder:
-            # one by one: for a whole folder, MLflow draws a bar, also where the output is no terminal
-            paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
+            with environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+                paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
             return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
     except MlflowException as error:
         raise ValueError(f"the run {run_id} cannot be read from {uri}: {error.message}") from error

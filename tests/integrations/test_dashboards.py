@@ -135,8 +135,3 @@ def test_tensorboard_shows_the_pictures_and_the_scores(tensorboard, page, tmp_pa
     page.goto(f"{tensorboard}/?tagFilter=zero#timeseries")
     page.get_by_text("fitb_by_class/coverage _b_zero_b_").first.wait_for(timeout=60_000)
     assert page.locator("b").filter(has_text="zero").count() == 0
-
-    page.goto(f"{tensorboard}/#custom_scalars")
-    page.get_by_text("What a judge sees").wait_for(timeout=60_000)
-    page.get_by_text("Matches (4)").first.wait_for(timeout=60_000)  # all four scores of that chart
-    screenshot(page, "tensorboard-custom-scalars", tmp_path)
