@@ -116,7 +116,7 @@ class AscentUpdate:
         mean = self.prior.mean.to(images)[:, None, None]
         size = _root_mean_square(images - mean, hidden)
         allowed = self.contrast * self.prior.std
-        return torch.lerp(mean, images, _per_image(torch.where(size > allowed, safe_divide(allowed, size), 1)))
+        return torch.lerp(mean, images, _per_image(torch.where(size > allowed, allowed / size.clamp(min=1e-12), 1)))
 
     def _shifts(self, keys: Tensor, size: torch.Size) -> Tensor:
         """Rows and columns that each image is shifted by in each step, integers, shape (B, num_steps, 2)."""

@@ -183,7 +183,8 @@ class FillInBlanks:
             ('low', None, None, False)
         """
         plain: ProbeSettings = {"baseline": "low", "fill": None, "tolerance": None, "adjust": False}
-        return cls(**{**plain, **settings})
+        plain.update(settings)
+        return cls(**plain)
 
     def probe(  # noqa: PLR0913 - what to probe is separate from how, which is in the fields
         self,

@@ -56,7 +56,7 @@ def _maps(hidden: Tensor, log_p: Tensor) -> Tensor:
     freedom = max(1.0, number - 1 - float((inverse * gram).sum()))
     variance = left.square().sum(dim=0) / freedom
     error = (inverse @ gram @ inverse).diagonal().clamp(min=0).sqrt()[:, None] * variance.sqrt()
-    costs = (-effects).where(-effects > _NOISE * error, 0).T
+    costs: Tensor = (-effects).where(-effects > _NOISE * error, 0).T
     return costs / costs.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 

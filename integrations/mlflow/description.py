@@ -75,7 +75,7 @@ def _text(record: Record) -> str:
     lines += ["| score | value | 95% interval |", "| --- | --- | --- |"]
     for name in [name for name in KEY_METRICS if scores.get(name) is not None][:_MOST_SCORES]:
         ends = intervals.get(name, [None, None])
-        interval = "" if None in ends else "{:.2f} to {:.2f}".format(*ends)
+        interval = "" if None in ends else " to ".join(f"{end:.2f}" for end in ends if end is not None)
         lines.append(f"| {name} | {scores[name]:.2f} | {interval} |")
     lines += [
         "",

@@ -125,9 +125,9 @@ def record_parcel(tracking_uri: str, run_id: str, record: Record) -> dict[str, b
 _ENTRY = "entry.json"
 
 
-def _parcel(tracking_uri: str, run_id: str, step: int, content: dict[str, object]) -> dict[str, bytes]:
+def _parcel(tracking_uri: str, run_id: str, step: int, content: Mapping[str, object]) -> dict[str, bytes]:
     entry = {"tracking_uri": tracking_uri, "run_id": run_id, "step": step, "timestamp": time.time_ns() // 10**6}
-    return {_ENTRY: json.dumps(entry | content).encode()}
+    return {_ENTRY: json.dumps({**entry, **content}).encode()}
 
 
 def deliver(parcel: Path) -> None:
