@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.data.datasets import load_mnist
 from fitb_callbacks.demo import SmallCNN
-from fitb_callbacks.gate.registry import check_registered
+from fitb_callbacks.gate.registry import Promotion, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules
 
 if __name__ == "__main__":
@@ -39,7 +39,7 @@ if __name__ == "__main__":
         )
 
     rules = Rules(rules=(Rule("min", "coverage", 0.8), Rule("min", "structure", 0.3)), data="mnist")
-    checked = check_registered("models:/digits/1", rules, promote="champion")
+    checked = check_registered("models:/digits/1", rules, promotion=Promotion("champion"))
     for outcome in checked.check.outcomes:
         print(outcome.rule, "| is", round(outcome.value, 3), "|", "passed" if outcome.passed else "failed")
     print("passed" if checked.passed else "refused", "- the evidence is in run", checked.run_id)

@@ -12,6 +12,7 @@ from fitb_callbacks.cli.check import check
 from fitb_callbacks.cli.demo import demo
 from fitb_callbacks.cli.doctor import doctor
 from fitb_callbacks.cli.probe import probe
+from fitb_callbacks.cli.promote import promote, rollback, verify
 from fitb_callbacks.cli.replay import replay
 from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
@@ -36,5 +37,5 @@ def version(
         raise typer.Exit
 
 
-for command in (demo, doctor, probe, replay, report, check, ablate, resend):
+for command in (demo, doctor, probe, replay, report, check, verify, promote, rollback, ablate, resend):
     app.command()(command)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +19,15 @@ from rich.table import Table
 from fitb_callbacks.cli.console import work_bar
 from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.gate.junit import junit_xml
-from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, RegistryCheck, check_registered
+from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, Promotion, RegistryCheck, Waiver, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
 from fitb_callbacks.gate.verdict import Outcome
 from fitb_callbacks.utils.messages import on_one_line, one_line
 
 __all__ = ["check"]
 
-_PASSED, _REFUSED, _COULD_NOT = 0, 1, 2
+_COULD_NOT = 2
+_CODES = {"passed": 0, "waived": 0, "refused": 1, "open": _COULD_NOT}
 _EXTRA = ("jinja2", "junitparser", "mlflow", "PIL", "yaml")
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
@@ -45,6 +48,9 @@ def check(
     ] = None,
     max_drop: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much lower than the champion's a score may be.")
+    ] = None,
+    max_rise: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="How much higher than the champion's a score may be.")
     ] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file of rules; options go before its entries.")] = None,
     certain: Annotated[
@@ -69,7 +75,15 @@ def check(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let the file of rules name package.module:function, which is run.")
     ] = False,
+    logits: Annotated[
+        str | None,
+        typer.Option(help="package.module:function of a model and images that returns logits, for unusual models."),
+    ] = None,
     promote: Annotated[str | None, typer.Option(metavar="ALIAS", help="Move this alias here on a pass.")] = None,
+    waive: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Let a refused model through, in this person's name.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; goes with --waive.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing to the server.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", allow_dash=True, help="File for the verdict as JSON; - for the output.")
@@ -90,34 +104,35 @@ def check(
             "images_per_class": images_per_class,
             "certain": certain or None,
         }
+        bounds = {"min": at_least, "max": at_most, "max_drop": max_drop, "max_rise": max_rise}
         wanted = dataclasses.replace(
             from_file,
-            rules=_merged(from_file.rules, {"min": at_least, "max": at_most, "max_drop": max_drop}),
+            rules=_merged(from_file.rules, bounds),
             settings={**from_file.settings, **parse_values(settings or (), argument="--set")},
             **{name: value for name, value in given.items() if value is not None},
         )
-        with work_bar(console, "", "masked images") as bar:
+        # MLflow prints a line for each run that ends, which must not come between the JSON
+        with redirect_stdout(sys.stderr), work_bar(console, "", "masked images") as bar:
             checked = check_registered(
                 model,
                 wanted,
-                loading=Loading(class_path, allow_pickle),
+                loading=Loading(class_path, allow_pickle, logits),
+                promotion=Promotion(promote, _waiver(waive, reason), dry_run),
                 tracking_uri=tracking_uri,
-                promote=promote,
-                dry_run=dry_run,
                 on_step=bar.step,
                 progress=bar,
             )
         _show(console, checked, dry_run=dry_run)
-        code, reason = _PASSED if checked.passed else _REFUSED, None
+        code, problem = _CODES[checked.verdict], _open_rules(checked)
         address, outcomes, content = checked.model, checked.check.outcomes, checked.as_dict()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - none may end with 1, which says: refused
-        code, reason = _COULD_NOT, _reason(console, error)
-        console.print(f"[red]fitb check:[/red] {escape(reason)}", **_PLAIN)
+        code, problem = _COULD_NOT, _reason(console, error)
+        console.print(f"[red]fitb check:[/red] {escape(problem)}", **_PLAIN)
         address, outcomes = model, ()
-        content = {"model": model, "verdict": "could not be checked", "reason": reason}
+        content = {"model": model, "verdict": "could not be checked", "reason": problem}
     try:
         if junit is not None:
-            junit.write_text(junit_xml(address, outcomes, error=reason))
+            junit.write_text(junit_xml(address, outcomes, error=problem))
         if json_file == Path("-"):
             typer.echo(json.dumps(content, indent=1))
         elif json_file is not None:
@@ -126,6 +141,19 @@ def check(
         console.print(f"[red]fitb check:[/red] {escape(_reason(console, error))}", **_PLAIN)
         code = _COULD_NOT
     raise typer.Exit(code)
+
+
+def _waiver(name: str | None, reason: str | None) -> Waiver | None:
+    return None if name is None and reason is None else Waiver(name or "", reason or "")
+
+
+def _open_rules(checked: RegistryCheck) -> str | None:
+    """Why there is no verdict although everything was probed; None if there is one."""
+    if checked.verdict != "open":
+        return None
+    undecided = next(outcome for outcome in checked.check.outcomes if outcome.passed is None)
+    number = len(checked.check.candidate.images)
+    return f"{number} images are too few to decide '{undecided.rule}': give more, with --images-per-class"
 
 
 def _merged(from_file: Sequence[Rule], options: Mapping[str, Sequence[str] | None]) -> tuple[Rule, ...]:
@@ -154,45 +182,72 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
     """The verdict for people: a table of the rules, one of the scores, and where it is recorded."""
     found = checked.check
     against = "" if checked.champion is None else f", champion {checked.champion}"
-    console.print(escape(f"{checked.model}{against}, on {len(found.candidate.images)} images"), **_PLAIN)
+    _say(console, escape(on_one_line(f"{checked.model}{against}, on {len(found.candidate.images)} images")))
+    console.print(_rules_table(checked))
+    console.print(_scores_table(checked))
+    if checked.judge is not None:
+        _say(console, escape(on_one_line(f"Judge: {checked.judge}")))
+    if checked.training is not None and checked.training.differs:
+        _say(console, escape(f"Scores of the training are not shown: {checked.training.differs}"))
+    for rule in checked.skipped:
+        _say(console, escape(f"There is no champion yet; skipped: {rule}"))
+    _say(console, _in_words(checked))
+    if checked.run_id is not None:
+        _say(console, f"Recorded in run {checked.run_id}, evidence {checked.digest}")
+    if checked.promoted is not None:
+        _say(console, escape(_moved(checked, dry_run=dry_run)))
+    elif dry_run:
+        _say(console, "Nothing was written: --dry-run")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, **_PLAIN)
+
+
+def _rules_table(checked: RegistryCheck) -> Table:
     table = Table("rule", "value", "95% interval", "passes")
-    for outcome in found.outcomes:
-        passes = "[green]yes[/green]" if outcome.passed else "[red]no[/red]"
+    words = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "cannot tell"}
+    for outcome in checked.check.outcomes:
+        passes = words[outcome.passed]
         table.add_row(
             str(outcome.rule),
             f"{outcome.value:.3f}",
             _interval(outcome),
-            passes if outcome.certain else f"{passes}, not certain",
+            passes if outcome.certain or outcome.passed is None else f"{passes}, not certain",
         )
-    console.print(table)
-    training = {} if checked.training is None else checked.training.scores
+    return table
+
+
+def _scores_table(checked: RegistryCheck) -> Table:
+    found, training = checked.check, {} if checked.training is None else checked.training.scores
     columns = {"in training": training, "champion": found.champion_scores or {}, "this model": found.scores}
     columns = {title: scores for title, scores in columns.items() if scores}
     table = Table("score", *columns)
     for key in found.scores:
         table.add_row(key, *(f"{scores[key]:.3f}" if key in scores else "" for scores in columns.values()))
-    console.print(table)
-    if checked.judge is not None:
-        console.print(escape(f"Judge: {checked.judge}"), **_PLAIN)
-    if checked.training is not None and checked.training.differs:
-        console.print(escape(f"Scores of the training are not shown: {checked.training.differs}"), **_PLAIN)
-    broken = sum(not outcome.passed for outcome in found.outcomes)
-    total = f"{len(found.outcomes)} rule{'s' if len(found.outcomes) > 1 else ''}"
-    console.print(
-        f"[green]passed[/green]: {total} passed" if not broken else f"[red]refused[/red]: {broken} of {total} failed",
-        **_PLAIN,
-    )
-    if checked.run_id is not None:
-        console.print(f"Recorded in run {checked.run_id}, evidence {checked.digest}", **_PLAIN)
-    if checked.promoted is not None:
-        if checked.model.endswith(f"/{checked.promoted_from}"):
-            moved = "is already at"
-        else:
-            origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
-            moved = f"{'would move' if dry_run else 'moved'} {origin} to"
-        console.print(escape(f"{checked.promoted} {moved} {checked.model}"), **_PLAIN)
-    elif dry_run:
-        console.print("Nothing was written: --dry-run", **_PLAIN)
+    return table
+
+
+def _in_words(checked: RegistryCheck) -> str:
+    """The verdict in a line."""
+    outcomes = checked.check.outcomes
+    total = f"{len(outcomes)} rule{'s' if len(outcomes) > 1 else ''}"
+    failed = sum(outcome.passed is False for outcome in outcomes)
+    if checked.verdict == "waived" and checked.waiver is not None:
+        by = escape(on_one_line(f"{checked.waiver.name}: {checked.waiver.reason}"))
+        return f"[yellow]waived[/yellow]: {failed} of {total} failed; {by}"
+    if checked.verdict == "passed":
+        return f"[green]passed[/green]: {total} passed"
+    if checked.verdict == "refused":
+        return f"[red]refused[/red]: {failed} of {total} failed"
+    return f"[red]fitb check:[/red] {escape(str(_open_rules(checked)))}"
+
+
+def _moved(checked: RegistryCheck, *, dry_run: bool) -> str:
+    if checked.model.endswith(f"/{checked.promoted_from}"):
+        return f"{checked.promoted} is already at {checked.model}"
+    origin = f"from version {checked.promoted_from}" if checked.promoted_from else "from no version"
+    return f"{checked.promoted} {'would move' if dry_run else 'moved'} {origin} to {checked.model}"
 
 
 def _interval(outcome: Outcome) -> str:

@@ -2,16 +2,89 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import hmac
 import json
+import os
+import platform
+import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.gate.junit import junit_xml
+from fitb_callbacks.gate.rules import Rules
 from fitb_callbacks.gate.verdict import ModelCheck
+from fitb_callbacks.integrations.probe_manifest import images_digest
+from fitb_callbacks.probing.result import FillInBlanksResult
 
-__all__ = ["evidence_digest", "write_evidence"]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
+
+__all__ = ["evidence_digest", "previous_digest", "provenance", "signature", "utc_now", "write_evidence"]
+
+_CI_PAGES = ("CI_JOB_URL", "BUILD_URL", "CIRCLE_BUILD_URL", "BUILDKITE_BUILD_URL")
+_KEY = "FITB_SIGNING_KEY"
+
+
+def provenance(candidate: FillInBlanksResult, rules: Rules, *, model_files: str) -> dict[str, Any]:
+    """By whom, on what and with which versions a model was checked, as JSON types.
+
+    Args:
+        candidate: The candidate's probe.
+        rules: The rules that were applied.
+        model_files: Digest of the model's files.
+    """
+    versions = {"python": platform.python_version()}
+    for name in ("fitb-callbacks", "torch", "lightning", "mlflow", "numpy"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "user": getpass.getuser(),
+        "ci": _ci_page(),
+        "time": utc_now(),
+        "data": rules.data,
+        "data_digest": images_digest(candidate.images, candidate.labels),
+        "trusted": rules.trusted,
+        "rules_digest": rules.digest,
+        "certain": rules.certain,
+        "model_digest": model_files,
+        "versions": versions,
+    }
+
+
+def _ci_page() -> str | None:
+    """Address of the CI job that runs this; None outside of CI."""
+    github = [os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
+    if all(github):
+        return "{}/{}/actions/runs/{}".format(*github)
+    return next((os.environ[name] for name in _CI_PAGES if os.environ.get(name)), None)
+
+
+def utc_now() -> str:
+    """The time, as ``2026-01-31T12:00:00Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def signature(digest: str) -> str | None:
+    """HMAC-SHA256 of a digest with the key in ``FITB_SIGNING_KEY``; None without a key."""
+    key = os.environ.get(_KEY)
+    return hmac.new(key.encode(), digest.encode(), hashlib.sha256).hexdigest() if key else None
+
+
+def previous_digest(client: MlflowClient, model: RegistryModel, champion: str | None) -> str | None:
+    """Digest of the evidence for the champion, which chains the verdicts; None without one."""
+    found = re.fullmatch(r"models:/([^/@]+)/(\d+)", champion or "")
+    if found is None or found[1] != model.name:
+        return None
+    digest = client.get_model_version(found[1], found[2]).tags.get("fitb.digest")
+    return None if digest is None else str(digest)
 
 
 def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) -> dict[str, Any]:

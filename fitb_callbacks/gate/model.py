@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from fitb_callbacks.gate.bootstrap import differences, interval, resampled_scores, resamples
+from fitb_callbacks.gate.bootstrap import differences, interval, rate_rises, resampled_scores, resamples
 from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
 from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, decide
 from fitb_callbacks.models.logits import LogitsFn
@@ -23,6 +24,7 @@ from fitb_callbacks.utils.validation import check_choice
 __all__ = ["check_model"]
 
 _STEADY_IMAGES = 16
+_LEAST_CEILING = 0.5
 
 
 def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compared
@@ -41,9 +43,9 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
 ) -> ModelCheck:
     """Probe a model, and a champion on the same images and masks, and decide by rules.
 
-    A rule passes if the score itself does. The score's 95% interval says how certain that is: Wilson's for a rate; for
-    other scores, and for the difference of two models, a bootstrap over the images, in pairs
-    (`fitb_callbacks.gate.bootstrap`).
+    A bound on a score is decided by the score itself, a bound on a drop by its 95% interval
+    (`fitb_callbacks.gate.verdict.decide`). Intervals are Wilson's for a rate, and a bootstrap over the images for other
+    scores and, in pairs, for the difference of two models (`fitb_callbacks.gate.bootstrap`).
 
     Args:
         model: The candidate.
@@ -54,7 +56,7 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
         champion: The model to compare with, such as the one in production. The two also classify each other's
             prototypes.
         judge: For the scores that need one; see `fitb_callbacks.scoring.judges`.
-        certain: Whether a rule passes only if the whole 95% interval does.
+        certain: Whether every rule is decided by the whole 95% interval.
         class_names: One name a class.
         logits_fn: As for the probe; used for both models.
         progress: As for the probe, once for each model.
@@ -85,9 +87,11 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
         return _explained(run, name, images)
 
     candidate = probed("model", model)
+    _check_judge(rules, candidate)
     if champion is None:
         return ModelCheck(decide(rules, _measured(candidate), certain=certain), candidate)
     other = probed("champion", champion)
+    _check_peer(rules, other)
     peer = _share_right(champion, candidate, logits_fn), _share_right(model, other, logits_fn)
     outcomes = decide(rules, _measured(candidate, other, peer[0]), certain=certain)
     return ModelCheck(outcomes, candidate, other, peer)
@@ -102,6 +106,28 @@ def _check_needs(rules: Sequence[Rule], *, champion: bool, judge: bool) -> None:
             raise ValueError(f"the rule '{rule}' needs a champion")
         if rule.needs_judge and not judge:
             raise ValueError(f"the rule '{rule}' needs a judge")
+
+
+def _check_judge(rules: Sequence[Rule], candidate: FillInBlanksResult) -> None:
+    """Raise ValueError if a judged score has a rule, and the judge does not even recognise the images themselves."""
+    ceiling = candidate.metrics.get("judge_ceiling", 1.0)
+    judged = [rule for rule in rules if rule.needs_judge and rule.key != "judge_ceiling"]
+    if judged and ceiling < _LEAST_CEILING:
+        raise ValueError(
+            f"the judge recognises only {ceiling:.0%} of the images themselves, so it cannot decide '{judged[0]}': "
+            "give trusted images that look more like these (--trusted), or let the champion judge "
+            f"(--champion, --min {PEER_ACCURACY}=0.5)"
+        )
+
+
+def _check_peer(rules: Sequence[Rule], champion: FillInBlanksResult) -> None:
+    """Raise ValueError if the champion shall judge prototypes, and does not even recognise its own."""
+    share = champion.metrics["accuracy_all"]
+    if share < _LEAST_CEILING and any(rule.key == PEER_ACCURACY for rule in rules):
+        raise ValueError(
+            f"the champion recognises only {share:.0%} of its own prototypes, so it cannot judge another model's: set "
+            "the probe for it (--set, such as num_masks=512), or give trusted images (--trusted) and rules of your own"
+        )
 
 
 def _explained(run: Callable[[], FillInBlanksResult], name: str, images: Tensor) -> FillInBlanksResult:
@@ -128,11 +154,16 @@ def _measured(
     candidate: FillInBlanksResult, champion: FillInBlanksResult | None = None, peer: float | None = None
 ) -> Measured:
     """Scores, intervals and drops of a candidate."""
-    scores = dict(candidate.metrics)
-    resampled = resampled_scores(candidate, resamples(candidate.labels, seed=0))
-    intervals: dict[str, Interval] = {key: interval(values) for key, values in resampled.items()}
+    scores, labels = dict(candidate.metrics), candidate.labels
+    resampled = resampled_scores(candidate, resamples(labels, seed=0))
+    intervals: dict[str, Interval] = {}
+    for key, values in resampled.items():
+        low, high = interval(key, scores[key], values, labels)
+        intervals[key] = (max(0.0, low), min(1.0, high)) if not math.isnan(low) else (low, high)
     intervals |= candidate.intervals
     if peer is not None:
         scores[PEER_ACCURACY] = peer
-        intervals[PEER_ACCURACY] = wilson_interval(peer, len(candidate.labels))
-    return Measured(scores, intervals, {} if champion is None else differences(champion, candidate))
+        intervals[PEER_ACCURACY] = wilson_interval(peer, len(labels))
+    if champion is None:
+        return Measured(scores, intervals)
+    return Measured(scores, intervals, differences(champion, candidate), rate_rises(champion, candidate))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
@@ -14,17 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
-from fitb_callbacks.gate.evidence import evidence_digest, write_evidence
+from fitb_callbacks.gate.evidence import (
+    evidence_digest,
+    previous_digest,
+    provenance,
+    signature,
+    utc_now,
+    write_evidence,
+)
 from fitb_callbacks.gate.model import check_model
-from fitb_callbacks.gate.rules import Rules
+from fitb_callbacks.gate.rules import Rules, default_rules
 from fitb_callbacks.gate.verdict import ModelCheck
 from fitb_callbacks.integrations.probe_manifest import TrainingRecord, images_digest
 from fitb_callbacks.models.checkpoints import load_checkpoint
+from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.judges import StreamedJudge
 from fitb_callbacks.scoring.judges.trusted import open_judge
+from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import one_line
 
 if TYPE_CHECKING:
@@ -33,7 +42,17 @@ if TYPE_CHECKING:
     from fitb_callbacks.integrations.mlflow.loading import LoadedModel
     from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 
-__all__ = ["CouldNotCheckError", "Loading", "RegistryCheck", "TrainingScores", "check_registered"]
+__all__ = [
+    "CouldNotCheckError",
+    "Loading",
+    "Promotion",
+    "RegistryCheck",
+    "TrainingScores",
+    "Waiver",
+    "check_registered",
+]
+
+_CHAMPION = "champion"
 
 _IMAGES_PER_CLASS = 10
 
@@ -49,10 +68,63 @@ class Loading:
     Attributes:
         class_path: A checkpoint's class, as ``package.module:Class``.
         allow_pickle: Whether a model may be a pickle. Loading one runs whatever code is in it.
+        logits: Function of a model and images ``(B, C, H, W)`` that returns the logits ``(B, classes)``, as
+            ``package.module:function``; None where the probe finds them by itself.
     """
 
     class_path: str | None = None
     allow_pickle: bool = False
+    logits: str | None = None
+
+    @property
+    def logits_fn(self) -> LogitsFn | None:
+        """The function itself."""
+        if self.logits is None:
+            return None
+        function: LogitsFn = import_from_string(self.logits, argument="--logits")
+        return function
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A person's decision to let a refused model through.
+
+    Attributes:
+        name: Who decided.
+        reason: Why.
+    """
+
+    name: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        for key in ("name", "reason"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"a waiver must have a {key}: --waive NAME --reason TEXT")
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What to do with a model that passes.
+
+    Attributes:
+        alias: Alias that shall point to its version; None for none.
+        waiver: Lets a refused model through, too.
+        dry_run: Whether to write nothing.
+    """
+
+    alias: str | None = None
+    waiver: Waiver | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        alias = self.alias
+        if alias is not None and (
+            not re.fullmatch(r"[\w\-]{1,255}", alias) or alias == "latest" or re.fullmatch(r"[vV]\d+", alias)
+        ):
+            raise ValueError(
+                f"an alias must be of letters, digits, _ and -, and neither 'latest' nor like 'v1'; got {alias!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,6 +150,9 @@ class RegistryCheck:
         check: The verdict.
         judge: Who judged the prototypes, in words; None if nobody did.
         training: What training saw; None if its run has no record of a probe.
+        skipped: Rules that could not be applied, since there is no champion yet.
+        provenance: On what and by whom it was checked; see `fitb_callbacks.gate.evidence.provenance`.
+        waiver: Who let a refused model through; None if nobody did.
         run_id: The MLflow run that holds the evidence; None if nothing was written.
         digest: SHA-256 of the evidence's ``SHA256SUMS``; None likewise.
         promoted: Alias that was moved (in a dry run: that would have been); None if it was not.
@@ -89,6 +164,9 @@ class RegistryCheck:
     check: ModelCheck
     judge: str | None = None
     training: TrainingScores | None = None
+    skipped: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    waiver: Waiver | None = None
     run_id: str | None = None
     digest: str | None = None
     promoted: str | None = None
@@ -96,8 +174,13 @@ class RegistryCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether every rule passes."""
-        return self.check.passed
+        """Whether the model is let through: every rule passes, or someone waived them."""
+        return self.verdict in ("passed", "waived")
+
+    @property
+    def verdict(self) -> str:
+        """In a word: "passed", "refused", "open" if these images cannot tell, or "waived"."""
+        return "waived" if self.waiver is not None and not self.check.passed else self.check.verdict
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON types."""
@@ -105,8 +188,12 @@ class RegistryCheck:
             "model": self.model,
             "champion": self.champion,
             **self.check.as_dict(),
+            "verdict": self.verdict,
+            "skipped": list(self.skipped),
             "judge": self.judge,
             "training": None if self.training is None else dataclasses.asdict(self.training),
+            "waiver": None if self.waiver is None else dataclasses.asdict(self.waiver),
+            "provenance": dict(self.provenance),
             "run_id": self.run_id,
             "digest": self.digest,
             "promoted": self.promoted,
@@ -114,14 +201,13 @@ class RegistryCheck:
         }
 
 
-def check_registered(  # noqa: PLR0913 - one for each option of the command
+def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and who wants to know
     model: str,
     rules: Rules,
     *,
     loading: Loading = Loading(),
+    promotion: Promotion = Promotion(),
     tracking_uri: str | None = None,
-    promote: str | None = None,
-    dry_run: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> RegistryCheck:
@@ -132,14 +218,17 @@ def check_registered(  # noqa: PLR0913 - one for each option of the command
     decided. The version's tags are written after the run that holds the evidence, and the alias moves after the tags.
     Nothing at all is written for a checkpoint file.
 
+    Without a named champion, the model is compared with the version that the alias "champion" points to, if there is
+    one. Where the alias to be moved does not exist yet, this is the first version: rules that need a champion are
+    skipped, and the verdict lists them.
+
     Args:
         model: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``models:/MODEL_ID``, ``runs:/RUN_ID/NAME``, or a
             checkpoint file.
         rules: What the model has to show, on which images, against which champion.
         loading: How models are loaded.
+        promotion: What to do with a model that passes.
         tracking_uri: Address of MLflow; None takes ``MLFLOW_TRACKING_URI`` or the process's own.
-        promote: Alias to move to this version if it passes.
-        dry_run: Whether to write nothing.
         on_step: Called with the next step, in words.
         progress: As for `FillInBlanks.probe`, once for each model.
 
@@ -148,20 +237,21 @@ def check_registered(  # noqa: PLR0913 - one for each option of the command
         FileNotFoundError: If a file does not exist.
         CouldNotCheckError: If the server is away, or the verdict cannot be recorded.
     """
-    _check_arguments(model, rules, promote)
+    _check_arguments(model, rules, promotion)
     remote = any(_is_address(address) for address in (model, rules.champion or ""))
     try:
         with _client(tracking_uri) if remote else nullcontext() as client:
             on_step("Looking up the model")
             candidate = _find(client, model)
-            champion = None if rules.champion is None else _find(client, rules.champion, same_name_as=candidate)
-            if promote is not None and (candidate.registered is None or candidate.registered.name is None):
+            if promotion.alias is not None and (candidate.registered is None or candidate.registered.name is None):
                 raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
-            check = _Check(candidate, champion, rules, loading, on_step, progress)
-            checked = check.run()
+            champion, holder = _find_champion(client, candidate, rules, promotion)
+            applied, skipped = _applicable(rules, champion)
+            checked = _Check(candidate, champion, applied, loading, on_step, progress).run()
+            checked = dataclasses.replace(checked, skipped=skipped, waiver=promotion.waiver)
             if client is None or candidate.registered is None:
                 return checked
-            return _recorded(client, candidate.registered, checked, rules, promote, dry_run, on_step)
+            return _Recorder(client, candidate.registered, promotion, holder, on_step).write(checked)
     except ConnectionError as error:
         raise CouldNotCheckError(str(error)) from error
 
@@ -176,20 +266,15 @@ class _Found:
     training_scores: Mapping[str, float] = field(default_factory=dict)
 
 
-def _check_arguments(model: str, rules: Rules, promote: str | None) -> None:
+def _check_arguments(model: str, rules: Rules, promotion: Promotion) -> None:
     """Refuse what can be seen to be wrong before anything is read."""
-    if not rules.rules:
-        raise ValueError("there must be at least one rule: --min, --max, --max-drop, or a file with --rules")
     if rules.data is None:
         raise ValueError("there must be images to probe on: --data, or data in the file of rules")
     known = {each.name for each in fields(FillInBlanks)}
     if unknown := sorted(set(rules.settings) - known):
         raise ValueError(f"the probe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     FillInBlanks(**rules.settings)
-    for rule in rules.rules:
-        if rule.needs_champion and rules.champion is None:
-            raise ValueError(f"the rule '{rule}' needs a champion: --champion")
-    if promote is not None and not model.startswith("models:"):
+    if promotion.alias is not None and not model.startswith("models:"):
         raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
 
 
@@ -218,6 +303,44 @@ def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | N
     found = find_model(client, address, same_name_as=registered)
     record = training_record(client, found)
     return _Found(found.address, found, record, {} if record is None else training_scores(client, found))
+
+
+def _find_champion(
+    client: MlflowClient | None, candidate: _Found, rules: Rules, promotion: Promotion
+) -> tuple[_Found | None, str | None]:
+    """The champion, and the version that the alias to be moved points to; None for each where there is none."""
+    registered, alias, named = candidate.registered, promotion.alias, rules.champion
+    if client is None or registered is None or registered.name is None:
+        return None if named is None else _find(client, named, same_name_as=candidate), None
+    from fitb_callbacks.integrations.mlflow.registry import alias_holder
+
+    holder = None if alias is None else alias_holder(client, registered.name, alias)
+    if named is None:
+        version = holder or alias_holder(client, registered.name, _CHAMPION)
+        named = None if version in (None, registered.version) else version
+    elif named == alias and holder is None:
+        named = None  # the first version
+    champion = None if named is None else _find(client, named, same_name_as=candidate)
+    if champion is not None and alias is not None and rules.champion == alias:
+        moved = champion.address != f"models:/{registered.name}/{holder}"
+        holder = champion.registered.version if moved and champion.registered is not None else holder
+    return champion, holder
+
+
+def _applicable(rules: Rules, champion: _Found | None) -> tuple[Rules, tuple[str, ...]]:
+    """The rules that can be applied, and those that cannot, since there is no champion yet."""
+    if not rules.rules:
+        chosen = default_rules(champion=champion is not None, trusted=rules.trusted is not None)
+        return dataclasses.replace(rules, rules=chosen), ()
+    if champion is not None:
+        return rules, ()
+    skipped = tuple(str(rule) for rule in rules.rules if rule.needs_champion)
+    if skipped and rules.champion is None:
+        raise ValueError(f"the rule '{skipped[0]}' needs a champion: --champion")
+    applied = tuple(rule for rule in rules.rules if not rule.needs_champion)
+    if not applied:
+        applied = default_rules(champion=False, trusted=rules.trusted is not None)
+    return dataclasses.replace(rules, rules=applied), skipped
 
 
 @dataclass(frozen=True)
@@ -255,6 +378,7 @@ class _Check:
             judge=judge,
             certain=self.rules.certain,
             class_names=chosen.class_names,
+            logits_fn=self.loading.logits_fn,
             progress=self.progress,
         )
         return RegistryCheck(
@@ -263,6 +387,7 @@ class _Check:
             check=check,
             judge=words,
             training=self._training(check),
+            provenance=provenance(check.candidate, self.rules, model_files=loaded.digest),
         )
 
     @property
@@ -282,14 +407,15 @@ class _Check:
         return FillInBlanks(**{**stored, **self.rules.settings})
 
     def _load(self, found: _Found) -> LoadedModel:
-        from fitb_callbacks.integrations.mlflow.loading import LoadedModel, load_model
+        from fitb_callbacks.integrations.mlflow.loading import LoadedModel, files_digest, load_model
 
         class_path, allow_pickle = self.loading.class_path, self.loading.allow_pickle
         if found.registered is not None:
             return load_model(found.registered, class_path=class_path, allow_pickle=allow_pickle)
         if class_path is None:
             raise ValueError(f"{found.address} is a checkpoint; name its class with --class package.module:Class")
-        return LoadedModel(load_checkpoint(found.address, class_path, allow_pickle=allow_pickle), None)
+        module = load_checkpoint(found.address, class_path, allow_pickle=allow_pickle)
+        return LoadedModel(module, None, files_digest(Path(found.address)))
 
     def _images(self, loaded: LoadedModel) -> ImageSet:
         data, per_class, max_images = self.rules.data, self.rules.images_per_class, None
@@ -325,62 +451,87 @@ class _Check:
         return TrainingScores({name: found[name] for name in same}, "")
 
 
-def _recorded(  # noqa: PLR0913 - what is written, where, and whether
-    client: MlflowClient,
-    model: RegistryModel,
-    checked: RegistryCheck,
-    rules: Rules,
-    promote: str | None,
-    dry_run: bool,
-    on_step: Callable[[str], None],
-) -> RegistryCheck:
-    """Write the evidence, then the tags, then the alias."""
-    from fitb_callbacks.integrations.mlflow import registry
+@dataclass
+class _Recorder:
+    """Writes the evidence, then the tags, then the alias, and knows what is written."""
 
-    verdict = "passed" if checked.passed else "refused"
-    alias = promote if checked.passed else None
-    written = "nothing"
-    try:
-        before = None if alias is None else registry.alias_holder(client, str(model.name), alias)
-        if alias is not None and rules.champion == alias and checked.champion != f"models:/{model.name}/{before}":
-            raise ValueError(f"{alias} moved to version {before} during the check; run it again")
-        checked = dataclasses.replace(checked, promoted=alias, promoted_from=before)
-        if dry_run:
-            return checked
-        on_step("Recording the evidence")
+    client: MlflowClient
+    model: RegistryModel
+    promotion: Promotion
+    holder: str | None
+    on_step: Callable[[str], None]
+    written: str = "nothing was"
+
+    def write(self, checked: RegistryCheck) -> RegistryCheck:
+        """Write everything that the verdict asks for; nothing in a dry run."""
+        alias = self.promotion.alias if checked.passed else None
+        if self.promotion.dry_run:
+            return dataclasses.replace(checked, promoted=alias, promoted_from=None if alias is None else self.holder)
+        try:
+            checked = self._evidence(checked)
+            self.on_step("Tagging the model")
+            registry = self._registry()
+            registry.tag(self.client, self.model, _version_tags(checked), checked.verdict)
+            self.written = f"run {checked.run_id} and the version's tags were"
+            return checked if alias is None else self._promoted(checked, alias)
+        except (ValueError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # of the server, or of the store of its artifacts
+            raise CouldNotCheckError(
+                f"the verdict ({checked.verdict}) could not be recorded, {self.written} written: {one_line(error)}"
+            ) from error
+
+    def _registry(self) -> Any:
+        from fitb_callbacks.integrations.mlflow import registry
+
+        return registry
+
+    def _evidence(self, checked: RegistryCheck) -> RegistryCheck:
+        """The run that holds what the verdict rests on."""
+        self.on_step("Recording the evidence")
+        registry = self._registry()
+        previous = previous_digest(self.client, self.model, checked.champion)
+        user = registry.server_user(self.client)
+        checked = dataclasses.replace(
+            checked, provenance={**checked.provenance, "server_user": user, "previous_digest": previous}
+        )
+        run_id = registry.start_run(self.client, self.model)
+        self.written = f"part of run {run_id} was"
         with tempfile.TemporaryDirectory(prefix="fitb-check-") as folder:
             pictures = write_evidence(checked.check, checked.as_dict(), Path(folder))
             digest = evidence_digest(Path(folder))
-            run_id = registry.record(
-                client,
-                model,
+            registry.record(
+                self.client,
+                self.model,
+                run_id,
                 scores=checked.check.scores,
                 champion_scores=checked.check.champion_scores or {},
                 evidence=Path(folder),
                 pictures=pictures,
-                tags={"fitb.model": checked.model, "fitb.verdict": verdict, "fitb.digest": digest},
+                tags={"digest": digest, "verdict": checked.verdict},
             )
-        written = f"the run {run_id}"
-        on_step("Tagging the model")
-        registry.tag(client, model, _version_tags(checked, run_id, digest), verdict)
-        if alias is not None:
-            on_step("Moving the alias")
-            written = f"the run {run_id} and the version's tags"
-            registry.move_alias(client, model, alias)
-    except (ValueError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # of the server, or of the store of its artifacts
-        raise CouldNotCheckError(
-            f"the verdict ({verdict}) could not be recorded, {written} was written: {one_line(error)}"
-        ) from error
-    return dataclasses.replace(checked, run_id=run_id, digest=digest)
+        self.written = f"run {run_id} was"
+        return dataclasses.replace(checked, run_id=run_id, digest=digest)
+
+    def _promoted(self, checked: RegistryCheck, alias: str) -> RegistryCheck:
+        """Move the alias, and note it afterwards."""
+        self.on_step("Moving the alias")
+        registry, name, version = self._registry(), str(self.model.name), str(self.model.version)
+        registry.move_alias(self.client, name, alias, version=version, expected=self.holder)
+        if self.holder != version:
+            details = {"from": self.holder, "time": utc_now(), "digest": checked.digest}
+            registry.note_promotion(self.client, name, version, alias, details)
+        return dataclasses.replace(checked, promoted=alias, promoted_from=self.holder)
 
 
-def _version_tags(checked: RegistryCheck, run_id: str, digest: str) -> dict[str, str]:
+def _version_tags(checked: RegistryCheck) -> dict[str, str]:
     """Tags of a version, short enough for its page."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     scores = _of_rules(checked.check, checked.check.scores)
-    details = {"scores": scores, "run_id": run_id, "digest": digest, "time": now}
+    details = {"scores": scores, "run_id": str(checked.run_id), "digest": str(checked.digest), "time": utc_now()}
+    if signed := signature(str(checked.digest)):
+        details["signature"] = signed
+    if checked.verdict == "waived" and checked.waiver is not None:
+        details["waiver"] = f"{checked.waiver.name}: {checked.waiver.reason}"[:500]
     if checked.training is not None:
         details["training"] = checked.training.differs or _of_rules(checked.check, checked.training.scores)
     return details

@@ -15,6 +15,7 @@ __all__ = ["Interval", "Measured", "ModelCheck", "Outcome", "decide"]
 Interval = tuple[float, float]
 """Both ends of a 95% interval; NaN where there is none."""
 
+_NOTICED = 0.3  # a drop that is larger than allowed by this much must not go unnoticed
 _ROUNDING = 1e-6  # scores are in single precision: 0.7 must count as at least 0.7
 
 
@@ -24,16 +25,17 @@ class Outcome:
 
     Attributes:
         rule: The rule.
-        value: The candidate's score; for "max_drop", how much lower it is than the champion's.
+        value: The candidate's score; for "max_drop" and "max_rise", how much lower or higher it is
+            than the champion's.
         interval: Ends of the value's 95% interval; NaN where there is none.
-        passed: Whether the rule passes.
+        passed: Whether the rule passes; None if these images cannot tell.
         certain: Whether every value in the interval leads to the same answer.
     """
 
     rule: Rule
     value: float
     interval: Interval
-    passed: bool
+    passed: bool | None
     certain: bool
 
 
@@ -46,18 +48,21 @@ class Measured:
         intervals: Score to its 95% interval, where it has one.
         drops: Score to how much lower it is than the champion's, with both ends of the 95% interval; empty without a
             champion.
+        rises: The same of how much higher it is, for scores that are rates.
     """
 
     scores: Mapping[str, float]
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     drops: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    rises: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def value(self, rule: Rule) -> tuple[float, Interval]:
         """The value that a rule bounds, and its interval."""
-        if rule.kind == "max_drop":
-            value, low, high = self.drops[rule.key]
+        if rule.kind in ("max_drop", "max_rise"):
+            changes = self.drops if rule.kind == "max_drop" else self.rises
+            value, low, high = changes.get(rule.key, (math.nan,) * 3)
             return value, (low, high)
-        return self.scores[rule.key], self.intervals.get(rule.key, (math.nan, math.nan))
+        return self.scores.get(rule.key, math.nan), self.intervals.get(rule.key, (math.nan, math.nan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +88,16 @@ class ModelCheck:
         return all(outcome.passed for outcome in self.outcomes)
 
     @property
+    def refused(self) -> bool:
+        """Whether a rule fails. Without one, rules may still be left open."""
+        return any(outcome.passed is False for outcome in self.outcomes)
+
+    @property
+    def verdict(self) -> str:
+        """In a word: "passed", "refused", or "open" if these images cannot tell."""
+        return "passed" if self.passed else "refused" if self.refused else "open"
+
+    @property
     def scores(self) -> dict[str, float]:
         """The candidate's scores, without those that are undefined."""
         return _defined(self.candidate, self.peer_accuracy and self.peer_accuracy[0])
@@ -97,7 +112,7 @@ class ModelCheck:
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON types, without pictures."""
         return {
-            "verdict": "passed" if self.passed else "refused",
+            "verdict": self.verdict,
             "rules": [
                 {
                     "rule": str(outcome.rule),
@@ -121,30 +136,44 @@ class ModelCheck:
 def decide(rules: Sequence[Rule], measured: Measured, *, certain: bool = False) -> tuple[Outcome, ...]:
     """Hold each rule against what was measured.
 
+    A bound on a score is decided by the score itself. A bound on a drop or a rise fails only if the whole interval is
+    beyond it: two models trained alike differ by chance, and a drop that chance explains is no reason to refuse one. It
+    is left open if the interval is so wide that a change of 0.3 beyond the bound would not be noticed.
+
     Args:
         rules: The rules.
         measured: The scores.
-        certain: Whether a rule passes only if the whole interval does.
+        certain: Whether every rule is decided by its whole interval, and left open if the bound is inside.
 
     Raises:
         ValueError: If the score of a rule is undefined.
 
     Example:
-        >>> measured = Measured({"coverage": 0.9}, {"coverage": (0.7, 1.0)})
-        >>> [outcome] = decide([Rule("min", "coverage", 0.8)], measured)
-        >>> outcome.passed, outcome.certain
-        (True, False)
+        >>> measured = Measured({"coverage": 0.9}, {"coverage": (0.7, 1.0)}, {"coverage": (0.12, 0.04, 0.2)})
+        >>> [outcome.passed for outcome in decide([Rule("min", "coverage", 0.8)], measured)]
+        [True]
+        >>> [outcome.passed for outcome in decide([Rule("max_drop", "coverage", 0.1)], measured)]
+        [True]
+        >>> [outcome.passed for outcome in decide([Rule("max_drop", "coverage", 0.1)], measured, certain=True)]
+        [None]
     """
-    outcomes = []
-    for rule in rules:
-        value, (low, high) = measured.value(rule)
-        if math.isnan(value):
-            raise ValueError(f"the score of the rule '{rule}' is undefined for this model and these images")
-        answers = [_within(rule, value), _within(rule, low), _within(rule, high)]
-        unsure = not (math.isnan(low) or math.isnan(high)) and len(set(answers)) > 1
-        passed = answers[0] and not (certain and unsure)
-        outcomes.append(Outcome(rule, value, (low, high), passed, certain=not unsure))
-    return tuple(outcomes)
+    return tuple(_decide(rule, *measured.value(rule), certain=certain) for rule in rules)
+
+
+def _decide(rule: Rule, value: float, ends: Interval, *, certain: bool) -> Outcome:
+    if math.isnan(value):
+        raise ValueError(f"the score of the rule '{rule}' is undefined for this model and these images")
+    low, high = ends
+    known = not (math.isnan(low) or math.isnan(high))
+    answers = {_within(rule, low), _within(rule, high)} if known else set()
+    sure = len(answers) == 1
+    passed: bool | None = _within(rule, value)
+    compares = rule.kind in ("max_drop", "max_rise")
+    if compares and not sure:
+        passed = True if known and high <= rule.bound + _NOTICED else None
+    if certain and not sure and (known or compares):
+        passed = None
+    return Outcome(rule, value, ends, passed, certain=sure or not known)
 
 
 def _within(rule: Rule, value: float) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +19,10 @@ from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.models.file_contents import PickledContentError, check_export
 from fitb_callbacks.utils.messages import one_line
 
-__all__ = ["LoadedModel", "image_shape", "load_model"]
+__all__ = ["LoadedModel", "download_model", "files_digest", "image_shape", "load_model"]
+
+_LARGEST_DESCRIPTION = 2**24  # bytes
+_NOT_THE_MODEL = ("registered_model_meta",)
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,12 @@ class LoadedModel:
     Attributes:
         module: On the CPU.
         image_shape: ``(C, H, W)`` by the model's signature; None if it says nothing.
+        digest: SHA-256 over its files; see `files_digest`.
     """
 
     module: nn.Module
     image_shape: tuple[int, int, int] | None
+    digest: str
 
 
 def load_model(model: RegistryModel, *, class_path: str | None = None, allow_pickle: bool = False) -> LoadedModel:
@@ -49,6 +56,28 @@ def load_model(model: RegistryModel, *, class_path: str | None = None, allow_pic
         ConnectionError: If the server does not answer.
         ValueError: If the model cannot be loaded; the error says why.
     """
+    with download_model(model) as where:
+        digest = files_digest(where)
+        if not (where / "MLmodel").is_file():
+            return LoadedModel(_from_checkpoint(where, model.address, class_path, allow_pickle), None, digest)
+        flavor, signature = _described(where, model.address, allow_pickle=allow_pickle)
+        load = _load_pickled if allow_pickle else _load_exported
+        try:
+            return LoadedModel(load(where, flavor), image_shape(signature), digest)
+        except PickledContentError as error:
+            raise ValueError(f"{model.address} holds a pickled model; if you trust it, add --allow-pickle") from error
+        except Exception as error:  # of whatever the model needs
+            raise ValueError(f"{model.address} cannot be loaded: {one_line(error)}") from error
+
+
+@contextmanager
+def download_model(model: RegistryModel) -> Iterator[Path]:
+    """Download a model's files for the block.
+
+    Raises:
+        ConnectionError: If the server does not answer.
+        ValueError: If they cannot be downloaded.
+    """
     import mlflow
 
     with tempfile.TemporaryDirectory(prefix="fitb-model-") as folder:
@@ -57,29 +86,40 @@ def load_model(model: RegistryModel, *, class_path: str | None = None, allow_pic
         except Exception as error:  # of stores of many kinds
             raise_if_away(error)
             raise ValueError(f"{model.address} cannot be downloaded: {one_line(error)}") from error
-        if not (where / "MLmodel").is_file():
-            return LoadedModel(_from_checkpoint(where, model.address, class_path, allow_pickle), None)
-        flavor, signature = _described(where, model.address)
-        load = _load_pickled if allow_pickle else _load_exported
-        try:
-            return LoadedModel(load(where, flavor), image_shape(signature))
-        except PickledContentError as error:
-            raise ValueError(f"{model.address} holds a pickled model; if you trust it, add --allow-pickle") from error
-        except Exception as error:  # of whatever the model needs
-            raise ValueError(f"{model.address} cannot be loaded: {one_line(error)}") from error
+        yield where
 
 
-def _described(where: Path, address: str) -> tuple[Mapping[str, Any], Any]:
+def files_digest(where: Path) -> str:
+    """SHA-256 over a model's files: their names and contents, without what MLflow writes about the registration."""
+    files = [where] if where.is_file() else sorted(path for path in where.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        if path.name in _NOT_THE_MODEL:
+            continue
+        name = path.name if path == where else path.relative_to(where).as_posix()
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _described(where: Path, address: str, *, allow_pickle: bool) -> tuple[Mapping[str, Any], Any]:
     """The PyTorch part of the file MLmodel, and the model's signature."""
     import mlflow
 
     try:
+        if (where / "MLmodel").stat().st_size > _LARGEST_DESCRIPTION:
+            raise ValueError(f"it is larger than {_LARGEST_DESCRIPTION} bytes")
         described = mlflow.models.Model.load(str(where))
     except Exception as error:  # of whatever the file holds
         raise ValueError(f"{address} has a damaged MLmodel file: {one_line(error)}") from error
-    if "pytorch" not in described.flavors:
-        raise ValueError(f"{address} must be a PyTorch model; it is {', '.join(described.flavors)}")
-    return described.flavors["pytorch"], described.signature
+    if "pytorch" not in described.flavors and not allow_pickle:
+        raise ValueError(
+            f"{address} must be a PyTorch model; it is {', '.join(described.flavors)}. If you trust it, add "
+            "--allow-pickle, and --logits to say how it is called"
+        )
+    return described.flavors.get("pytorch", {}), described.signature
 
 
 def _load_exported(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
@@ -101,11 +141,17 @@ def _load_exported(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
 
 
 def _load_pickled(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
-    """Whatever it is, by MLflow's own loader."""
+    """Whatever it is, by MLflow's own loader: a PyTorch model, or the network inside of another flavor's."""
     import mlflow
 
     with environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"}):
-        return cast(nn.Module, mlflow.pytorch.load_model(str(where), map_location="cpu"))
+        if flavor:
+            return cast(nn.Module, mlflow.pytorch.load_model(str(where), map_location="cpu"))
+        loaded = mlflow.pyfunc.load_model(str(where)).get_raw_model()
+    for found in (loaded, getattr(loaded, "model", None), getattr(loaded, "module", None)):
+        if isinstance(found, nn.Module):
+            return found
+    raise ValueError(f"there is no torch.nn.Module in it; it is a {type(loaded).__name__}")
 
 
 def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pickle: bool) -> nn.Module:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,42 +16,67 @@ from fitb_callbacks.integrations.mlflow.training_run import link_training_scores
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["alias_holder", "move_alias", "record", "tag"]
+__all__ = [
+    "EVIDENCE",
+    "AliasMovedError",
+    "alias_holder",
+    "move_alias",
+    "note_promotion",
+    "previous_holder",
+    "record",
+    "server_user",
+    "start_run",
+    "tag",
+]
+
+EVIDENCE = "check"
+"""Folder of the evidence among a run's artifacts."""
+
+_OLDEST_LOCK = 60.0  # seconds
 
 _PREFIX = "fitb"
 _VERDICT = f"{_PREFIX}.verdict"
 
 
+class AliasMovedError(RuntimeError):
+    """An alias does not point where it did."""
+
+
+def start_run(client: MlflowClient, model: RegistryModel) -> str:
+    """Create the run "registry-check" beside the training run, without a verdict yet; return its id."""
+    tags = {f"{_PREFIX}.model": model.address}
+    run = client.create_run(_experiment(client, model), run_name="registry-check", tags=tags)
+    return str(run.info.run_id)
+
+
 def record(  # noqa: PLR0913 - everything that the run holds
     client: MlflowClient,
     model: RegistryModel,
+    run_id: str,
     *,
     scores: Mapping[str, float],
     champion_scores: Mapping[str, float],
     evidence: Path,
     pictures: Mapping[str, Any],
     tags: Mapping[str, str],
-) -> str:
-    """Write the run "registry-check" beside the training run. The model itself is tagged later, by `tag`.
+) -> None:
+    """Fill the run of a check and end it. The verdict is tagged last; the model itself is tagged later, by `tag`.
 
     Args:
         client: Of the server.
         model: The candidate.
-        scores: Its scores, without prefix; linked to its LoggedModel.
+        run_id: Of `start_run`.
+        scores: The candidate's scores, without prefix; linked to its LoggedModel.
         champion_scores: The champion's.
         evidence: Folder whose files are kept with the run.
         pictures: Name to picture, shown on the run's page.
         tags: Of the run.
 
-    Returns:
-        The run's id.
-
     Raises:
-        Exception: What MLflow raises; the run is marked as failed, if the server still answers.
+        Exception: What MLflow raises; the run is then marked as failed, if the server still answers.
     """
     from mlflow.entities import LoggedModelInput, Metric
 
-    run_id: str = client.create_run(_experiment(client, model), run_name="registry-check", tags=dict(tags)).info.run_id
     now = time.time_ns() // 10**6
     try:
         if model.model_id is not None:
@@ -61,13 +88,21 @@ def record(  # noqa: PLR0913 - everything that the run holds
         client.log_batch(run_id, metrics=metrics)
         for name, picture in pictures.items():
             log_picture(client.tracking_uri, run_id, f"{_PREFIX}/{name}", picture, step=0)
-        client.log_artifacts(run_id, str(evidence), "check")
+        client.log_artifacts(run_id, str(evidence), EVIDENCE)
         link_training_scores(client, model)
+        for key, value in tags.items():
+            client.set_tag(run_id, f"{_PREFIX}.{key}", value)
         client.set_terminated(run_id, "FINISHED")
     except BaseException:
         _mark_failed(client, run_id)
         raise
-    return run_id
+
+
+def server_user(client: MlflowClient) -> str | None:
+    """The name under which this process talks to the server; None without authentication."""
+    from mlflow.utils.credentials import get_default_host_creds
+
+    return getattr(get_default_host_creds(client.tracking_uri), "username", None)
 
 
 def _mark_failed(client: MlflowClient, run_id: str) -> None:
@@ -94,11 +129,71 @@ def tag(client: MlflowClient, model: RegistryModel, tags: Mapping[str, str], ver
         client.set_logged_model_tags(model.model_id, values)
 
 
-def move_alias(client: MlflowClient, model: RegistryModel, alias: str) -> None:
-    """Move an alias to a version."""
-    assert model.name is not None
-    assert model.version is not None
-    client.set_registered_model_alias(model.name, alias, model.version)
+def move_alias(client: MlflowClient, name: str, alias: str, *, version: str, expected: str | None) -> None:
+    """Move an alias, provided that it still points where it did.
+
+    MLflow has no compare-and-set. So the move is guarded by a lock: an empty registered model ``fitb-lock.NAME.ALIAS``,
+    which the server creates for one process only, and which is deleted at once. Someone who sets the alias by hand, in
+    the milliseconds between the comparison and the move, is not held up by it.
+
+    Args:
+        client: Of the server.
+        name: Registered name.
+        alias: The alias.
+        version: Version that it shall point to.
+        expected: Version that it must still point to; None if there must be no such alias yet.
+
+    Raises:
+        AliasMovedError: If it points elsewhere, before or after; nothing was moved, or another process moved it since.
+    """
+    with _lock(client, f"{_PREFIX}-lock.{name}.{alias}"):
+        found = alias_holder(client, name, alias)
+        if found != expected:
+            raise AliasMovedError(f"{alias} points to version {found}, and no longer to {expected}; check again")
+        client.set_registered_model_alias(name, alias, version)
+        found = alias_holder(client, name, alias)
+        if found != version:
+            raise AliasMovedError(f"{alias} points to version {found}: it was moved at the same time; check again")
+
+
+@contextmanager
+def _lock(client: MlflowClient, name: str) -> Iterator[None]:
+    """Let one process at a time into the block; a lock that a dead process left is broken after a minute."""
+    from mlflow.exceptions import MlflowException
+
+    deadline = time.monotonic() + 2 * _OLDEST_LOCK
+    while True:
+        try:
+            client.create_registered_model(name, description="held while fitb moves an alias")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or time.monotonic() > deadline:
+                raise
+        with suppress(MlflowException):  # it may just have been deleted
+            age = time.time() - client.get_registered_model(name).creation_timestamp / 1000
+            if age > _OLDEST_LOCK:
+                client.delete_registered_model(name)
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        with suppress(MlflowException):
+            client.delete_registered_model(name)
+
+
+def note_promotion(client: MlflowClient, name: str, version: str, alias: str, details: Mapping[str, object]) -> None:
+    """Tag a version with the promotion that has just happened."""
+    client.set_model_version_tag(name, version, f"{_PREFIX}.promoted.{alias}", json.dumps(details))
+
+
+def previous_holder(client: MlflowClient, name: str, version: str, alias: str) -> str | None:
+    """The version that an alias pointed to before it was moved to this one, as `note_promotion` noted it."""
+    noted = client.get_model_version(name, version).tags.get(f"{_PREFIX}.promoted.{alias}")
+    try:
+        before = None if noted is None else json.loads(noted).get("from")
+    except (AttributeError, ValueError):
+        return None
+    return None if before is None else str(before)
 
 
 def alias_holder(client: MlflowClient, name: str, alias: str) -> str | None:

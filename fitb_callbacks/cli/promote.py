@@ -1,0 +1,130 @@
+"""``fitb promote``, ``fitb rollback`` and ``fitb verify``: what comes after a check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fitb_callbacks.utils.messages import on_one_line, one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
+
+__all__ = ["promote", "rollback", "verify"]
+
+_NO, _COULD_NOT = 1, 2
+_ALIAS = "champion"
+
+Model = Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS.")]
+TrackingUri = Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow server.")]
+
+
+def verify(model: Model, tracking_uri: TrackingUri = None) -> None:
+    """Recompute a recorded verdict: 0 it holds together, 1 it does not, 2 could not be looked at."""
+    console = Console()
+    with _connected("fitb verify", console, tracking_uri) as client:
+        found = _find(client, model)
+        if not _holds(client, found, console):
+            raise typer.Exit(_NO)
+        _say(console, f"[green]the verdict on {escape(found.address)} holds together[/green]")
+
+
+def promote(
+    model: Model,
+    alias: Annotated[str, typer.Option(help="Alias to move to this version.")] = _ALIAS,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Move an alias to a version whose recorded verdict is a pass and holds together: 0 moved, 1 refused."""
+    from fitb_callbacks.gate.registry import Promotion
+
+    console = Console()
+    with _connected("fitb promote", console, tracking_uri) as client:
+        wanted = Promotion(alias).alias
+        assert wanted is not None
+        found = _find(client, model)
+        if not _holds(client, found, console):
+            raise typer.Exit(_NO)
+        tags = client.get_model_version(str(found.name), str(found.version)).tags
+        if tags["fitb.verdict"] not in ("passed", "waived"):
+            _say(console, f"[red]refused[/red]: the verdict is {escape(tags['fitb.verdict'])}")
+            raise typer.Exit(_NO)
+        _move(client, str(found.name), str(found.version), wanted, digest=tags["fitb.digest"], console=console)
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(help="Registered name.")],
+    alias: Annotated[str, typer.Option(help="Alias to move back.")] = _ALIAS,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Move an alias back to the version that it pointed to before its last promotion."""
+    from fitb_callbacks.integrations.mlflow.registry import alias_holder, previous_holder
+
+    console = Console()
+    with _connected("fitb rollback", console, tracking_uri) as client:
+        holder = alias_holder(client, name, alias)
+        before = None if holder is None else previous_holder(client, name, holder, alias)
+        if before is None:
+            raise ValueError(f"it is not known to which version {alias} of {name} pointed before version {holder}")
+        digest = client.get_model_version(name, before).tags.get("fitb.digest")
+        _move(client, name, before, alias, digest=digest, console=console)
+
+
+@contextmanager
+def _connected(command: str, console: Console, tracking_uri: str | None) -> Iterator[MlflowClient]:
+    """A client for the block; every error ends the command with one line and exit code 2."""
+    try:
+        from fitb_callbacks.integrations.mlflow.client import connected
+
+        with connected(tracking_uri) as client:
+            yield client
+    except typer.Exit:
+        raise
+    except ModuleNotFoundError as error:
+        _say(console, f"[red]{command}:[/red] it needs {error.name}: pip install 'fitb-callbacks\\[check]'")
+        raise typer.Exit(_COULD_NOT) from error
+    except Exception as error:
+        expected = isinstance(error, (ConnectionError, OSError, RuntimeError, ValueError))
+        reason = on_one_line(str(error)) if expected else one_line(error)
+        _say(console, f"[red]{command}:[/red] {escape(reason)}")
+        raise typer.Exit(_COULD_NOT) from error
+
+
+def _find(client: MlflowClient, address: str) -> RegistryModel:
+    from fitb_callbacks.integrations.mlflow.lookup import find_model
+
+    return find_model(client, address)
+
+
+def _holds(client: MlflowClient, model: RegistryModel, console: Console) -> bool:
+    """Show what was found; whether all of it holds."""
+    from fitb_callbacks.gate.verify import verify as look
+
+    findings = look(client, model)
+    for finding in findings:
+        mark = "[green]yes[/green]" if finding.holds else "[red]NO [/red]"
+        _say(console, f"{mark} {escape(on_one_line(finding.text))}")
+    return all(finding.holds for finding in findings)
+
+
+def _move(client: MlflowClient, name: str, version: str, alias: str, *, digest: str | None, console: Console) -> None:
+    from fitb_callbacks.gate.evidence import utc_now
+    from fitb_callbacks.integrations.mlflow.registry import alias_holder, move_alias, note_promotion
+
+    before = alias_holder(client, name, alias)
+    if before == version:
+        _say(console, f"{alias} is already at models:/{name}/{version}")
+        return
+    move_alias(client, name, alias, version=version, expected=before)
+    note_promotion(client, name, version, alias, {"from": before, "time": utc_now(), "digest": digest})
+    _say(console, escape(f"{alias} moved from version {before} to models:/{name}/{version}"))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,176 @@
+"""Does a recorded verdict hold together: the version's tags, the run, the evidence, and the model's files?"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitb_callbacks.gate.evidence import signature
+from fitb_callbacks.utils.messages import one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
+
+__all__ = ["Finding", "verify", "verify_files"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        holds: Whether it is as it should be.
+        text: What it is, in words.
+    """
+
+    holds: bool
+    text: str
+
+
+def verify(client: MlflowClient, model: RegistryModel) -> list[Finding]:
+    """Recompute what can be recomputed of the verdict on a version, and compare it with what is recorded.
+
+    Someone who may write tags, artifacts and models can forge all of them together. With ``FITB_SIGNING_KEY`` set here
+    and where checks run, they need the key as well.
+
+    Args:
+        client: Of the server.
+        model: A version of a registered model.
+
+    Returns:
+        What was looked at; the first one that does not hold may be the last.
+
+    Raises:
+        ValueError: If the model is not a version of a registered model.
+    """
+    from fitb_callbacks.integrations.mlflow import registry
+
+    if model.name is None or model.version is None:
+        raise ValueError(f"only a version of a registered model has a recorded verdict; {model.address} is none")
+    tags = {
+        key.removeprefix("fitb."): value
+        for key, value in client.get_model_version(model.name, model.version).tags.items()
+        if key.startswith("fitb.")
+    }
+    missing = [key for key in ("verdict", "digest", "run_id") if key not in tags]
+    if missing:
+        return [Finding(False, f"{model.address} has no recorded verdict: the tag fitb.{missing[0]} is missing")]
+    findings = [Finding(True, f"the version is tagged {tags['verdict']!r} by run {tags['run_id']}")]
+    try:
+        run = client.get_run(tags["run_id"])
+        findings += _run_findings(run, tags, model.address)
+        with tempfile.TemporaryDirectory(prefix="fitb-verify-") as folder:
+            where = Path(client.download_artifacts(tags["run_id"], registry.EVIDENCE, folder))
+            findings += verify_files(where, tags["digest"])
+            verdict = json.loads((where / "verdict.json").read_text())
+    except Exception as error:  # noqa: BLE001 - of the server, the store, or what the files hold
+        return [*findings, Finding(False, f"the evidence cannot be read: {one_line(error)}")]
+    findings += _verdict_findings(verdict, tags, model.address)
+    findings += [_model_finding(model, verdict), *_chain_findings(client, verdict), *_signature_findings(tags)]
+    return findings
+
+
+def verify_files(folder: Path, digest: str) -> list[Finding]:
+    """Compare the files of a folder with its ``SHA256SUMS``, and that with a digest.
+
+    Example:
+        >>> import tempfile
+        >>> from fitb_callbacks.gate.evidence import evidence_digest
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     _ = Path(name, "verdict.json").write_text("{}")
+        ...     digest = evidence_digest(Path(name))
+        ...     [finding.holds for finding in verify_files(Path(name), digest)]
+        ...     _ = Path(name, "verdict.json").write_text("[]")
+        ...     [finding.text for finding in verify_files(Path(name), digest) if not finding.holds]
+        [True, True]
+        ['the evidence has changed: verdict.json']
+    """
+    content = (folder / "SHA256SUMS").read_bytes()
+    same = hmac.compare_digest(hashlib.sha256(content).hexdigest(), digest)
+    findings = [
+        Finding(same, f"SHA256SUMS has {'the tagged digest' if same else 'another digest than the tagged one'}")
+    ]
+    listed = dict(reversed(line.split("  ", 1)) for line in content.decode().splitlines())
+    files = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "SHA256SUMS"
+    }
+    changed = sorted(name for name in {*listed, *files} if listed.get(name) != files.get(name))
+    if changed:
+        return [*findings, Finding(False, f"the evidence has changed: {', '.join(changed)}")]
+    return [*findings, Finding(True, f"all {len(files)} files of the evidence are unchanged")]
+
+
+def _run_findings(run: Run, tags: dict[str, str], address: str) -> Iterator[Finding]:
+    wanted = {"model": address, "digest": tags["digest"], "verdict": tags["verdict"]}
+    for key, value in wanted.items():
+        found = run.data.tags.get(f"fitb.{key}")
+        if found != value:
+            yield Finding(False, f"the run's fitb.{key} is {found!r}, not {value!r}")
+    if run.info.status != "FINISHED":
+        yield Finding(False, f"the run is {run.info.status}, not FINISHED")
+
+
+def _verdict_findings(verdict: dict[str, Any], tags: dict[str, str], address: str) -> Iterator[Finding]:
+    if verdict.get("model") != address:
+        yield Finding(False, f"verdict.json is of {verdict.get('model')}, not of {address}")
+    passed = [rule.get("passed") for rule in verdict.get("rules", [])]
+    follows = "passed" if passed and all(passed) else "refused" if False in passed else "open"
+    follows = "waived" if verdict.get("waiver") and follows != "passed" else follows
+    if not follows == verdict.get("verdict") == tags["verdict"]:
+        yield Finding(
+            False, f"the tag says {tags['verdict']!r}, verdict.json {verdict.get('verdict')!r}, its rules {follows!r}"
+        )
+    scores, tagged = verdict.get("scores", {}), json.loads(tags.get("scores", "{}"))
+    if any(abs(scores.get(key, float("nan")) - value) > 1e-5 for key, value in tagged.items()):
+        yield Finding(False, "the scores among the tags are not those of verdict.json")
+    else:
+        yield Finding(True, f"verdict and scores follow from verdict.json: {follows}")
+
+
+def _model_finding(model: RegistryModel, verdict: dict[str, Any]) -> Finding:
+    from fitb_callbacks.integrations.mlflow.loading import download_model, files_digest
+
+    try:
+        with download_model(model) as where:
+            digest = files_digest(where)
+    except (ConnectionError, ValueError) as error:
+        return Finding(False, str(error))
+    same = digest == verdict.get("provenance", {}).get("model_digest")
+    return Finding(same, "the model's files are those that were checked" if same else "the model's files have changed")
+
+
+def _chain_findings(client: MlflowClient, verdict: dict[str, Any]) -> Iterator[Finding]:
+    """The evidence of the champion of that time, which this one builds on."""
+    from mlflow.exceptions import MlflowException
+
+    previous = verdict.get("provenance", {}).get("previous_digest")
+    parts = re.fullmatch(r"models:/([^/@]+)/(\d+)", verdict.get("champion") or "")
+    if previous is None or parts is None:
+        return
+    try:
+        found = client.get_model_version(parts[1], parts[2]).tags.get("fitb.digest")
+    except MlflowException:
+        yield Finding(True, f"{verdict['champion']}, the champion of that time, is gone")
+        return
+    same = found == previous
+    yield Finding(same, f"the evidence of {verdict['champion']} is " + ("the same" if same else "another one by now"))
+
+
+def _signature_findings(tags: dict[str, str]) -> Iterator[Finding]:
+    expected = signature(tags["digest"])
+    if expected is None:
+        return
+    same = hmac.compare_digest(expected, tags.get("signature", ""))
+    yield Finding(same, "the signature is right" if same else "the signature is missing or wrong")
