@@ -1,0 +1,157 @@
+"""What is recorded and promoted: on a real server, with hands that meddle and checks that race."""
+
+import json
+import threading
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from fitb_callbacks.cli import app
+from fitb_callbacks.gate.registry import Promotion, Waiver
+from fitb_callbacks.integrations.mlflow.registry import AliasMovedError, alias_holder, move_alias
+from mlflow_server import Server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server on which nothing is registered."""
+    running = Server(tmp_path_factory.mktemp("promotion"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def digits_file(tmp_path_factory, digits):
+    file = tmp_path_factory.mktemp("data") / "validation.npz"
+    np.savez(file, images=digits.tensors[0][1400:1700], labels=digits.tensors[1][1400:1700])
+    return str(file)
+
+
+def register(uri, name, network):
+    """A version of a model that nobody trained with the callback."""
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(name)
+    with mlflow.start_run():
+        info = mlflow.pytorch.log_model(
+            network.eval(),
+            name="net",
+            registered_model_name=name,
+            serialization_format="pt2",
+            input_example=np.zeros((2, 1, 8, 8), np.float32),
+            pip_requirements=["torch"],
+        )
+    return f"models:/{name}/{info.registered_model_version}"
+
+
+def fitb(uri, *arguments):
+    return CliRunner().invoke(app, [*map(str, arguments), "--tracking-uri", uri])
+
+
+def check(uri, model, data, *arguments):
+    return fitb(uri, "check", model, "--data", data, "--set", "num_masks=16", "--images-per-class", "4", *arguments)
+
+
+@pytest.mark.parametrize("alias", ["", "latest", "v1", "V12", "a b", "a/b", "ä!"])
+def test_an_alias_that_mlflow_would_refuse_is_refused_first(alias):
+    with pytest.raises(ValueError, match="an alias must be of letters"):
+        Promotion(alias)
+
+
+def test_a_waiver_has_a_name_and_a_reason():
+    with pytest.raises(ValueError, match="--waive NAME --reason TEXT"):
+        Waiver("Ada", " ")
+
+
+def test_first_version_second_version_tampering_and_rollback(server, digits_file, trained):
+    """Default rules alone; each command as a team would type it."""
+    uri, name = server.uri, "journey"
+    client = MlflowClient(uri)
+    first = register(uri, name, trained)
+    done = check(uri, first, digits_file, "--promote", "champion", "--json", "-")
+    assert done.exit_code == 0, done.output
+    verdict = json.loads(done.stdout)  # alone: MLflow's own lines go elsewhere
+    assert [rule["key"] for rule in verdict["rules"]][:2] == ["nonfinite", "coverage"]
+    assert verdict["champion"] is None
+    assert alias_holder(client, name, "champion") == "1"
+    made = verdict["provenance"]
+    assert made["data"] == digits_file
+    assert len(made["data_digest"]) == len(made["rules_digest"]) == len(made["model_digest"]) == 64
+    assert made["versions"]["torch"] == torch.__version__
+
+    torch.manual_seed(7)
+    untrained = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    bad = register(uri, name, untrained)
+    refused = check(uri, bad, digits_file, "--promote", "champion")
+    assert refused.exit_code == 1, refused.output
+    assert alias_holder(client, name, "champion") == "1"
+    assert fitb(uri, "promote", bad).exit_code == 1
+
+    waived = check(uri, bad, digits_file, "--promote", "champion", "--waive", "Ada", "--reason", "a drill")
+    assert waived.exit_code == 0, waived.output
+    assert client.get_model_version(name, "2").tags["fitb.waiver"] == "Ada: a drill"
+    assert client.get_model_version(name, "2").tags["fitb.verdict"] == "waived"
+    assert fitb(uri, "verify", f"models:/{name}@champion").exit_code == 0
+    back = fitb(uri, "rollback", name)
+    assert back.exit_code == 0, back.output
+    assert alias_holder(client, name, "champion") == "1"
+
+    assert fitb(uri, "verify", first).exit_code == 0
+    client.set_model_version_tag(name, "2", "fitb.verdict", "passed")  # by hand
+    forged = fitb(uri, "verify", bad)
+    assert forged.exit_code == 1
+    assert "the tag says 'passed', verdict.json 'waived'" in forged.output
+    third = register(uri, name, trained)
+    client.set_model_version_tag(name, "3", "fitb.verdict", "passed")
+    assert "has no recorded verdict" in fitb(uri, "verify", third).output
+    run_id = client.get_model_version(name, "1").tags["fitb.run_id"]
+    client.log_text(run_id, "{}", "check/settings.json")
+    changed = fitb(uri, "verify", first)
+    assert changed.exit_code == 1
+    assert "the evidence has changed: settings.json" in changed.output
+
+
+def test_of_two_moves_at_once_one_wins_and_the_other_says_so(server):
+    client = MlflowClient(server.uri)
+    client.create_registered_model("race")
+    for _ in range(3):
+        client.create_model_version("race", "s3://bucket/model", None)
+    client.set_registered_model_alias("race", "champion", "1")
+    for _ in range(10):
+        client.set_registered_model_alias("race", "champion", "1")
+        won, lost, start = [], [], threading.Barrier(2)
+
+        def move(version, won=won, lost=lost, start=start):
+            start.wait()
+            try:
+                move_alias(MlflowClient(server.uri), "race", "champion", version=version, expected="1")
+                won.append(version)
+            except AliasMovedError as error:
+                lost.append(str(error))
+
+        threads = [threading.Thread(target=move, args=(version,)) for version in "23"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [alias_holder(client, "race", "champion")] == won
+        (said,) = lost
+        assert "check again" in said
+    assert not [model.name for model in client.search_registered_models() if "lock" in model.name]
+
+
+def test_an_alias_moved_by_hand_is_left_alone(server):
+    client = MlflowClient(server.uri)
+    client.create_registered_model("moved")
+    for _ in range(2):
+        client.create_model_version("moved", "s3://bucket/model", None)
+    client.set_registered_model_alias("moved", "champion", "2")
+    with pytest.raises(AliasMovedError, match="champion points to version 2, and no longer to 1"):
+        move_alias(client, "moved", "champion", version="1", expected="1")
+    with pytest.raises(AliasMovedError, match="no longer to None"):
+        move_alias(client, "moved", "champion", version="1", expected=None)
+    assert alias_holder(client, "moved", "champion") == "2"
