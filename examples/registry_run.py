@@ -38,7 +38,7 @@ if __name__ == "__main__":
             pip_requirements=["torch"],
         )
 
-    rules = Rules(rules=(Rule("min", "coverage", 0.8), Rule("min", "structure", 0.3)), data="mnist")
+    rules = Rules(rules=(Rule("min", "coverage", 0.8), Rule("max", "nonfinite", 0)), data="mnist")
     checked = check_registered("models:/digits/1", rules, promotion=Promotion("champion"))
     for outcome in checked.check.outcomes:
         print(outcome.rule, "| is", round(outcome.value, 3), "|", "passed" if outcome.passed else "failed")

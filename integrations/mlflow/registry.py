@@ -167,7 +167,9 @@ def _lock(client: MlflowClient, name: str) -> Iterator[None]:
             client.create_registered_model(name, description="held while fitb moves an alias")
             break
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or time.monotonic() > deadline:
+            # the second where the lock is deleted while the server looks at it
+            held = error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+            if not held or time.monotonic() > deadline:
                 raise
         with suppress(MlflowException):  # it may just have been deleted
             age = time.time() - client.get_registered_model(name).creation_timestamp / 1000
