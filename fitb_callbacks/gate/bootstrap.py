@@ -123,7 +123,7 @@ def student_quantile(freedom: int) -> float:
         return math.tan(math.pi * (_PROBABILITY - 0.5))
     if freedom == 2:
         share = 2 * _PROBABILITY - 1
-        return share * math.sqrt(2 / (1 - share**2))
+        return float(share * math.sqrt(2 / (1 - share**2)))
     z = 1.959963984540054
     terms = (
         (z**3 + z) / 4,
@@ -131,7 +131,7 @@ def student_quantile(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return z + sum(term / float(freedom**power) for power, term in enumerate(terms, start=1))
 
 
 def check_comparable(first: FillInBlanksResult, second: FillInBlanksResult) -> None:

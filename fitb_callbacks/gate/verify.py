@@ -100,7 +100,10 @@ def verify_files(folder: Path, digest: str) -> list[Finding]:
     findings = [
         Finding(same, f"SHA256SUMS has {'the tagged digest' if same else 'another digest than the tagged one'}")
     ]
-    listed = dict(reversed(line.split("  ", 1)) for line in content.decode().splitlines())
+    listed: dict[str, str] = {}
+    for line in content.decode().splitlines():
+        hashed, _, name = line.partition("  ")
+        listed[name] = hashed
     files = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
