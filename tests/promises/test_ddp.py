@@ -17,9 +17,10 @@ from small_module import SmallModule
 from warm_process import Warm
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "ddp_run.py"
+SHARDED = SCRIPT.with_name("sharded_run.py")
 
 
-def run(folder, *, devices=2, case="plain", started_by_lightning=False):
+def run(folder, *, devices=2, case="plain", started_by_lightning=False, script=SCRIPT):
     """What each process found, and what all said; the second process is started here, as a cluster would, or not."""
     folder.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PL_", "LOCAL_RANK", "NODE"))}
@@ -30,7 +31,7 @@ def run(folder, *, devices=2, case="plain", started_by_lightning=False):
             free.bind(("127.0.0.1", 0))
             meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
         places = [{**meeting, "LOCAL_RANK": str(rank)} for rank in range(devices)]
-    processes = [Warm(SCRIPT, folder, devices, case, environment=environment | place) for place in places]
+    processes = [Warm(script, folder, devices, case, environment=environment | place) for place in places]
     done = [process.wait() for process in processes]
     said = "".join(each.stdout + each.stderr for each in done)
     assert all(each.returncode == 0 for each in done), said
@@ -82,3 +83,16 @@ def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy):
     assert len(said) == 1
     with pytest.raises(ProbeOffError, match=strategy.__name__):
         FillInBlanksCallback(on_error="raise").setup(trainer, SmallModule(), "fit")
+
+
+def test_sharded_parameters_give_the_numbers_of_one_process(tmp_path):
+    """FSDP2 through ModelParallelStrategy, over gloo."""
+    (alone,), _ = run(tmp_path / "one", devices=1, script=SHARDED)
+    ranks, _ = run(tmp_path / "two", script=SHARDED)
+    plain, _ = run(tmp_path / "without", case="without", script=SHARDED)
+    for rank, without in zip(ranks, plain, strict=True):
+        assert rank["weights"] == without["weights"]
+        assert rank["updates"] == alone["updates"]
+        for one, other in zip(alone["history"], rank["history"], strict=True):
+            for name in set(one) - {"seconds", "overhead"}:
+                assert one[name] == pytest.approx(other[name], nan_ok=True), name

@@ -79,12 +79,12 @@ def test_monitors_see_nothing_that_was_made_up(trainer, endless, loaders, order,
             seen.append(float(current))
             return super()._evaluate_stopping_criteria(current)
 
-    probe, stopping = quick_callback(), Watching("fitb/structure", mode="max", patience=50)
-    saved = ModelCheckpoint(tmp_path, monitor="fitb/structure", mode="max")
+    probe, stopping = quick_callback(), Watching("fitb/coverage", mode="max", patience=50)
+    saved = ModelCheckpoint(tmp_path, monitor="fitb/coverage", mode="max")
     callbacks = [stopping, saved]
     callbacks.insert(order, probe)
     trainer(callbacks=callbacks, enable_checkpointing=True, **STEPS).fit(SmallModule(), endless, loaders[1])
-    assert seen == pytest.approx([entry["structure"] for entry in probe.history])
+    assert seen == pytest.approx([entry["coverage"] for entry in probe.history])
     assert float(saved.best_model_score) == pytest.approx(max(seen))
 
 
