@@ -39,7 +39,11 @@ class RunJudge:
     """
 
     def __init__(self, judge: str | nn.Module | Judge | None, reference: Reference | None, errors: ErrorPolicy) -> None:
-        if not (judge is None or judge in STREAMED_JUDGES or isinstance(judge, (nn.Module, Judge))):
+        if not (
+            judge is None
+            or (isinstance(judge, str) and judge in STREAMED_JUDGES)
+            or isinstance(judge, (nn.Module, Judge))
+        ):
             raise ValueError(f"judge must be 'ridge', 'centroid', a torch.nn.Module, a Judge or None; got {judge!r}")
         if isinstance(judge, str):
             judge = STREAMED_JUDGES[judge]()

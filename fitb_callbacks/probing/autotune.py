@@ -28,7 +28,7 @@ _HOPELESS = 3
 _CLEAR = 1.2
 """A difference that one run each is enough to tell."""
 
-_RUNS = 3
+_RUNS = 2
 """Runs of each plan that are compared otherwise. The fastest counts: other programs can only make a run slower."""
 
 _PATIENCE = 1

@@ -53,6 +53,15 @@ class TakesMemoryAsItLies(nn.Module):
         return self.layers(images.as_strided(images.shape, (images[0].numel(), 144, 12, 1)))
 
 
+def apart(found, expected):
+    """How far updates are apart, relative to their size, for the image for which that is most.
+
+    Rounding is some 1e-7, and 1e-3 where it moves a ReLU over its edge. One mask of 64 is about 1e-2.
+    """
+    error = (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return error.max()
+
+
 def searched(speed, *, formats=True, pairs=None, updates_with=None, blocks=200):
     """The tuner after so many blocks, and the plans that it asked for; speed(plan) is in pairs a second."""
     tuner, asked = Tuner(Plan(128), formats=formats), []
@@ -130,6 +139,18 @@ def test_what_is_wrong_in_a_models_own_format_is_not_hidden():
         searched(lambda plan: 1.0, updates_with=broken)
 
 
+class Watched(nn.Module):
+    """A model that shows the images that go into it. A hook would not do: a probe puts hooks out of action."""
+
+    def __init__(self, model, look):
+        super().__init__()
+        self.model, self.look = model, look
+
+    def forward(self, images):
+        self.look(images)
+        return self.model(images)
+
+
 class Clock:
     """A clock on which only what a test says takes time, so that no other work on the machine counts."""
 
@@ -138,24 +159,22 @@ class Clock:
         monkeypatch.setattr("fitb_callbacks.probing.averaging.working_seconds_on", lambda device: self.now)
 
     def channels_last_is_twice_as_fast(self, model):
-        """For this model; returns a list of whether its images came in channels-last format."""
+        """The model, with a list of whether its images came in channels-last format."""
         formats = []
 
-        def work(_, arguments):
-            images = arguments[0]
+        def work(images):
             formats.append(images.is_contiguous(memory_format=torch.channels_last))
             self.now += len(images) / (2.0 if formats[-1] else 1.0)
 
-        model.register_forward_pre_hook(work)
-        return formats
+        return Watched(model, work), formats
 
 
 @pytest.mark.parametrize(
     ("make", "fits"), [(WithView, False), (TakesMemoryAsItLies, False), (lambda: convolutions(3), True)]
 )
 def test_a_model_that_does_not_work_in_channels_last_format_is_probed_in_its_own(monkeypatch, make, fits):
-    model, images = make(), torch.rand(4, 3, 12, 12)
-    formats = Clock(monkeypatch).channels_last_is_twice_as_fast(model)
+    images = torch.rand(4, 3, 12, 12)
+    model, formats = Clock(monkeypatch).channels_last_is_twice_as_fast(make())
     probe = FillInBlanks(num_masks=2048, target="predicted", tolerance=None)
     found = probe.probe(model, images)
     assert any(formats)  # it was tried
@@ -165,7 +184,7 @@ def test_a_model_that_does_not_work_in_channels_last_format_is_probed_in_its_own
     assert any(formats) == fits
     expected = dataclasses.replace(probe, chunk_size=50).probe(model, images)
     for updates in (found.updates, again.updates):
-        torch.testing.assert_close(updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
+        assert apart(updates, expected.updates) < 3e-3
 
 
 @pytest.mark.parametrize("plan", [Plan(7, channels_last=True), Plan(64, channels_last=True), Plan(1000)])
@@ -179,7 +198,7 @@ def test_every_plan_gives_the_same_numbers(monkeypatch, plan):
     monkeypatch.setattr("fitb_callbacks.probing.probe.tuner_for", lambda *_: fixed)
     other = probe.probe(model, images, labels)
     assert torch.equal(usual.kept, other.kept)
-    torch.testing.assert_close(other.updates, usual.updates, rtol=0, atol=1e-5 * usual.updates.abs().max().item())
+    assert apart(other.updates, usual.updates) < 3e-3
 
 
 @pytest.mark.parametrize("masking", ["random", "progressive"])
@@ -189,17 +208,16 @@ def test_a_probe_that_searches_gives_the_numbers_of_one_that_does_not(masking):
     found = probe.probe(model, images, labels)
     expected = dataclasses.replace(probe, chunk_size=50).probe(model, images, labels)
     assert torch.equal(found.kept, expected.kept)
-    torch.testing.assert_close(found.updates, expected.updates, rtol=0, atol=1e-5 * expected.updates.abs().max().item())
+    assert apart(found.updates, expected.updates) < 3e-3
     if masking == "progressive":
         torch.testing.assert_close(found.steps, expected.steps, rtol=0, atol=1e-4)
 
 
 def test_every_masked_image_goes_through_the_model_once_but_for_a_few():
     """The search does no work of its own, except to compare a few updates between memory formats."""
-    model, images, labels = convolutions(), torch.rand(8, 1, 12, 12), torch.arange(8) % 3
-    seen = []
-    model.register_forward_hook(lambda _, arguments, __: seen.append(len(arguments[0])))
-    FillInBlanks(num_masks=512, tolerance=None).probe(model, images, labels)
+    images, labels, seen = torch.rand(8, 1, 12, 12), torch.arange(8) % 3, []
+    model = Watched(convolutions(), lambda images: seen.append(len(images)))
+    FillInBlanks(num_masks=512, tolerance=None, fill=None).probe(model, images, labels)
     assert 8 * 512 <= sum(seen) - 2 * len(images) <= 8 * 512 + 2 * 16
 
 
