@@ -511,9 +511,9 @@ NETWORK_OF = {
     **{(data, 0): "cnn" for data in DIGITS},
     **{(data, 0): "resnet" for data in COLOUR},
     **{(data, 1): "resnet" for data in DIGITS},
-    **{(data, 1): "vit" for data in COLOUR},
+    **{(data, 1): "resnet" for data in COLOUR},
     **{(data, 2): "vit" for data in DIGITS},
-    **{(data, 2): "resnet" for data in COLOUR},
+    **{(data, 2): "vit" for data in COLOUR},
 }
 """Data set and seed to the network that is trained; formula and constants were fixed on seed 0."""
 

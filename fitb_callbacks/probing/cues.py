@@ -1,4 +1,4 @@
-"""What suffices for the right answer: classify images of which little is left."""
+"""What decides the answer: classify images of which one cue is kept, and the rest is another image's."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.nulls import permuted_patches
 
-__all__ = ["CUES", "Cue", "cue_profile", "what_is_left"]
+__all__ = ["CUES", "Cue", "cue_profile", "mixed"]
 
 CUES: Mapping[str, str] = {
-    "shading": "coarse shading (4 x 4 cells)",
+    "shading": "the coarse shading (4 x 4 cells)",
     "colour": "the mean colour",
-    "shuffled": "shuffled patches",
-    "detail": "fine detail",
+    "shuffled": "the shuffled patches",
+    "detail": "the fine detail",
     "rim": "the rim",
     "centre": "the centre",
 }
-"""Cue to what is left of an image, in words that complete "right on 97% of the images of which only ... is left"."""
+"""Cue to what is kept of an image, in words that complete "97% of the answers follow ..."."""
 
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
@@ -33,7 +33,7 @@ _SHUFFLES = 2
 
 @dataclass(frozen=True)
 class Cue:
-    """How often a model is right on images of which only one cue is left.
+    """How often a model answers by one cue alone.
 
     Attributes:
         rate: Share of the images classified as their label, in [0, 1].
@@ -53,20 +53,18 @@ class Cue:
         return (self.rate - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
-def cue_profile(
-    classify: Classify, images: Tensor, labels: Tensor, *, baseline: Tensor | float = 0.0, chunk_size: int | None = None
-) -> dict[str, Cue]:
-    """Classify what is left of the images when all but one cue is taken away. Seven forward passes over the images.
+def cue_profile(classify: Classify, images: Tensor, labels: Tensor, *, chunk_size: int | None = None) -> dict[str, Cue]:
+    """Keep one cue of each image, take the rest from an image of another class, and see which one the model names.
 
     A shortcut that is everywhere in an image (a tint, a shading, a border) has no patch that could be pointed at, but
-    it shows here: most of the image is gone and the answer stays. Whether that is a fault depends on the task, since
-    fruit may well be told by colour; compare with the champion, or with the first epochs.
+    it shows here: most of the image is another class's, and the answer stays. The mixed images look more like the
+    training data than images with something cut out would. Whether it is a fault depends on the task, since fruit may
+    well be told by colour; compare with the champion, or with the first epochs. Seven forward passes over the images.
 
     Args:
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
         images: Shape ``(N, C, H, W)``, at least one.
         labels: Shape ``(N,)``.
-        baseline: What is put where pixels are taken away (rim, centre): a number, or ``(C, 1, 1)``.
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
 
     Returns:
@@ -80,12 +78,11 @@ def cue_profile(
         >>> profile["colour"].rate, profile["shuffled"].rate
         (1.0, 1.0)
     """
-    profile = {}
+    profile, others = {}, images[_of_another_class(labels)]
     for name in CUES:
         draws = range(_SHUFFLES if name == "shuffled" else 1)
         answers = [
-            in_chunks(classify, what_is_left(name, images, baseline=baseline, seed=draw), chunk_size).argmax(dim=1)
-            for draw in draws
+            in_chunks(classify, mixed(name, images, others, seed=draw), chunk_size).argmax(dim=1) for draw in draws
         ]
         rate = sum((answer == labels).float().mean().item() for answer in answers) / len(answers)
         chance = sum(_chance(answer, labels) for answer in answers) / len(answers)
@@ -94,32 +91,46 @@ def cue_profile(
     return profile
 
 
-def what_is_left(cue: str, images: Tensor, *, baseline: Tensor | float = 0.0, seed: int = 0) -> Tensor:
-    """Take everything but one cue away.
+def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
+    """Keep one cue of some images and take the rest from others. Shuffled patches have nothing of the others.
 
     Args:
         cue: One of `CUES`.
         images: Shape ``(N, C, H, W)``.
-        baseline: As for `cue_profile`.
+        others: The same shape.
         seed: Of the shuffled patches.
 
     Returns:
-        Images of the same shape.
+        Images of the same shape, with values between the lowest and the highest of ``images``.
 
     Example:
         >>> image = torch.arange(64.0).view(1, 1, 8, 8)
-        >>> what_is_left("colour", image)[0, 0, 0, :2].tolist()
-        [31.5, 31.5]
+        >>> mixed("rim", image, torch.zeros_like(image))[0, 0, 0, :3].tolist()
+        [0.0, 1.0, 2.0]
     """
-    leave: dict[str, Callable[[], Tensor]] = {
-        "shading": lambda: _blurred(images, 4),
-        "colour": lambda: images.mean(dim=(2, 3), keepdim=True).expand_as(images).contiguous(),
-        "shuffled": lambda: permuted_patches(images, patch_size=max(1, min(images.shape[-2:]) // _SHUFFLED), seed=seed),
-        "detail": lambda: images - _blurred(images, _SHUFFLED) + images.mean(dim=(0, 2, 3), keepdim=True),
-        "rim": lambda: torch.where(_inside(images, _RIM), _filling(images, baseline), images),
-        "centre": lambda: torch.where(_inside(images, 1 / 4), images, _filling(images, baseline)),
+    of_patch = max(1, min(images.shape[-2:]) // _SHUFFLED)
+    make: dict[str, Callable[[], Tensor]] = {
+        "shading": lambda: others - _blurred(others, 4) + _blurred(images, 4),
+        "colour": lambda: others - others.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True),
+        "shuffled": lambda: permuted_patches(images, patch_size=of_patch, seed=seed),
+        "detail": lambda: images - _blurred(images, _SHUFFLED) + _blurred(others, _SHUFFLED),
+        "rim": lambda: torch.where(_inside(images, _RIM), others, images),
+        "centre": lambda: torch.where(_inside(images, 1 / 4), images, others),
     }
-    return leave[cue]()
+    low, high = images.aminmax()
+    return make[cue]().clamp(low, high)
+
+
+def _of_another_class(labels: Tensor) -> Tensor:
+    """For each image the number of one of another class, spread over all; its own where there is no other class."""
+    number = len(labels)
+    partners = torch.arange(number, device=labels.device)
+    for index in range(number):
+        turns = (index + number // 2 + torch.arange(number, device=labels.device)) % number
+        different = turns[labels[turns] != labels[index]]
+        if len(different):
+            partners[index] = different[0]
+    return partners
 
 
 def _blurred(images: Tensor, cells: int) -> Tensor:
@@ -135,10 +146,6 @@ def _inside(images: Tensor, share: float) -> Tensor:
     inside = torch.zeros(height, width, dtype=torch.bool, device=images.device)
     inside[margin : height - margin, margin : width - margin] = True
     return inside
-
-
-def _filling(images: Tensor, baseline: Tensor | float) -> Tensor:
-    return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
 
 
 def _chance(answers: Tensor, labels: Tensor) -> float:

@@ -11,7 +11,7 @@ from fitb_callbacks.utils.patch_grid import PatchGrid
 
 __all__ = ["Reliance", "reliance", "reliance_summary"]
 
-_NOISE = 2.0  # standard errors below which a patch counts as noise
+_NOISE = 3.0  # standard errors below which a patch counts as noise
 _RIDGE = 0.1  # as a share of the number of masks
 
 
@@ -19,7 +19,7 @@ def reliance(hidden: Tensor, log_p: Tensor, tried: Tensor | None = None) -> Tens
     """How much each patch's absence lowers the probability of the label, by ridge regression.
 
     Within an image, log p is replaced by its rank among the masks, so the map does not depend on the scale of the
-    logits. Effects of less than two standard errors count as none.
+    logits. Effects of less than three standard errors count as none.
 
     Args:
         hidden: Which patches each mask hides, boolean, shape ``(K, P)``.

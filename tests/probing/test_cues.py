@@ -1,11 +1,11 @@
-"""What suffices: each cue keeps what it says, and models that go by it alone are found out."""
+"""Which cue decides: each keeps what it says, and models that go by one alone are found out."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fitb_callbacks.probing.cues import CUES, cue_profile, what_is_left
+from fitb_callbacks.probing.cues import CUES, cue_profile, mixed
 
 LABELS = torch.arange(40) % 4
 
@@ -46,7 +46,7 @@ WORLDS = {
 
 
 @pytest.mark.parametrize("cue", WORLDS)
-def test_a_model_that_goes_by_one_cue_is_right_on_what_is_left(cue):
+def test_a_model_that_goes_by_one_cue_names_the_image_that_the_cue_is_from(cue):
     make, classify = WORLDS[cue]
     profile = cue_profile(classify, make(), LABELS)
     assert set(profile) == set(CUES)
@@ -72,30 +72,41 @@ def test_a_constant_answer_is_chance_even_if_one_class_dominates():
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 3, 64, 40), (1, 1, 28, 28)])
 @pytest.mark.parametrize("cue", CUES)
-def test_what_is_left_has_the_shape_of_the_images_and_leaves_them_as_they_were(cue, shape):
+def test_mixtures_have_the_shape_and_range_of_the_images_and_leave_them_as_they_were(cue, shape):
     images = torch.rand(shape)
     before = images.clone()
-    left = what_is_left(cue, images, baseline=0.5)
-    assert left.shape == images.shape
-    assert left.isfinite().all()
+    mixture = mixed(cue, images, 3 * torch.rand(shape))
+    assert mixture.shape == images.shape
+    assert mixture.min() >= images.min()
+    assert mixture.max() <= images.max()
     assert torch.equal(images, before)
 
 
-def test_rim_and_centre_leave_nothing_else_and_shuffling_loses_nothing():
-    images = torch.rand(3, 2, 28, 28) + 1
-    rim, centre = what_is_left("rim", images), what_is_left("centre", images)
-    assert (rim[..., 4:-4, 4:-4] == 0).all()
+def test_rim_and_centre_come_from_one_image_each_and_shuffling_loses_nothing():
+    images, others = torch.rand(2, 3, 2, 28, 28, generator=torch.Generator().manual_seed(0))
+    others = others.clamp(images.min(), images.max())
+    rim, centre = mixed("rim", images, others), mixed("centre", images, others)
+    assert torch.equal(rim[..., 4:-4, 4:-4], others[..., 4:-4, 4:-4])
     assert torch.equal(rim[..., :3, :], images[..., :3, :])
-    assert (centre[..., :6, :] == 0).all()
-    shuffled = what_is_left("shuffled", images)
+    assert torch.equal(centre[..., :6, :], others[..., :6, :])
+    assert torch.equal(centre[..., 8:-8, 8:-8], images[..., 8:-8, 8:-8])
+    shuffled = mixed("shuffled", images, others)
     torch.testing.assert_close(shuffled.flatten(2).sort().values, images.flatten(2).sort().values)
     assert not torch.equal(shuffled, images)
 
 
-def test_detail_has_no_shading_left():
-    detail = what_is_left("detail", shaded())
-    coarse = F.adaptive_avg_pool2d(detail, 2).flatten(1)
-    assert coarse.std(dim=1).max() < 0.25 * F.adaptive_avg_pool2d(shaded(), 2).flatten(1).std(dim=1).min()
+def test_the_rest_is_of_another_class():
+    images = torch.zeros(12, 1, 8, 8) + torch.arange(12).view(-1, 1, 1, 1)
+    labels = torch.arange(12) % 3
+    seen = []
+
+    def classify(batch):
+        seen.append(batch.clone())
+        return torch.zeros(len(batch), 3)
+
+    cue_profile(classify, images, labels)
+    inside = seen[list(CUES).index("rim") + 1][:, 0, 4, 4].long()  # shuffled patches take two passes
+    assert (labels[inside] != labels).all()
 
 
 def test_a_module_is_asked_without_gradients():
