@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fitb_callbacks.probing.judging import structure
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.structure import structure
 from fitb_callbacks.scoring.update_quality import effective_area
 
 __all__ = [
@@ -226,9 +226,14 @@ def resampled_scores(result: FillInBlanksResult, rows: Tensor) -> dict[str, Tens
             "judge_accuracy": judged,
             "judge_f1_macro": _f1(answers, labels, num_classes)[0],
             "judge_excess": (judged - null) / (1 - null) if null < 1 else torch.zeros_like(judged),
-            "structure": torch.tensor(
-                [structure(a, null, b) for a, b in zip(judged.tolist(), scores["area"].tolist(), strict=True)]
-            ),
+        }
+    if result.judge_ranks is not None:
+        knows = (2 * result.judge_ranks.double() - 1)[rows].mean(dim=1)
+        unknown = math.isnan(result.metrics["structure"])
+        suspicion = math.nan if unknown else result.metrics.get("shortcut", 0.0)
+        scores |= {
+            "knows": knows,
+            "structure": torch.tensor([structure(value, suspicion) for value in knows.tolist()], dtype=torch.float64),
         }
     return scores
 

@@ -50,7 +50,11 @@ class Cue:
     @property
     def excess(self) -> float:
         """Rate above chance, as a share of what is possible: 0 by chance, 1 if always right."""
-        return (self.rate - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
+        return self.above_chance(self.rate)
+
+    def above_chance(self, rate: float) -> float:
+        """Another rate, such as an end of the interval, on the scale of `excess`."""
+        return (rate - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
 def cue_profile(classify: Classify, images: Tensor, labels: Tensor, *, chunk_size: int | None = None) -> dict[str, Cue]:

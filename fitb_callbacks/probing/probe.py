@@ -33,6 +33,7 @@ from fitb_callbacks.probing.judging import judged
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.probing.settings import FillName, MaskingName, Normalization, ProbeSettings, TargetName, UpdateName
+from fitb_callbacks.probing.shortcuts import relies_on
 from fitb_callbacks.probing.stopping import StoppingRule
 from fitb_callbacks.probing.strategies import Masking, ProgressiveMasking, RandomMasking, Targets
 from fitb_callbacks.probing.transform import prototype
@@ -235,12 +236,19 @@ class FillInBlanks:
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
+            relied = relies_on(inputs, averaged, chunk_size=plan.chunk_size)
             fill_steps = None
             if self.fill is not None:
                 fill_steps = fill_images(inputs, plan, seed=self.seed, share=share)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
         if fill_steps is not None:
             result = replace(result, filled=fill_steps[:, -1].cpu(), fill_steps=fill_steps.cpu())
+        result = replace(
+            result,
+            metrics={**result.metrics, **relied.metrics},
+            intervals={**result.intervals, **relied.intervals},
+            reliance=relied.maps,
+        )
         return result if judge is None else judged(result, judge)
 
     def _check(self, model: nn.Module, images: Tensor, labels: Tensor | None, logits_fn: LogitsFn | None) -> Inputs:
@@ -380,6 +388,7 @@ class FillInBlanks:
             prototypes=prototypes.cpu(),
             predictions=predictions.cpu(),
             judged=None,
+            judge_ranks=None,
             metrics={name: value for name, value in result.metrics.items() if not METRICS[name].needs_judge} | rates,
             intervals=_intervals(rates, covered),
             settings={**result.settings, "normalize": self.normalize, "binarize": self.binarize},

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fitb_callbacks.plotting.tiles import Cell
 from fitb_callbacks.probing.masks import partition_masks, random_masks
+from fitb_callbacks.probing.reliance import reliance_summary
 from fitb_callbacks.scoring.classification import by_class, confusion_matrix
-from fitb_callbacks.scoring.interpretation import verdict
+from fitb_callbacks.scoring.interpretation import Spot, interpret
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ class FillInBlanksResult:
         intervals: Name of each score that is a rate to the ends of its 95% interval.
         judged: Class that the judge sees in each prototype, shape ``(N,)``; -1 where no mask was kept or it sees
             none. None without a judge.
+        judge_ranks: Share of the wrong classes that the judge ranks below the label on the filled images, or on the
+            prototypes where nothing was filled, shape ``(N,)``. None without a judge.
         class_names: Names of the classes, or None.
         steps: With progressive masks, each image after every step of the first partition, shape ``(N, S, C, H, W)``;
             None with random masks.
         filled: The images filled in until no original pixel is left, shape ``(N, C, H, W)``; None without a fill.
         fill_steps: The images after each step of that fill, shape ``(N, S, C, H, W)``; None without a fill.
-        reliance: What hiding each patch costs in log p(label), shape ``(N, rows, columns)``: positive where the model
-            relies on the patch. None if it was not measured.
+        reliance: Share of what the model relies on that lies in each patch, shape ``(N, rows, columns)``, each image's
+            sum 1, or 0 where no patch matters; see `fitb_callbacks.probing.reliance`. None if it was not measured.
 
     Example:
         >>> import torch
@@ -81,6 +84,7 @@ class FillInBlanksResult:
     settings: Mapping[str, Any]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     judged: Tensor | None = None
+    judge_ranks: Tensor | None = None
     class_names: Sequence[str] | None = None
     steps: Tensor | None = None
     out_of_time: bool = False
@@ -186,8 +190,24 @@ class FillInBlanksResult:
         return int(self.settings["num_classes"])
 
     def interpretation(self, judge: str | None = None) -> dict[str, str]:
-        """What the scores say, in words: see `fitb_callbacks.scoring.interpretation.verdict`."""
-        return verdict(self.metrics, self.intervals, num_classes=self._num_classes, judge=judge)
+        """What the scores say, in words: see `fitb_callbacks.scoring.interpretation.interpret`."""
+        covered = set(self.labels[self.covered].tolist())
+        return interpret(
+            self.metrics,
+            self.intervals,
+            num_classes=self._num_classes,
+            num_images=len(self.labels),
+            classes_without=sum(label not in covered for label in self.classes),
+            spot=self._spot(),
+            judge=judge,
+        )
+
+    def _spot(self) -> Spot | None:
+        if self.reliance is None:
+            return None
+        grid = PatchGrid.for_images(self.images, self.settings["patch_size"])
+        found = reliance_summary(self.reliance.flatten(1), grid)
+        return Spot(found.place(grid), found.area)
 
     def heading(self, title: str = "", *, judge: str | None = None) -> Heading:
         """What stands at the top of a picture of this result. Needs Pillow.

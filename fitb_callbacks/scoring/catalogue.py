@@ -11,6 +11,7 @@ __all__ = ["GROUPS", "KEY_METRICS", "METRICS", "RESAMPLED", "Group", "Metric", "
 
 Group = Literal[
     "What a judge sees",
+    "What the model relies on",
     "What the model itself sees",
     "Breadth and reliability",
     "Change since the last probe",
@@ -58,14 +59,28 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "structure": Metric(
-        meaning="The headline: does the filled-in structure show the class to a judge, broadly? The judge's excess "
-        "over chance, reduced where the update covers less than half the area that noise would",
+        meaning="The headline: what the model knows, by a judge, less what a shortcut explains: knows * (1 - shortcut)",
         better="higher",
         bounds="0 to 1",
         chance="0",
-        when_low="The model classifies by something other than the look of its classes: it is not trained, has "
-        "memorised, or follows a mark. Look at the pictures. With a judge that shares the training data a high value "
-        "does not exclude a shortcut",
+        when_low="The model is not trained, has memorised, or follows a shortcut: see knows and shortcut. With a judge "
+        "that shares the training data a high value does not exclude a shortcut. Undefined where the judge cannot tell "
+        "the classes apart (judge_ceiling)",
+        source="this package, docs/scores.md",
+        needs_judge=True,
+        group="What a judge sees",
+        default=True,
+        resampled=True,
+    ),
+    "knows": Metric(
+        meaning="What the model knows: how high a judge ranks the label on the images that the model filled in (on its "
+        "prototypes, with fill=None). 1 if always first; the share of the other classes ranked lower, less that ranked "
+        "higher",
+        better="higher",
+        bounds="-1 to 1",
+        chance="0",
+        when_low="What the model fills in does not look like the class to anyone else. It says nothing of what the "
+        "model goes by: a model that follows a mark may know the classes too",
         source="this package, docs/scores.md",
         needs_judge=True,
         group="What a judge sees",
@@ -83,7 +98,6 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         needs_judge=True,
         group="What a judge sees",
-        default=True,
         resampled=True,
         per_class=True,
     ),
@@ -109,7 +123,6 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         needs_judge=True,
         group="What a judge sees",
-        default=True,
     ),
     "judge_excess": Metric(
         meaning="Judge accuracy above the null: (judge - null) / (1 - null)",
@@ -132,6 +145,101 @@ METRICS: dict[str, Metric] = {
         needs_judge=True,
         group="What a judge sees",
         resampled=True,
+    ),
+    "shortcut": Metric(
+        meaning="How far a single cue explains the answers: the largest of the cues below as a share of the model's "
+        "own accuracy, from where it starts to count",
+        better="lower",
+        bounds="0 to 1",
+        chance="0",
+        when_low="A high value: one cue decides, whatever else is in the image. Whether that is a fault depends on the "
+        "task",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+        default=True,
+    ),
+    "spot_share": Metric(
+        meaning="Share of what the model relies on within 3 x 3 patches around the patch that matters most",
+        better="neither",
+        bounds="0 to 1",
+        chance="0.05 with 14 x 14 patches",
+        when_low="A high value: the model looks at a small spot, which may be the object or a mark",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "same_place": Metric(
+        meaning="Largest share of the images whose most important patch lies within the same 3 x 3 patches",
+        better="neither",
+        bounds="0 to 1",
+        chance="0.05 with 14 x 14 patches",
+        when_low="A high value, and a high spot_share: the model looks at the same spot in all images",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_shading": Metric(
+        meaning="Answers that follow the coarse shading (4 x 4 cells) of an image when the rest is of another class, above "
+        "chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_colour": Metric(
+        meaning="Answers that follow the mean colour of an image when the rest is of another class, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_shuffled": Metric(
+        meaning="Answers that follow the shuffled patches of an image, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_detail": Metric(
+        meaning="Answers that follow the fine detail of an image when the rest is of another class, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_rim": Metric(
+        meaning="Answers that follow the rim of an image when the inside is of another class, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_centre": Metric(
+        meaning="Answers that follow the centre of an image when the outside is of another class, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "image_accuracy": Metric(
+        meaning="The model's accuracy on the probe images themselves, unmasked",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="The model is wrong on these images: the other scores have little to go by",
+        source="this package",
+        group="What the model itself sees",
+        default=True,
     ),
     "accuracy": Metric(
         meaning="Share of the covered images' prototypes that the model itself classifies as their label "
@@ -221,7 +329,6 @@ METRICS: dict[str, Metric] = {
         when_low="The model looks at a small spot: a planted mark, or a small object",
         source="this package, docs/scores.md",
         group="Breadth and reliability",
-        default=True,
         resampled=True,
     ),
     "reliability": Metric(

@@ -4,83 +4,150 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-__all__ = ["verdict"]
+from fitb_callbacks.scoring.structure import shortcut
 
-_SMALL_AREA = 1 / (4 * math.pi)  # where it halves the headline score
+__all__ = ["Spot", "interpret"]
+
+_SHORTCUT = 0.5  # suspicion from which one cue is called a shortcut
+_SPOT_SHARE, _SAME_PLACE = 0.6, 0.8  # reliance within one spot, and images in which it is the same one
+_MARGIN = 0.1  # by which the lower bound of what the model knows has to clear chance
+_FEWEST_IMAGES, _FEWEST_PER_CLASS = 20, 2
+_CUE = {
+    "shading": "the coarse shading",
+    "colour": "the mean colour",
+    "shuffled": "what patches look like one by one, wherever they are",
+    "detail": "fine detail, whatever is in the middle",
+    "rim": "the rim",
+}
 
 
-def verdict(
+@dataclass(frozen=True)
+class Spot:
+    """Where a model looks in many images.
+
+    Attributes:
+        place: In words, such as "at the lower right".
+        area: Its share of the image, in (0, 1].
+    """
+
+    place: str
+    area: float
+
+
+def interpret(  # noqa: PLR0913 - facts of one probe, each named
     metrics: Mapping[str, float],
     intervals: Mapping[str, tuple[float, float]],
     *,
     num_classes: int,
+    num_images: int,
+    classes_without: int = 0,
+    spot: Spot | None = None,
     judge: str | None = None,
 ) -> dict[str, str]:
-    """A headline and what it rests on, for someone who sees these scores for the first time.
+    """Say what the scores mean, to someone who sees them for the first time.
 
-    There is no threshold for all data (docs/scores.md), so a good verdict only says what was measured.
+    "good" needs every class to have a prototype, enough images, no shortcut found, and a lower bound of what the model
+    knows that clears chance by a margin. It does not say that there is no shortcut.
 
     Args:
         metrics: Score name, without prefix, to value.
         intervals: Score name to the ends of its 95% interval.
         num_classes: Number of classes, at least 2.
+        num_images: Number of probe images.
+        classes_without: How many of the probed classes have no prototype.
+        spot: Where most images have what the model relies on most.
         judge: What the judge is, in words; None if that is not known.
 
     Returns:
         ``tone`` ("good", "unclear" or "bad"), ``headline`` and ``reason``.
 
     Example:
-        >>> scores = {"coverage": 1.0, "judge_accuracy": 0.9, "judge_ceiling": 1.0, "null_accuracy": 0.1, "area": 0.03}
-        >>> verdict(scores, {"judge_accuracy": (0.8, 0.95)}, num_classes=10)["headline"]
-        'The model looks at a small spot.'
+        >>> scores = {"coverage": 1.0, "knows": 0.9, "judge_ceiling": 1.0, "structure": 0.8,
+        ...           "image_accuracy": 1.0, "spot_share": 0.8, "same_place": 0.93}
+        >>> said = interpret(scores, {"knows": (0.85, 0.95)}, num_classes=10, num_images=40,
+        ...                  spot=Spot("at the lower right", 0.04))
+        >>> print(said["reason"])
+        The model is right for a spot of 4% of the image, at the lower right, in 93% of the images.
     """
     score = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    chance = 1 / num_classes
+    found = _shortcut_found(score, num_classes=num_classes, spot=spot)
+    if found is not None:
+        return found
     if (coverage := score["coverage"]) < 0.5:
         return _said(
             "unclear",
             "The model does not know these images yet.",
-            f"It predicted the label of only {coverage:.0%} of the probe images under at least one mask, and only "
-            "these have a prototype.",
+            f"It predicted the label of only {coverage:.0%} of the probe images under at least one mask.",
         )
-    if "judge_accuracy" not in score:
+    if "knows" not in score:
         return _said(
             "unclear",
-            f"The model recognises {score['accuracy_all']:.0%} of its own prototypes, which proves little.",
-            "A model recognises its own gradient. Nobody else was asked: probe with a judge, best with reference=, a "
-            "small set of images that you trust.",
+            "Nobody but the model itself was asked.",
+            f"It recognises {score.get('accuracy_all', 0.0):.0%} of its own prototypes, which proves little: a model "
+            "recognises its own gradient. Probe with a judge, best with reference=, a small set of images you trust.",
         )
-    accuracy, ceiling, null = score["judge_accuracy"], score["judge_ceiling"], score["null_accuracy"]
-    found = (
-        f"The judge{f' ({judge})' if judge else ''} sees the right class in {accuracy:.0%} of the prototypes; in noise "
-        f"it would in {null:.0%}, in the images themselves it does in {ceiling:.0%}."
-    )
-    if (ceiling - chance) / (1 - chance) < 0.25:
+    who = f"The judge ({judge})" if judge else "The judge"
+    if "structure" not in score:
         return _said(
             "unclear",
             "The judge cannot tell these classes apart.",
-            f"{found} Take another judge, and do not read structure.",
+            f"{who} is right on only {score['judge_ceiling']:.0%} of the images themselves, so there is no structure "
+            "score. Take another judge, such as a trained model.",
         )
-    if intervals["judge_accuracy"][0] <= null:
+    knows, (low, _) = score["knows"], intervals["knows"]
+    ranked = f"{who} ranks the label of what the model fills in above {(1 + knows) / 2:.0%} of the other classes"
+    if low <= 0:
         return _said(
             "bad",
             "What the model fills in does not look like the classes.",
-            f"{found} It is not trained, has memorised, or goes by something else than what the classes look like.",
+            f"{ranked}; by chance it would be 50%. The model is not trained, has memorised, or goes by something else "
+            "than what the classes look like.",
         )
-    if score.get("area", 0.0) < _SMALL_AREA:
-        return _said(
-            "bad",
-            "The model looks at a small spot.",
-            f"{found} But the updates cover {score.get('area', 0.0):.0%} of the image (noise: 32%): the objects are "
-            "small, or the model follows a planted mark. Look at the pictures.",
-        )
+    if missing := _missing(low, num_classes, num_images, classes_without):
+        return _said("unclear", f"{missing[0].upper()}{missing[1:]}.", f"{ranked}.")
     return _said(
         "good",
-        "The filled-in structure looks like the classes.",
-        f"{found} A judge that shares the training data shares its shortcuts, so look at the pictures too, and compare "
-        "with other models of the same data.",
+        "What the model fills in looks like the classes, and no shortcut was found.",
+        f"{ranked}. A judge that shares the training data shares its shortcuts, so look at the pictures too, and "
+        "compare with other models of the same data.",
     )
+
+
+def _shortcut_found(score: Mapping[str, float], *, num_classes: int, spot: Spot | None) -> dict[str, str] | None:
+    chance = 1 / num_classes
+    accuracy = (score.get("image_accuracy", 0.0) - chance) / (1 - chance)
+    if accuracy < 0.25:  # nothing that could rest on a shortcut
+        return None
+    cues = {name.removeprefix("cue_"): value for name, value in score.items() if name.startswith("cue_")}
+    suspicion, cue = shortcut(cues, accuracy)
+    if cue is not None and suspicion >= _SHORTCUT:
+        return _said(
+            "bad",
+            f"The model goes by {_CUE[cue]}.",
+            f"Where this comes from one image and the rest from an image of another class, "
+            f"{max(0.0, min(1.0, cues[cue])):.0%} of the answers follow it, chance taken off.",
+        )
+    if spot is not None and score.get("spot_share", 0) >= _SPOT_SHARE and score.get("same_place", 0) >= _SAME_PLACE:
+        return _said(
+            "bad",
+            "The model looks at one small spot.",
+            f"The model is right for a spot of {spot.area:.0%} of the image, {spot.place}, in "
+            f"{score['same_place']:.0%} of the images.",
+        )
+    return None
+
+
+def _missing(low: float, num_classes: int, num_images: int, classes_without: int) -> str:
+    """What a good word lacks; empty if nothing."""
+    if classes_without:
+        return f"{classes_without} of {num_classes} classes have no prototype"
+    if num_images < max(_FEWEST_IMAGES, _FEWEST_PER_CLASS * num_classes):
+        return f"{num_images} probe images are too few for a verdict"
+    if low < _MARGIN:
+        return "the judge is hardly better than chance on what the model fills in"
+    return ""
 
 
 def _said(tone: str, headline: str, reason: str) -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["wilson_interval"]
+from torch import Tensor
+
+__all__ = ["mean_interval", "wilson_interval"]
 
 _Z = 1.959963984540054  # 95 %
 
@@ -29,3 +31,26 @@ def wilson_interval(rate: float, number: int) -> tuple[float, float]:
     centre = (rate + shrunk / 2) / (1 + shrunk)
     half = math.sqrt(rate * (1 - rate) * shrunk + shrunk**2 / 4) / (1 + shrunk)
     return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))  # rounding must not leave it out
+
+
+def mean_interval(values: Tensor) -> tuple[float, float, float]:
+    """The mean of independent values, and the ends of its 95% interval (normal approximation).
+
+    Args:
+        values: Shape ``(N,)``.
+
+    Returns:
+        Mean, lower and upper end; NaN for all if there is no value, and for the ends if there is only one.
+
+    Example:
+        >>> import torch
+        >>> [round(value, 2) for value in mean_interval(torch.tensor([0.0, 1.0, 0.5, 0.5]))]
+        [0.5, 0.1, 0.9]
+    """
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    mean = values.double().mean().item()
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    half = _Z * values.double().std().item() / math.sqrt(len(values))
+    return mean, mean - half, mean + half

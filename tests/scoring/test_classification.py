@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
-from fitb_callbacks.probing.judging import judged, structure
+from fitb_callbacks.probing.judging import judged
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.classification import rates, self_consistency
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
@@ -64,22 +64,27 @@ def test_a_model_of_its_classes_pictures_has_structure(probed):
     result, _ = probed
     assert result.metrics["judge_accuracy"] == 1
     assert result.metrics["null_accuracy"] < 0.6
-    assert result.metrics["structure"] == pytest.approx(1)
+    assert result.metrics["knows"] == 1
+    assert result.metrics["structure"] == pytest.approx(1 - result.metrics["shortcut"])
 
 
 def test_the_same_ink_without_structure_has_none(probed):
     result, judge = probed
     shuffled = permuted_patches(result.updates, patch_size=1, seed=5)
     prototypes = (shuffled > 0.05 * shuffled.flatten(1).amax(1).view(-1, 1, 1, 1)).float()
-    broken = judged(replace(result, updates=shuffled, prototypes=prototypes), judge)
-    assert broken.metrics["structure"] < 0.3
+    broken = judged(replace(result, updates=shuffled, prototypes=prototypes, filled=prototypes), judge)
+    assert broken.metrics["knows"] < 0.6
 
 
-def test_a_spot_that_the_judge_knows_has_little_structure():
-    assert structure(1, 0.1, area=0.01) < 0.1
-    assert structure(0.1, 0.3, area=0.3) == 0
-    assert structure(0.0, 0.0, area=math.nan) == 0
-    assert structure(1.0, 1.0, area=0.3) == 0  # a judge that is always right tells nothing
+def test_a_judge_that_cannot_tell_the_classes_apart_gives_no_structure(probed):
+    result, _ = probed
+    blind = CentroidJudge()
+    blind.update(torch.rand(300, 1, 9, 9, generator=torch.Generator().manual_seed(1)), torch.arange(300) % 3)
+    found = judged(result, blind)
+    assert math.isnan(found.metrics["structure"])
+    without_cues = {name: value for name, value in found.metrics.items() if not name.startswith("cue_")}
+    said = replace(found, metrics=without_cues).interpretation()
+    assert said["headline"] == "The judge cannot tell these classes apart."
 
 
 def test_every_score_is_documented_and_within_its_interval(probed):
