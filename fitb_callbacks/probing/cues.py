@@ -17,7 +17,7 @@ from fitb_callbacks.scoring.nulls import permuted_patches
 __all__ = ["CUES", "Cue", "cue_profile", "mixed"]
 
 CUES: Mapping[str, str] = {
-    "shading": "the coarse shading (4 x 4 cells)",
+    "shading": "the coarse shading (4 x 4 cells, fewer in images below 28 pixels)",
     "colour": "the mean colour",
     "shuffled": "the shuffled patches",
     "detail": "the fine detail",
@@ -113,8 +113,9 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
         [0.0, 1.0, 2.0]
     """
     of_patch = max(1, min(images.shape[-2:]) // _SHUFFLED)
+    coarse = min(4, max(1, min(images.shape[-2:]) // 7))
     make: dict[str, Callable[[], Tensor]] = {
-        "shading": lambda: others - _blurred(others, 4) + _blurred(images, 4),
+        "shading": lambda: others - _blurred(others, coarse) + _blurred(images, coarse),
         "colour": lambda: others - others.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True),
         "shuffled": lambda: permuted_patches(images, patch_size=of_patch, seed=seed),
         "detail": lambda: images - _blurred(images, _SHUFFLED) + _blurred(others, _SHUFFLED),

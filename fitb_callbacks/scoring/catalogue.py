@@ -177,8 +177,8 @@ METRICS: dict[str, Metric] = {
         group="What the model relies on",
     ),
     "cue_shading": Metric(
-        meaning="Answers that follow the coarse shading (4 x 4 cells) of an image when the rest is of another class, above "
-        "chance",
+        meaning="Answers that follow the coarse shading (4 x 4 cells) of an image when the rest is of another class, "
+        "above chance",
         better="neither",
         bounds="-1 or more, to 1",
         chance="0",
