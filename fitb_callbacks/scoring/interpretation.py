@@ -118,8 +118,6 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
 def _shortcut_found(score: Mapping[str, float], *, num_classes: int, spot: Spot | None) -> dict[str, str] | None:
     chance = 1 / num_classes
     accuracy = (score.get("image_accuracy", 0.0) - chance) / (1 - chance)
-    if accuracy < 0.25:  # nothing that could rest on a shortcut
-        return None
     cues = {name.removeprefix("cue_"): value for name, value in score.items() if name.startswith("cue_")}
     suspicion, cue = shortcut(cues, accuracy)
     if cue is not None and suspicion >= _SHORTCUT:
@@ -129,7 +127,8 @@ def _shortcut_found(score: Mapping[str, float], *, num_classes: int, spot: Spot 
             f"Where this comes from one image and the rest from an image of another class, "
             f"{max(0.0, min(1.0, cues[cue])):.0%} of the answers follow it, chance taken off.",
         )
-    if spot is not None and score.get("spot_share", 0) >= _SPOT_SHARE and score.get("same_place", 0) >= _SAME_PLACE:
+    concentrated = score.get("spot_share", 0) >= _SPOT_SHARE and score.get("same_place", 0) >= _SAME_PLACE
+    if spot is not None and concentrated and score["coverage"] >= 0.5:
         return _said(
             "bad",
             "The model looks at one small spot.",

@@ -9,6 +9,7 @@ __all__ = ["shortcut", "structure"]
 _RAMPS = {"shading": (0.40, 0.70), "colour": (0.15, 0.40), "rim": (0.15, 0.45), "shuffled": (0.60, 0.90)}
 """Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully."""
 
+_LEAST_ACCURACY = 0.25
 _DETAIL = (0.45, 0.80)
 _CENTRE = 0.15  # as a share of the model's own: below, fine detail decides without what is in the middle
 
@@ -38,7 +39,8 @@ def shortcut(cues: Mapping[str, float], accuracy: float) -> tuple[float, str | N
 
     Args:
         cues: Cue to its excess over chance, see `fitb_callbacks.probing.cues`.
-        accuracy: The excess over chance on the whole images, in (0, 1]; at 0 or below nothing is explained.
+        accuracy: The excess over chance on the whole images, up to 1; below 0.25 there is too little to
+            explain.
 
     Returns:
         Suspicion in [0, 1], and the cue, None if it is 0.
@@ -49,7 +51,7 @@ def shortcut(cues: Mapping[str, float], accuracy: float) -> tuple[float, str | N
         >>> shortcut({"rim": 0.0, "shading": 0.2, "detail": 0.5, "centre": 0.4}, accuracy=0.95)
         (0.0, None)
     """
-    if accuracy <= 0:
+    if accuracy < _LEAST_ACCURACY:
         return 0.0, None
     shares = {name: max(0.0, excess) / accuracy for name, excess in cues.items()}
     found = {name: _ramp(shares.get(name, 0.0), *ends) for name, ends in _RAMPS.items()}
