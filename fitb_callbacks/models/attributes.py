@@ -114,7 +114,8 @@ def _held_by(function: Any) -> Iterator[Any]:
 
 def _globals_of(function: Any) -> Iterator[Any]:
     code, names = getattr(function, "__code__", None), getattr(function, "__globals__", {})
-    if code is None or getattr(function, "__module__", "").split(".")[0] in _FRAMEWORK:
+    module = getattr(function, "__module__", None)  # None: generated code, as in exported models
+    if code is None or module is None or module.split(".")[0] in _FRAMEWORK:
         return
     yield from (names[name] for name in code.co_names if isinstance(names.get(name), (list, dict, set, deque)))
 
