@@ -21,6 +21,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from fitb_callbacks.callback.callback import FillInBlanksCallback
+from fitb_callbacks.callback.errors import ProbeOffError
 from fitb_callbacks.data.batches import read_batch
 from fitb_callbacks.integrations.loggers import log_picture
 from fitb_callbacks.models.logits import classifier
@@ -96,6 +97,8 @@ def examine(path: Path, arguments: Sequence[str] = ()) -> Examination:
                 raise ValueError(f"{path} ended itself before Trainer.fit, with {error.code}") from error
         except _RefusedError:
             raise
+        except ProbeOffError as error:  # in full: it ends in the line to paste
+            raise ValueError(f"{path} cannot be probed. {error}") from error
         except Exception as error:  # the user's code may raise anything
             raise ValueError(f"{path} fails{_place(error, path)}: {one_line(error)}") from error
     raise ValueError(f"{path} never calls fit of a lightning.pytorch.Trainer")
@@ -232,8 +235,14 @@ class _Look(Callback):
             self._look("validation", trainer, pl_module, batch)
 
     def _look(self, name: str, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        images, labels = read_batch(batch, self.probing.batch_adapter)
         self.found[f"{name} batch"] = describe(batch)
+        try:
+            images, labels = read_batch(batch, self.probing.batch_adapter)
+            self._look_at(name, trainer, pl_module, images, labels)
+        except Exception:  # noqa: BLE001 - the run's own step says what its batches are
+            self.found[f"{name} images"] = "taken from what enters the network in the step"
+
+    def _look_at(self, name: str, trainer: Trainer, pl_module: LightningModule, images: Tensor, labels: Tensor) -> None:
         self.found[f"{name} images"] = f"{describe(images)}, {_range(images)}"
         self.found[f"{name} labels"] = _labels(labels)
         with trainer.precision_plugin.forward_context(), preserve_model_state(pl_module), torch.no_grad():
@@ -255,12 +264,6 @@ class _Look(Callback):
         self.found["patches"] = f"{settings['patch_size']} pixels, a share of {settings['mask_ratio']:g} of them hidden"
         shown = ("low", "high", "baseline")
         self.found["picture range"] = ", ".join(f"{name} {_numbers(settings[name])}" for name in shown)
-        hidden_at_low = self.probing.probe.baseline is None and settings["baseline"] == settings["low"]
-        if hidden_at_low and min(settings["low"]) < 0:
-            self._hint(
-                f"Images hold negative values, so hidden pixels get {_numbers(settings['baseline'])}, the lowest "
-                "found. If that is not what an empty image looks like to the model, pass baseline=."
-            )
         chosen = self.probing._images
         expected = min(chosen.max_images, chosen.images_per_class * num_classes)
         self.seconds = self._estimate(trainer, pl_module, expected)
@@ -274,12 +277,16 @@ class _Look(Callback):
         with trainer.precision_plugin.forward_context():
             while seconds < _LONG_ENOUGH and timed < self.num_masks:
                 timed = min(max(1, 2 * timed), self.num_masks)
-                started = time.perf_counter()
-                for probe in (self.probing.probe, *self.probing.further_probes.values()):
-                    short = dataclasses.replace(probe, num_masks=timed)
-                    short.probe(pl_module, images, labels, logits_fn=self.probing.logits_fn)
-                seconds = time.perf_counter() - started
-        return seconds * self.num_masks / timed * expected / len(images)
+                seconds = self._timed(pl_module, images, labels, num_masks=timed, fill=None)
+            filling = self._timed(pl_module, images, labels, num_masks=1)
+        return (seconds * self.num_masks / timed + filling) * expected / len(images)
+
+    def _timed(self, pl_module: LightningModule, images: Tensor, labels: Tensor | None, **changes: Any) -> float:
+        started = time.perf_counter()
+        for probe in (self.probing.probe, *self.probing.further_probes.values()):
+            short = dataclasses.replace(probe, **changes)
+            short.probe(pl_module, images, labels, logits_fn=self.probing.used_logits_fn)
+        return time.perf_counter() - started
 
     def _hint(self, text: str) -> None:
         if text not in self.hints:

@@ -81,7 +81,7 @@ Trainer(max_epochs=50, accelerator="cpu").fit(Probable(), batches)
     )
     assert examination.found["callback"] == "none in the Trainer; looked at with its defaults"
     hints = " ".join(examination.hints)
-    for hint in ("returns probabilities", "reach 23", "no validation", "negative values"):
+    for hint in ("returns probabilities", "reach 23", "no validation"):
         assert hint in hints
     assert [logger.kind for logger in examination.loggers] == ["TensorBoardLogger"]
     assert examination.seconds > 0
@@ -176,7 +176,7 @@ Trainer(max_epochs=50, accelerator="cpu", accumulate_grad_batches=2, logger=Fals
         ("print('nothing to train')\n", "never calls fit"),
         ("1 / 0\n", r"fails in line 12: ZeroDivisionError: division by zero"),
         ("sys.exit('no GPU')\n", "ended itself before Trainer.fit, with no GPU"),
-        (FIT.replace("batches, batches", "DataLoader([{'a': 1}])"), "found no images"),
+        (FIT.replace("batches, batches", "DataLoader([{'a': 1}])"), "fails in line 12: ValueError: not enough values"),
         (FIT.replace("SmallModule()", "SmallModule(num_classes=3)"), "labels must be from 0 to 2|out of bounds"),
     ],
 )
@@ -193,3 +193,41 @@ def test_no_such_file():
     assert "there is no file nowhere.py" in doctor("nowhere.py").output
     Path("notes.txt").touch()
     assert "takes a .py script or a .yaml configuration" in doctor("notes.txt").output
+
+
+def test_what_cannot_be_probed_is_described_with_the_line_to_paste():
+    done = doctor(
+        script(
+            """
+class Regression(SmallModule):
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.mse_loss(self(batch[0]).sum(1), batch[1].float())
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+"""
+            + FIT.replace("SmallModule", "Regression")
+        )
+    )
+    said = plain(done.output)
+    assert done.exit_code == 2
+    assert "mse_loss compares values (20,) as a regression does" in said
+    assert "The batch is a list of (float32 tensor (20, 1, 8, 8), int64 tensor (20,))" in said
+    assert "FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), logits_fn=" in said
+
+
+def test_a_run_whose_step_prepares_its_batches():
+    examination = examine(
+        script(
+            """
+class ChannelsLast(SmallModule):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch[0].permute(0, 3, 1, 2).float() / 255, batch[1]), batch_idx)
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch[0].permute(0, 3, 1, 2).float() / 255, batch[1]), batch_idx)
+batches = DataLoader(TensorDataset((images * 255).byte().permute(0, 2, 3, 1), labels), batch_size=20)
+"""
+            + FIT.replace("SmallModule", "ChannelsLast")
+        )
+    )
+    assert examination.found["validation batch"] == "a list of (uint8 tensor (20, 8, 8, 1), int64 tensor (20,))"
+    assert examination.found["validation images"] == "taken from what enters the network in the step"
