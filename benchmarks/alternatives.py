@@ -92,7 +92,9 @@ def throughput(model: SmallCNN, images: Tensor, labels: Tensor, rounds: int, clo
     probe = FillInBlanks(num_masks=MASKS, tolerance=None, baseline=0.0)
     for context in (contextlib.nullcontext(), BFLOAT16):
         with context:
-            FillInBlanks(num_masks=100 * MASKS, tolerance=1e9, baseline=0.0).probe(model, images, labels)  # finds its plan
+            FillInBlanks(num_masks=100 * MASKS, tolerance=1e9, baseline=0.0).probe(
+                model, images, labels
+            )  # finds its plan
 
     def in_bfloat16() -> None:
         with BFLOAT16:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,26 +10,41 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fitb_callbacks.cli.options import DataSet
+from fitb_callbacks.cli.console import exit_on_error, work_bar
 
 __all__ = ["demo"]
 
 
+class DemoData(StrEnum):
+    """What the demo can show."""
+
+    mnist = "mnist"
+    fashion_mnist = "fashion-mnist"
+    photos = "photos"
+
+
 def demo(
-    data: Annotated[DataSet, typer.Option(help="5,000 handwritten digits, or 70,000 pictures of clothes.")] = (
-        DataSet.mnist
-    ),
+    data: Annotated[
+        DemoData,
+        typer.Option(help="5,000 handwritten digits, 70,000 pictures of clothes, or four photographs: no training."),
+    ] = DemoData.mnist,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 5,
     output: Annotated[Path, typer.Option(help="Folder for everything but MLflow's database.")] = Path("fitb-demo"),
     mlflow_uri: Annotated[str, typer.Option(help="Address of the MLflow store.")] = "sqlite:///mlflow.db",
 ) -> None:
-    """Train a small network with the callback on, and see what it learned in TensorBoard and MLflow."""
+    """Train a small network with the callback on, and see what it learned in TensorBoard and MLflow.
+
+    With --data photos, probe EfficientNet-Lite0 as it comes from ImageNet on four photographs instead.
+    """
     console = Console()
-    if data_dir is not None and data is DataSet.mnist:
+    if data_dir is not None and data is not DemoData.fashion_mnist:
         raise typer.BadParameter(
-            "goes with --data fashion-mnist; the digits come with a package", param_hint="--data-dir"
+            "goes with --data fashion-mnist; the others come with a package", param_hint="--data-dir"
         )
+    if data is DemoData.photos:
+        _photographs(console, output)
+        return
     try:
         from fitb_callbacks.data.datasets import LOADERS
         from fitb_callbacks.demo import run_demo
@@ -66,3 +82,27 @@ def demo(
         f"  tensorboard --logdir {run.tensorboard} --samples_per_plugin images=200", highlight=False, soft_wrap=True
     )
     console.print(f"  mlflow ui --backend-store-uri {run.mlflow_uri}", highlight=False, soft_wrap=True)
+
+
+def _photographs(console: Console, output: Path) -> None:
+    with exit_on_error("fitb demo", console):
+        from fitb_callbacks import FillInBlanks
+        from fitb_callbacks.data.photographs import load_photographs
+        from fitb_callbacks.models.pretrained import efficientnet_lite0
+
+        photographs, model = load_photographs(), efficientnet_lite0()
+        images, labels = photographs.tensors
+        console.print("Probing EfficientNet-Lite0, with its ImageNet weights, on four photographs: a minute or two.")
+        with work_bar(console, "Probing", "masked images") as progress:
+            result = FillInBlanks(num_masks=64).probe(
+                model,
+                images,
+                labels,
+                class_names=photographs.classes,  # type: ignore[attr-defined]
+                progress=progress,
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        result.figure().save(output / "photos.png")
+        result.save(output / "photos.npz")
+    console.print(f"The photographs, filled in: {output / 'photos.png'}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"The result: {output / 'photos.npz'}", highlight=False, soft_wrap=True, markup=False)

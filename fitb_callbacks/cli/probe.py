@@ -20,9 +20,12 @@ __all__ = ["probe"]
 
 
 def probe(
-    checkpoint: Annotated[Path, typer.Argument(help="Lightning checkpoint or state_dict.")],
     module: options.ClassPath,
     data: Annotated[str, typer.Option(help=f"Images to probe on: {options.DATA_HELP}.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="Lightning checkpoint or state_dict; none if --class returns a model with its weights."),
+    ] = None,
     reference: options.Reference = None,
     data_dir: options.DataDir = None,
     allow_pickle: options.AllowPickle = False,

@@ -18,11 +18,12 @@ from fitb_callbacks.utils.messages import describe, one_line
 __all__ = ["load_checkpoint"]
 
 
-def load_checkpoint(path: str | os.PathLike[str], class_path: str, *, allow_pickle: bool = False) -> nn.Module:
+def load_checkpoint(path: str | os.PathLike[str] | None, class_path: str, *, allow_pickle: bool = False) -> nn.Module:
     """The model of a checkpoint, on the CPU and in evaluation mode.
 
     Args:
-        path: A Lightning checkpoint, or a ``state_dict`` as ``torch.save`` writes it.
+        path: A Lightning checkpoint, or a ``state_dict`` as ``torch.save`` writes it. None for a model that comes with
+            its weights.
         class_path: Its class, as ``package.module:Class``. A LightningModule is built from the hyperparameters in the
             checkpoint; any other ``nn.Module``, or function that returns one, is called without arguments.
         allow_pickle: Whether a checkpoint may hold any Python object. Loading one runs whatever code is in the file.
@@ -44,6 +45,8 @@ def load_checkpoint(path: str | os.PathLike[str], class_path: str, *, allow_pick
             f"--class must name a LightningModule, another torch.nn.Module, or a function that returns one; "
             f"{class_path!r} is {build!r}"
         )
+    if path is None:
+        return _built(build, class_path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {os.fspath(path)}")
     try:
@@ -59,6 +62,16 @@ def load_checkpoint(path: str | os.PathLike[str], class_path: str, *, allow_pick
         raise ValueError(f"{os.fspath(path)} {reason}{hint}") from error
     except Exception as error:  # the file and the user's class may raise anything
         raise ValueError(f"{os.fspath(path)} is not a checkpoint of {class_path}: {one_line(error)}") from error
+    return model.eval()
+
+
+def _built(build: Any, class_path: str) -> nn.Module:
+    try:
+        model = build()
+    except Exception as error:  # the user's class may raise anything
+        raise ValueError(f"--class {class_path} gives no model without a checkpoint: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--class {class_path} must return a torch.nn.Module; got {describe(model)}")  # noqa: TRY004
     return model.eval()
 
 

@@ -237,17 +237,14 @@ class FillInBlanks:
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             relied = relies_on(inputs, averaged, chunk_size=plan.chunk_size)
-            fill_steps = None
-            if self.fill is not None:
-                fill_steps = fill_images(inputs, plan, seed=self.seed, share=share)
+            fill = {} if self.fill is None else self._filled(inputs, plan, share)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
-        if fill_steps is not None:
-            result = replace(result, filled=fill_steps[:, -1].cpu(), fill_steps=fill_steps.cpu())
         result = replace(
             result,
             metrics={**result.metrics, **relied.metrics},
             intervals={**result.intervals, **relied.intervals},
             reliance=relied.maps,
+            **fill,
         )
         return result if judge is None else judged(result, judge)
 
@@ -306,6 +303,14 @@ class FillInBlanks:
         prototypes = prototypes.to(inputs.images.dtype)  # a model in half precision takes nothing else
         logits = in_chunks(inputs.classify, plan.formatted(prototypes), plan.chunk_size)
         return prototypes, logits.argmax(dim=1).where(covered, -1)
+
+    def _filled(self, inputs: Inputs, plan: Plan, share: tuple[int, int]) -> dict[str, Tensor]:
+        """The images filled in, and what the model sees in them: fields of the result."""
+        steps = fill_images(inputs, plan, seed=self.seed, share=share)
+        filled = steps[:, -1]
+        logits = in_chunks(inputs.classify, plan.formatted(filled), plan.chunk_size)
+        fields = {"filled": filled, "fill_steps": steps, "fill_predictions": logits.argmax(dim=1)}
+        return {name: tensor.cpu() for name, tensor in fields.items()}
 
     def _score(
         self,

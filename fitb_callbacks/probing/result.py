@@ -59,6 +59,7 @@ class FillInBlanksResult:
             None with random masks.
         filled: The images filled in until no original pixel is left, shape ``(N, C, H, W)``; None without a fill.
         fill_steps: The images after each step of that fill, shape ``(N, S, C, H, W)``; None without a fill.
+        fill_predictions: Class that the model predicts for each filled image, shape ``(N,)``; None without a fill.
         reliance: Share of what the model relies on that lies in each patch, shape ``(N, rows, columns)``, each image's
             sum 1, or 0 where no patch matters; see `fitb_callbacks.probing.reliance`. None if it was not measured.
 
@@ -90,6 +91,7 @@ class FillInBlanksResult:
     out_of_time: bool = False
     filled: Tensor | None = None
     fill_steps: Tensor | None = None
+    fill_predictions: Tensor | None = None
     reliance: Tensor | None = None
 
     @property
@@ -155,6 +157,7 @@ class FillInBlanksResult:
             labels = self.labels.tolist()
             indices = [labels.index(label) for label in self.classes]
         visible, (low, high), baseline = self._first_masks(), self.value_range, self._of_channels("baseline")
+        shown = self.predictions if self.fill_predictions is None else self.fill_predictions
         return [
             Cell(
                 name=self.class_name(int(self.labels[index])),
@@ -162,8 +165,8 @@ class FillInBlanksResult:
                 visible=visible,
                 update=self.updates[index],
                 prototype=self.prototypes[index] if self.covered[index] else None,
-                answer=self.class_name(int(self.predictions[index])) if self.predictions[index] >= 0 else None,
-                right=bool(self.predictions[index] == self.labels[index]),
+                answer=self.class_name(int(shown[index])) if shown[index] >= 0 else None,
+                right=bool(shown[index] == self.labels[index]),
                 low=low,
                 high=high,
                 baseline=baseline,

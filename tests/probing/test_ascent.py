@@ -133,6 +133,9 @@ def test_a_fill_keeps_nothing_and_is_recognised_by_someone_else(trained, probe_i
     blank = torch.full_like(images, filled.settings["baseline"][0])
     assert (judge(blank) == labels).float().mean() < 0.3
     assert torch.equal(filled.filled, filled.fill_steps[:, -1])
+    assert torch.equal(filled.fill_predictions, trained(filled.filled).argmax(dim=1))
+    assert (filled.fill_predictions == labels).float().mean() > 0.9
+    assert [cell.right for cell in filled.cells(range(30))] == (filled.fill_predictions == labels).tolist()
 
 
 def test_each_step_fills_its_part_and_leaves_the_rest(probe_images, filled):
