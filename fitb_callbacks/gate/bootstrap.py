@@ -77,16 +77,17 @@ def differences(
 
 
 def rate_rises(champion: FillInBlanksResult, candidate: FillInBlanksResult) -> dict[str, tuple[float, float, float]]:
-    """How much higher each rate of the candidate is than the champion's, with a 95% interval.
+    """How much higher each score of the candidate is than the champion's, with a 95% interval where both have one.
 
     From the interval of each rate (Newcombe, 1998, method 10). That both are of the same images is not used, which
     makes the intervals wider than they need be.
     """
     rises = {}
-    for key in candidate.intervals.keys() & champion.intervals.keys():
+    for key in candidate.metrics.keys() & champion.metrics.keys():
         after, before = candidate.metrics[key], champion.metrics[key]
-        (after_low, after_high), (before_low, before_high) = candidate.intervals[key], champion.intervals[key]
-        rise = after - before
+        rise, unknown = after - before, (math.nan, math.nan)
+        after_low, after_high = candidate.intervals.get(key, unknown)
+        before_low, before_high = champion.intervals.get(key, unknown)
         low = rise - math.hypot(after - after_low, before_high - before)
         rises[key] = (rise, low, rise + math.hypot(after_high - after, before - before_low))
     return rises

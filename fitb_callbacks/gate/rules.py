@@ -72,8 +72,8 @@ class Rule:
             near = get_close_matches(self.key, allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
             raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
-        if self.kind == "max_rise" and (self.key == PEER_ACCURACY or METRICS[self.key].bounds != "0 to 1"):
-            raise ValueError(f"max_rise goes with scores from 0 to 1 that both models have; got {self.key!r}")
+        if self.kind == "max_rise" and self.key == PEER_ACCURACY:
+            raise ValueError(f"max_rise goes with scores that both models have; got {self.key!r}")
         if self.kind == "max_drop" and self.key not in RESAMPLED:
             hint = ", as the two models judge each other; use min" if self.key == PEER_ACCURACY else ""
             raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
