@@ -19,7 +19,7 @@ def coloured(classes, height=28, width=28):
     """A probe of blue images whose prototypes are green, and right."""
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, classes))
     images = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(classes, 3, height, width)
-    result = FillInBlanks(num_masks=1).probe(model, images, torch.arange(classes))
+    result = FillInBlanks(num_masks=1, fill=None).probe(model, images, torch.arange(classes))
     return dataclasses.replace(
         result,
         prototypes=images.roll(-1, dims=1),

@@ -323,8 +323,8 @@ def test_runs_out_of_memory_once_then_takes_smaller_chunks(trained, probe_images
             return self.net(x)
 
     tight = Tight(trained)
-    small = FillInBlanks(num_masks=30, chunk_size=200).probe(tight, *probe_images)
-    whole = FillInBlanks(num_masks=30, chunk_size=200).probe(trained, *probe_images)
+    small = FillInBlanks(num_masks=30, chunk_size=200, fill=None).probe(tight, *probe_images)
+    whole = FillInBlanks(num_masks=30, chunk_size=200, fill=None).probe(trained, *probe_images)
     assert torch.equal(small.kept, whole.kept)
     assert torch.allclose(small.updates, whole.updates, atol=1e-6)
     assert 0 < tight.failures < 6  # halved a few times, then never again
