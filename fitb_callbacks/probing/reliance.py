@@ -36,11 +36,14 @@ def reliance(hidden: Tensor, log_p: Tensor, tried: Tensor | None = None) -> Tens
         [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     """
     rows = torch.full((log_p.shape[1],), len(log_p)) if tried is None else tried.clamp(max=len(log_p)).cpu()
-    maps = torch.zeros(log_p.shape[1], hidden.shape[1])
+    # Whatever precision the model is run in, a training in 16 or 64 bits, too
+    maps = torch.zeros(log_p.shape[1], hidden.shape[1], dtype=torch.float32)
     for number in rows.unique().tolist():
         images = (rows == number).nonzero().flatten()
         if number >= 3:
-            maps[images] = _maps(hidden[:number].cpu().float(), log_p[:number, images.to(log_p.device)].cpu().float())
+            seen = log_p[:number, images.to(log_p.device)].cpu().float()
+            with torch.autocast("cpu", enabled=False):
+                maps[images] = _maps(hidden[:number].cpu().float(), seen)
     return maps
 
 
@@ -50,7 +53,7 @@ def _maps(hidden: Tensor, log_p: Tensor) -> Tensor:
     design = hidden - hidden.mean(dim=0)
     gram = design.T @ design
     penalty = _RIDGE * number * hidden.var(dim=0, correction=0).mean().clamp(min=1e-12)
-    inverse = torch.linalg.inv(gram + penalty * torch.eye(size))
+    inverse = torch.linalg.inv(gram + penalty * torch.eye(size, dtype=gram.dtype))
     effects = inverse @ (design.T @ ranks)
     left = ranks - design @ effects
     freedom = max(1.0, number - 1 - float((inverse * gram).sum()))
@@ -65,7 +68,7 @@ def _ranks(values: Tensor) -> Tensor:
     order = values.sort(dim=0).values
     low = torch.searchsorted(order.T.contiguous(), values.T.contiguous())
     high = torch.searchsorted(order.T.contiguous(), values.T.contiguous(), right=True)
-    ranks = ((low + high) / 2).T
+    ranks = ((low + high) / 2).T.to(values.dtype)
     ranks = ranks - ranks.mean(dim=0)
     return ranks / ranks.square().mean(dim=0).sqrt().clamp(min=1e-12)
 

@@ -84,3 +84,16 @@ def test_the_summary_tells_a_mark_from_an_object():
 )
 def test_places_have_names(row, column, words):
     assert Reliance(1, 0.1, 1, row, column, 0.1).place(GRID) == words
+
+
+def test_the_precision_of_a_training_does_not_matter():
+    hidden = torch.rand(200, 9, generator=torch.Generator().manual_seed(0)) < 0.25
+    log_p = -4.0 * hidden[:, 5:6].float()
+    expected = reliance(hidden, log_p)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(reliance(hidden, log_p), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(reliance(hidden, log_p), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
