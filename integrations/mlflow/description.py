@@ -1,15 +1,17 @@
-"""What a run's page in MLflow says of its probes: a description, a tag and parameters."""
+"""What a run's page in MLflow says of its probes: a description and a tag.
+
+The settings are a line of the description, and no parameters of the run: MLflow prints these above every picture.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.scoring.catalogue import KEY_METRICS
 
-__all__ = ["ARTIFACTS", "REPORT", "merged", "missing_params", "page_entries"]
+__all__ = ["ARTIFACTS", "REPORT", "merged", "page_entries"]
 
 REPORT = "fitb/report.html"
 """Where the report of a run is, among its artifacts."""
@@ -19,7 +21,6 @@ ARTIFACTS = "{artifacts}"
 
 _SIGNS = {"good": "✓", "bad": "✗", "unclear": "?"}
 _MOST_SCORES = 4
-_LONGEST_VALUE = 500
 
 
 def page_entries(record: Record) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def page_entries(record: Record) -> dict[str, Any]:
         record: Of that probe.
 
     Returns:
-        ``tags`` and ``params`` by name; ``section``, the name of the part of the description that is about this probe,
+        ``tags`` by name; ``section``, the name of the part of the description that is about this probe,
         and ``text``, that part as Markdown.
 
     Example:
@@ -39,15 +40,13 @@ def page_entries(record: Record) -> dict[str, Any]:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
         >>> entries = page_entries(make_record(result))
-        >>> sorted(entries["tags"]), entries["params"]["fitb/num_masks"]
-        (['fitb.verdict'], '8')
+        >>> sorted(entries["tags"]), "num_masks 8" in entries["text"]
+        (['fitb.verdict'], True)
     """
-    prefix, verdict, settings = record["prefix"], record["verdict"], record["settings"]
-    masking = settings["masking"]
+    prefix, verdict = record["prefix"], record["verdict"]
     return {
         "tags": {f"{prefix}.verdict": f"{_SIGNS[verdict['tone']]} {verdict['headline']}"},
-        "params": {f"{prefix}/{name}": _value(value) for name, value in settings.items()},
-        "section": f"{prefix} {masking}",
+        "section": f"{prefix} {record['settings']['masking']}",
         "text": _text(record),
     }
 
@@ -83,15 +82,7 @@ def _text(record: Record) -> str:
         f"{record['settings']['masking']} masks. Look at **{record['prefix']}/at_a_glance** and "
         f"**{record['prefix']}/prototypes** under *Model metrics*. When the training has ended, "
         f"[the report]({ARTIFACTS}/{REPORT}) shows every epoch.",
+        "",
+        "Settings: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in record["settings"].items()) + ".",
     ]
     return "\n".join(lines)
-
-
-def _value(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:_LONGEST_VALUE]
-
-
-def missing_params(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that a run does not have yet: MLflow refuses to change one."""
-    return {name: value for name, value in wanted.items() if name not in present}

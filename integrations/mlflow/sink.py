@@ -19,7 +19,6 @@ from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.mlflow.description import (
     ARTIFACTS,
     merged,
-    missing_params,
     page_entries,
 )
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
@@ -46,6 +45,7 @@ __all__ = [
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
+_CARD_SHAPE = 1.3  # width by height of what a card shows
 _THUMBNAIL = (512, 216)  # most pixels; a card shows at most that many in height, and shrinks what is wider than it
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
 
@@ -94,8 +94,9 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     image = Image.fromarray(picture)
     scale = min(1.0, *(most / side for most, side in zip(_THUMBNAIL, image.size, strict=True)))
     small = image.resize([max(1, int(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    thumbnail = Image.new("RGB", (max(small.size), max(small.size)), "white")
-    thumbnail.paste(small)
+    side = max(small.width, round(_CARD_SHAPE * small.height))
+    thumbnail = Image.new("RGB", (side, side), "white")
+    thumbnail.paste(small, ((side - small.width) // 2, 0))
     parcel = _parcel(tracking_uri, run_id, step, {})
     key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
@@ -166,8 +167,8 @@ def deliver(parcel: Path) -> None:
 
 
 def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> None:
-    """Write description, tags and parameters; what others wrote there stays."""
-    from mlflow.entities import Param, RunTag
+    """Write description and tags; what others wrote there stays."""
+    from mlflow.entities import RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     run = client.get_run(run_id)
@@ -176,7 +177,6 @@ def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> N
     description = merged(run.data.tags.get(MLFLOW_RUN_NOTE, ""), page["section"], text)
     client.log_batch(
         run_id,
-        params=[Param(name, value) for name, value in missing_params(page["params"], run.data.params).items()],
         tags=[RunTag(name, value) for name, value in {**page["tags"], MLFLOW_RUN_NOTE: description}.items()],
     )
 

@@ -20,7 +20,10 @@ def run(trainer, loaders, tmp_path):
     client = MlflowClient(uri)
     client.set_tag(logger.run_id, NOTE, "My own notes.")
     client.log_param(logger.run_id, "fitb/seed", "mine")
-    probes = [FillInBlanksCallback(num_masks=8, prefix=prefix, on_error="raise") for prefix in ("fitb", "other")]
+    probes = [
+        FillInBlanksCallback(num_masks=8, prefix=prefix, max_overhead=None, on_error="raise")
+        for prefix in ("fitb", "other")
+    ]
     trainer(callbacks=probes, logger=logger, max_epochs=2).fit(SmallModule(), *loaders)
     return client, client.get_run(logger.run_id), probes[0]
 
@@ -37,8 +40,9 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert "Epoch 0," not in description
     assert description.count("| score | value |") == 2
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
-    assert run.data.params["fitb/seed"] == "mine"
-    assert run.data.params["other/masking"] == "random"
+    assert 'masking "random"' in description
+    ours = {name for name in run.data.params if name.startswith(("fitb/", "other/"))}
+    assert ours == {"fitb/seed"}  # MLflow prints parameters above every picture
 
 
 def test_the_report_is_among_the_artifacts(run, tmp_path):
