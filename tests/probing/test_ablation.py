@@ -1,5 +1,6 @@
 import csv
 import itertools
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,14 @@ class Counting(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3))
-        self.seen = 0
+        self._seen = array("q", [0])  # a counter that a probe does not put back, as it would an integer
+
+    @property
+    def seen(self):
+        return self._seen[0]
 
     def forward(self, images):
-        self.seen += len(images)
+        self._seen[0] += len(images)
         return self.layers(images)
 
 
