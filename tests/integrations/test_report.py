@@ -39,7 +39,12 @@ def run(tmp_path_factory, digits):
         run_name="first",
     )
     probe = FillInBlanksCallback(
-        max_overhead=None, num_masks=16, class_names=NAMES, masking=("random", "progressive"), on_error="raise"
+        max_overhead=None,
+        num_masks=16,
+        class_names=NAMES,
+        masking=("random", "progressive"),
+        on_error="raise",
+        fill=None,
     )
     loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow]
     trainer = quiet_trainer(folder, max_epochs=4, callbacks=[probe], logger=loggers)

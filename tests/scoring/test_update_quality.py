@@ -25,7 +25,10 @@ def test_reliability_predicts_the_correlation_of_two_full_probes():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(100, 64), nn.Tanh(), nn.Linear(64, 3))
     one, other = (
-        FillInBlanks(num_masks=64, seed=seed, target="predicted").probe(model, images, labels) for seed in (1, 2)
+        FillInBlanks(num_masks=64, seed=seed, target="predicted", baseline="low", fill=None).probe(
+            model, images, labels
+        )
+        for seed in (1, 2)
     )
     correlation = [
         np.corrcoef(a.flatten(), b.flatten())[0, 1]
@@ -48,9 +51,9 @@ def test_standard_error_is_the_spread_of_the_mean_over_seeds(adjust):
     images, labels = torch.rand(2, 1, 6, 6), torch.tensor([0, 1])
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 2))
     probes = [
-        FillInBlanks(num_masks=32, mask_ratio=0.5, seed=seed, target="predicted", adjust=adjust).probe(
-            model, images, labels
-        )
+        FillInBlanks(
+            num_masks=32, mask_ratio=0.5, baseline="low", fill=None, seed=seed, target="predicted", adjust=adjust
+        ).probe(model, images, labels)
         for seed in range(40)
     ]
     spread = torch.stack([probe.updates for probe in probes]).std(0).mean()
