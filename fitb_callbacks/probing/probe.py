@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +237,7 @@ class FillInBlanks:
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             relied = relies_on(inputs, averaged, chunk_size=plan.chunk_size)
-            fill = {} if self.fill is None else self._filled(inputs, plan, share)
+            fill: dict[str, Any] = {} if self.fill is None else self._filled(inputs, plan, share)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
         result = replace(
             result,
