@@ -34,8 +34,7 @@ def log_picture(logger: Logger, name: str, picture: Picture, step: int) -> bool:
 
     Example:
         >>> import numpy as np
-        >>> import lightning.pytorch.loggers as lightning_loggers
-    from lightning.pytorch.loggers import CSVLogger
+        >>> from lightning.pytorch.loggers import CSVLogger
         >>> class PrintingLogger(CSVLogger):
         ...     pass
         >>> @log_picture.register
@@ -59,8 +58,7 @@ def log_scores(logger: Logger, scores: Mapping[str, float], step: int) -> None:
         step: The step at which the epoch's metrics are logged.
 
     Example:
-        >>> import lightning.pytorch.loggers as lightning_loggers
-    from lightning.pytorch.loggers import CSVLogger
+        >>> from lightning.pytorch.loggers import CSVLogger
         >>> logger = CSVLogger(".")
         >>> log_scores(logger, {"fitb/coverage": 0.5}, step=7)
         >>> logger.experiment.metrics
