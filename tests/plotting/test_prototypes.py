@@ -98,7 +98,7 @@ def test_right_wrong_and_missing_answers_differ_in_colour_and_sign():
 
     kept, predictions = right.kept.clone(), right.predictions.clone()
     kept[3], predictions[3] = 0, -1
-    picture = draw(dataclasses.replace(right, kept=kept, predictions=predictions))
+    picture = draw(dataclasses.replace(right, kept=kept, predictions=predictions, reliance=None))
     assert len(tiles(picture, GREEN)) == 9
     assert [sides(tile) for tile in tiles(picture, EMPTY)] == [(196, 196), (84, 84)]  # prototype and map
 
