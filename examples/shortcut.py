@@ -93,9 +93,9 @@ def train(name, train_set, validation_set, trusted, folder, epochs):  # noqa: PL
 def side_by_side(runs):
     """The grid of each run, with its scores above."""
     font, bold = ImageFont.load_default(size=34), ImageFont.load_default(size=44)
-    panels = []
+    panels, tallest = [], max(grid.height for _, grid in runs.values())
     for title, (scores, grid) in runs.items():
-        panel = Image.new("RGB", (grid.width + 40, grid.height + 120 + 48 * len(scores)), "white")
+        panel = Image.new("RGB", (grid.width + 40, tallest + 120 + 48 * len(scores)), "white")
         draw = ImageDraw.Draw(panel)
         draw.text((34, 20), f"trained on {title}", (40, 40, 40), bold)
         for row, (score, value) in enumerate(scores.items()):
