@@ -284,7 +284,6 @@ def bad_data(folder):
         (GOOD, ["--min", "coverge=0.5"], "there is no score 'coverge'; did you mean coverage?"),
         (GOOD, ["--min", "coverage"], "--min must be KEY=VALUE; got 'coverage'"),
         (GOOD, ["--min", "coverage=high"], "min of coverage must be a finite number; got 'high'"),
-        (GOOD, ["--max-drop", "coverage=0.1"], "needs a champion: --champion"),
         (GOOD, [*RULES, "--set", "num_maks=3"], "the probe has no setting num_maks"),
         (GOOD, [*RULES, "--set", "num_masks=0"], "num_masks must be an integer >= 1; got 0"),
         (GOOD, [*RULES, "--rules", "lost.yaml"], "there is no file of rules lost.yaml"),
@@ -313,6 +312,14 @@ def test_bad_input_is_said_in_a_line_and_nothing_is_written(registered, tmp_path
     assert json.loads((tmp_path / "verdict.json").read_text())["verdict"] == "could not be checked"
     (case,) = (case for suite in JUnitXml.fromfile("junit.xml") for case in suite)
     assert case.is_error
+
+
+def test_a_rule_that_compares_needs_something_to_compare_with(registered):
+    """A version is compared with the alias "champion" unasked; a checkpoint's file has no such neighbour."""
+    file = next(registered.folder.rglob("*.ckpt"))
+    done = registered.check(str(file), "--class", "small_module:SmallModule", "--max-drop", "coverage=0.1")
+    assert done.exit_code == 2, done.output
+    assert "needs a champion: --champion" in done.output
 
 
 def checked(store, kill_at):
