@@ -222,11 +222,11 @@ def figures(
         results["random", ("Fashion-MNIST", "ResNet5", 0.0, 0)],
     )
     steps = results["progressive", ("MNIST", "CNN", 0.0, 0)]
-    three = budget.images_per_class * 3
+    three = next(cell for cell in [mnist_result.cells()[3], *mnist_result.cells()] if cell.prototype is not None)
     yield (
         "Figure 1: filling the blanks",
-        "CNN on MNIST: a masked 3, the update, and the fill.",
-        fill_figure(mnist_result.cells([three])[0]),
+        f"CNN on MNIST: a masked {three.name}, the update, and the fill.",
+        fill_figure(three),
     )
     yield (
         "Figure 2a: prototypes of digits",

@@ -24,8 +24,12 @@ def fill_figure(cell: Cell) -> Picture:
 
     Returns:
         Height x width x 3, uint8.
+
+    Raises:
+        ValueError: If the cell has no prototype, since no mask of it was kept.
     """
-    assert cell.prototype is not None
+    if cell.prototype is None:
+        raise ValueError(f"cell {cell.name!r} has no prototype: no mask of it was kept")
     low, high, visible = cell.low, cell.high, cell.visible[0]
     tiles = {
         "image": to_rgb(cell.image, low, high),

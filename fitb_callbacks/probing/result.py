@@ -143,7 +143,8 @@ class FillInBlanksResult:
         """What pictures show of some images.
 
         Args:
-            indices: Which images; None for the first of each class, in the order of `classes`.
+            indices: Which images; None for one of each class, in the order of `classes`: its first image that has a
+                prototype, or its first image if none has. Not the best one, which would change from epoch to epoch.
 
         Example:
             >>> import torch
@@ -154,8 +155,7 @@ class FillInBlanksResult:
             ['0', '1', '2']
         """
         if indices is None:
-            labels = self.labels.tolist()
-            indices = [labels.index(label) for label in self.classes]
+            indices = [self._shown_image(label) for label in self.classes]
         visible, (low, high), baseline = self._first_masks(), self.value_range, self._of_channels("baseline")
         shown = self.predictions if self.fill_predictions is None else self.fill_predictions
         return [
@@ -176,6 +176,10 @@ class FillInBlanksResult:
             )
             for index in indices
         ]
+
+    def _shown_image(self, label: int) -> int:
+        of_class = (self.labels == label).nonzero()[:, 0].tolist()
+        return next((index for index in of_class if self.covered[index]), of_class[0])
 
     def _of_channels(self, setting: str) -> Tensor:
         return torch.tensor(self.settings[setting], dtype=self.images.dtype)[:, None, None]
