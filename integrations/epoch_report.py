@@ -14,7 +14,7 @@ from fitb_callbacks.integrations.record import Record, make_record
 from fitb_callbacks.plotting.tiles import Picture, main_tile
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.scoring.catalogue import KEY_METRICS, class_key
+from fitb_callbacks.scoring.catalogue import KEY_METRICS, ScoresName, class_key
 from fitb_callbacks.scoring.classification import answer_counts
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
     prefix: str,
     judge: str | None,
     draw: bool = True,
-    all_scores: bool = True,
+    scores: ScoresName = "key",
 ) -> Logged:
     """Make what the loggers get.
 
@@ -66,15 +66,16 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
         prefix: What the keys begin with.
         judge: The judge in words.
         draw: Whether to make pictures and records, which need Pillow.
-        all_scores: Whether to log every score, also for each class, rather than the key ones only. Records, and so the
+        scores: "key" for the few of `KEY_METRICS`, "all" for every one, also for each class. Records, and so the
             report, always hold all.
     """
     drawn = results if draw else []
     pictures = _pictures(drawn, timelines, epoch=epoch, prefix=prefix, judge=judge) if draw else {}
-    logged = {name: value for name, value in metrics.items() if all_scores or name.rpartition("/")[2] in KEY_METRICS}
-    scores = {f"{prefix}/{name}": value for name, value in logged.items()}
-    if all_scores:
-        scores |= _of_classes(results[0], prefix)
+    everything = scores == "all"
+    chosen = {name: value for name, value in metrics.items() if everything or name.rpartition("/")[2] in KEY_METRICS}
+    logged = {f"{prefix}/{name}": value for name, value in chosen.items()}
+    if everything:
+        logged |= _of_classes(results[0], prefix)
     times = {name: metrics[name] for name in ("seconds", "overhead")}
     records = [
         make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
@@ -82,7 +83,7 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
     ]
     return Logged(
         step=step,
-        scores={key: value for key, value in scores.items() if not math.isnan(value)},
+        scores={key: value for key, value in logged.items() if not math.isnan(value)},
         pictures={f"{prefix}/{name}": picture for name, picture in pictures.items()},
         records=records,
     )

@@ -48,6 +48,7 @@ from fitb_callbacks.models.observation import Observation
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.probing.settings import MaskingName, SharedSettings
+from fitb_callbacks.scoring.catalogue import ScoresName
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.distributed import OtherRankError, all_or_none, all_reduce_max
 from fitb_callbacks.utils.messages import one_line
@@ -81,8 +82,7 @@ class FillInBlanksCallback(Callback):
 
     Scores can be monitored on every rank, under ``prefix/name`` (see `fitb_callbacks.scoring.catalogue.METRICS`). A
     score that is undefined is neither logged nor monitored: while it is missing, EarlyStopping waits for it and
-    ModelCheckpoint keeps the latest weights. The first 20 classes have scores of their own in
-    the loggers, under ``prefix_by_class/name class``; `result.per_class` has those of all.
+    ModelCheckpoint keeps the latest weights. `result.per_class` has the scores of each class.
 
     Pictures are logged under ``prefix/prototypes``, ``prefix/confusion`` and ``prefix/timeline``. In a notebook, the
     training's cell shows the last probe.
@@ -108,6 +108,9 @@ class FillInBlanksCallback(Callback):
             tensors, a data set or a data loader, prepared as for the model. Read once, before training.
         class_names: One name a class. None takes the ``classes`` of the data set, data module or model, if any.
         prefix: What the keys begin with. Two callbacks in one Trainer need different ones.
+        scores: Which scores the loggers get. "key" for the eight that a person should read; "all" for every one, also
+            of each of the first 20 classes, under ``prefix_by_class/name class``. Monitors, `history` and `fitb report`
+            have all of them either way.
         on_error: "warn" logs each kind of error once, and training goes on; "raise" ends training.
         max_overhead: Share of the training's time that probes may take, above 0; None for any. If there is not enough
             time, there are fewer masks, then fewer images, then not every chance to probe is taken. The size found in
@@ -144,6 +147,7 @@ class FillInBlanksCallback(Callback):
         reference: Reference | None = None,
         class_names: Sequence[str] | None = None,
         prefix: str = "fitb",
+        scores: ScoresName = "key",
         on_error: Literal["warn", "raise"] = "warn",
         max_overhead: float | None = 0.05,
         audit: bool = False,
@@ -161,6 +165,7 @@ class FillInBlanksCallback(Callback):
         self.probe = probes.pop(maskings[0])
         self.further_probes = probes
         check_choice("audit", audit, (True, False))
+        check_choice("scores", scores, get_args(ScoresName))
         for name, function in (("batch_adapter", batch_adapter), ("logits_fn", logits_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable or None; got {function!r}")
@@ -180,7 +185,7 @@ class FillInBlanksCallback(Callback):
         if probe_images is not None:
             batches_of(probe_images, name="probe_images")
         self.batch_adapter, self.logits_fn = batch_adapter, logits_fn
-        self.class_names, self.prefix, self.audit = class_names, prefix, audit
+        self.class_names, self.prefix, self.scores, self.audit = class_names, prefix, scores, audit
         self.judge, self.reference = judge, reference
         self.probe_images, self.probe_on, self.dataloader_idx = probe_images, stages, dataloader_idx
         self.max_overhead = max_overhead
@@ -310,7 +315,7 @@ class FillInBlanksCallback(Callback):
         self._schedule.reset()
         self._budget = TimeBudget(self.max_overhead)
         self._run_judge = RunJudge(self.judge, self.reference, self._errors)
-        self._reporter = Reporter(self._errors)
+        self._reporter = Reporter(self._errors, self.scores)
         self._last_probes = {}
         self._forget_steps()
 

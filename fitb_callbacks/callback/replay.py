@@ -21,6 +21,7 @@ from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
 from fitb_callbacks.probing.probe import FillInBlanks, Progress
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.catalogue import ScoresName
 from fitb_callbacks.scoring.judges import StreamedJudge, judge_from_state
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import one_line
@@ -245,7 +246,7 @@ def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | No
 
 
 def log_replay(
-    series: Iterable[Replayed], loggers: Sequence[Logger], *, prefix: str, judge: str | None
+    series: Iterable[Replayed], loggers: Sequence[Logger], *, prefix: str, judge: str | None, scores: ScoresName = "key"
 ) -> list[dict[str, float]]:
     """Log each probe as it comes, at the step at which the callback would have logged it.
 
@@ -254,12 +255,13 @@ def log_replay(
         loggers: All get everything.
         prefix: What the keys begin with.
         judge: The judge in words.
+        scores: As for `FillInBlanksCallback`.
 
     Returns:
         One entry a probe, as in `FillInBlanksCallback.history`: ``epoch``, ``step`` and the scores.
     """
     history: list[dict[str, float]] = []
-    reporter = Reporter(ErrorPolicy("raise"))
+    reporter = Reporter(ErrorPolicy("raise"), scores)
     for replayed in series:
         epoch, step = replayed.checkpoint.epoch, replayed.checkpoint.step
         metrics = scores_of(replayed.results, seconds=replayed.seconds)

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from fitb_callbacks.callback.errors import ErrorPolicy
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.catalogue import ScoresName
 
 __all__ = ["Reporter"]
 
@@ -20,6 +21,7 @@ class Reporter:
 
     Args:
         errors: What to do when a logger fails; the other loggers get theirs either way.
+        scores: Which scores the loggers get: "key" or "all", see `fitb_callbacks.scoring.catalogue.ScoresName`.
 
     Example:
         >>> import tempfile, torch
@@ -35,8 +37,8 @@ class Reporter:
         7
     """
 
-    def __init__(self, errors: ErrorPolicy) -> None:
-        self._errors = errors
+    def __init__(self, errors: ErrorPolicy, scores: ScoresName = "key") -> None:
+        self._errors, self._scores = errors, scores
         self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._recorded: Mapping[str, bytes] = {}  # what loggers were told of the probe's settings
         self._display: Any = None  # in a notebook, where in the cell's output
@@ -81,6 +83,7 @@ class Reporter:
             prefix=prefix,
             judge=judge,
             draw=self._can_draw(),
+            scores=self._scores,
         )
         changed, self._recorded = settings != self._recorded, settings
         for logger in loggers:

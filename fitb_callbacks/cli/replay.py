@@ -13,6 +13,7 @@ from rich.table import Table
 from fitb_callbacks.cli import options
 from fitb_callbacks.cli.console import exit_on_error, work_bar
 from fitb_callbacks.probing.settings import MaskingName
+from fitb_callbacks.scoring.catalogue import ScoresName
 
 __all__ = ["replay"]
 
@@ -40,6 +41,7 @@ def replay(
     patch_size: options.PatchSize = None,
     seed: options.Seed = 0,
     prefix: Annotated[str, typer.Option(help="What the keys of the scores begin with.")] = "fitb",
+    scores: Annotated[ScoresName, typer.Option(help="Log the key scores, or all.")] = "key",
     output: Annotated[Path, typer.Option(help="Folder for scores, pictures and records.")] = Path("fitb-replay"),
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files there, too.")] = False,
     mlflow_run: Annotated[
@@ -97,7 +99,7 @@ def replay(
                 masks_of_the_run=data is None,
                 progress=progress,
             )
-            history = log_replay(series, loggers, prefix=prefix, judge=words)
+            history = log_replay(series, loggers, prefix=prefix, judge=words, scores=scores)
     console.print(_table(history))
     console.print(f"Scores, pictures and records: {output}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"All on one page: fitb report {output}", highlight=False, soft_wrap=True, markup=False)

@@ -7,7 +7,21 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["GROUPS", "KEY_METRICS", "METRICS", "RESAMPLED", "Group", "Metric", "class_key", "group_of", "metrics_table"]
+__all__ = [
+    "GROUPS",
+    "KEY_METRICS",
+    "METRICS",
+    "RESAMPLED",
+    "Group",
+    "Metric",
+    "ScoresName",
+    "class_key",
+    "group_of",
+    "metrics_table",
+]
+
+ScoresName = Literal["key", "all"]
+"""Which scores loggers get: the few that a person should read, or every one, also for each class."""
 
 Group = Literal[
     "What a judge sees",
@@ -111,7 +125,6 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         needs_judge=True,
         group="What a judge sees",
-        default=True,
     ),
     "null_accuracy": Metric(
         meaning="The judge's accuracy on structureless updates, the better of patch-permuted and equal-norm noise",
@@ -371,7 +384,6 @@ METRICS: dict[str, Metric] = {
         source="this package",
         undefined=2.0,
         group="Change since the last probe",
-        default=True,
         scope="training",
     ),
     "seconds": Metric(
@@ -383,7 +395,6 @@ METRICS: dict[str, Metric] = {
         source="this package",
         undefined=None,
         group="Cost",
-        default=True,
         scope="training",
     ),
     "overhead": Metric(
@@ -401,7 +412,8 @@ METRICS: dict[str, Metric] = {
 """Score name, without the prefix, to what it means; in reading order."""
 
 KEY_METRICS = tuple(name for name, metric in METRICS.items() if metric.default)
-"""The scores that loggers get unasked."""
+"""The scores that loggers get unasked. Dashboards sort by name, in which order these tell a story: the paper's numbers,
+whether the model is right, what it knows, what it relies on, and the headline that follows from the two."""
 
 RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.resampled)
 """The scores that a bootstrap over images gives intervals of."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.scoring.catalogue import KEY_METRICS
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from quick import quick_callback, quiet_trainer
 
@@ -178,7 +179,7 @@ def test_loggers_get_classes_and_the_confusion_matrix(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path)
-    probing = callback(class_names=["a", "b/c", "d"])
+    probing = callback(class_names=["a", "b/c", "d"], scores="all")
     fit(probing, tmp_path, logger=logger)
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
     events.Reload()
@@ -189,11 +190,31 @@ def test_loggers_get_classes_and_the_confusion_matrix(tmp_path):
     assert logged == pytest.approx(probing.result.per_class["coverage"][1])
 
 
+def test_loggers_get_few_keys_unasked_and_monitors_any(tmp_path):
+    headers = {}
+    for scores in ("key", "all"):
+        logger = CSVLogger(tmp_path, name=scores)
+        probing = callback(scores=scores)
+        trainer = fit(probing, tmp_path, logger=logger)
+        logger.save()
+        header = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
+        headers[scores] = [key for key in header if key.startswith("fitb")]
+        assert {"fitb/cue_rim", "fitb/judge_ceiling", "fitb/drift"} <= set(trainer.callback_metrics), scores
+        assert "cue_rim" in probing.history[-1]
+    assert sorted(headers["key"]) == [f"fitb/{name}" for name in sorted(KEY_METRICS)]
+    assert {"fitb/cue_rim", "fitb/seconds", "fitb_by_class/coverage 0"} <= set(headers["all"])
+
+
+def test_scores_must_be_key_or_all():
+    with pytest.raises(ValueError, match=r"scores must be .*; got 'few'"):
+        callback(scores="few")
+
+
 def test_scores_of_classes_are_capped(tmp_path):
     images = torch.rand(60, 1, 8, 8)
     labels = torch.arange(60) % 30
     logger = CSVLogger(tmp_path)
-    fit(callback(), tmp_path, epochs=1, data=(images, labels), net=Net(classes=30), logger=logger)
+    fit(callback(scores="all"), tmp_path, epochs=1, data=(images, labels), net=Net(classes=30), logger=logger)
     logger.save()
     header = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0]
     assert header.count("fitb_by_class/coverage") == 20

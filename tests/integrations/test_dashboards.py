@@ -69,7 +69,7 @@ def serve():
 
 
 def train(trainer, loaders, logger):
-    probe = FillInBlanksCallback(max_overhead=None, num_masks=32, class_names=NAMES, on_error="raise")
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=32, class_names=NAMES, on_error="raise", scores="all")
     trainer(callbacks=[probe], logger=logger, max_epochs=3).fit(SmallModule(), *loaders)
 
 

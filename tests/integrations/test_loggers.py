@@ -16,7 +16,7 @@ from fitb_callbacks.integrations.mlflow.sink import image_key, picture_parcel
 from mlflow_store import new_store
 from small_module import SmallModule
 
-KEYS = {"fitb/accuracy", "fitb/f1_macro", "fitb/f1_weighted", "fitb/coverage", "fitb/seconds"}
+KEYS = {"fitb/accuracy", "fitb/f1_macro", "fitb/f1_weighted", "fitb/coverage", "fitb/image_accuracy"}
 
 
 @pytest.fixture

@@ -39,6 +39,11 @@ def test_loggers_get_at_most_twelve_keys_unasked():
     assert len(KEY_METRICS) <= 12
 
 
+def test_the_key_scores_read_well_in_the_order_of_their_names():
+    """Dashboards sort by name: the two facts stand next to each other, and what follows from them last."""
+    assert sorted(KEY_METRICS)[-3:] == ["knows", "shortcut", "structure"]
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_rules_bound_what_describes_a_model(name):
     if METRICS[name].scope == "model":
