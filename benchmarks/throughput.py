@@ -58,7 +58,7 @@ def measure(name: str, num_images: int, num_masks: int, *, rounds: int, pairs: i
     for key, value in seconds.items():
         print(f"{name}: {key}: {len(masked) / value:,.0f} a second", flush=True)
     best = candidates[min(seconds, key=seconds.__getitem__)]
-    probe = FillInBlanks(num_masks=num_masks, tolerance=None)
+    probe = FillInBlanks(num_masks=num_masks, tolerance=None, fill=None)  # of one gradient, as the bare loop
     tuner = tuner_for(model, images)
     while tuner.searching:
         probe.probe(model, images, labels)

@@ -222,11 +222,12 @@ def figures(
         results["random", ("Fashion-MNIST", "ResNet5", 0.0, 0)],
     )
     steps = results["progressive", ("MNIST", "CNN", 0.0, 0)]
-    three = next(cell for cell in [mnist_result.cells()[3], *mnist_result.cells()] if cell.prototype is not None)
+    three = budget.images_per_class * 3
+    masked = next(cell for cell in [mnist_result.cells()[3], *mnist_result.cells()] if cell.prototype is not None)
     yield (
         "Figure 1: filling the blanks",
-        f"CNN on MNIST: a masked {three.name}, the update, and the fill.",
-        fill_figure(three),
+        f"CNN on MNIST: a masked {masked.name}, the update, and the fill.",
+        fill_figure(masked),
     )
     yield (
         "Figure 2a: prototypes of digits",
