@@ -44,6 +44,7 @@ class Probe:
         return float(self.answers.readline())
 
     def close(self) -> None:
+        """End the process."""
         self.ask.close()
         self.process.wait()
 

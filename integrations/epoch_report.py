@@ -1,4 +1,4 @@
-"""What loggers get for one epoch: scores, pictures and records."""
+"""Compose what loggers get for one epoch: scores, pictures and records."""
 
 from __future__ import annotations
 

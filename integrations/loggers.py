@@ -1,4 +1,4 @@
-"""From a Lightning logger to how it takes scores and pictures: open functions, one line a logger."""
+"""Give scores and pictures to each kind of Lightning logger; register functions for a logger of your own here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run leaves behind of its probe, so that a later probe can be the same one."""
+"""Record a training run's probe, so that a later probe can repeat it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliver what an MLflow server that could not be reached has missed."""
+"""Upload what was logged while an MLflow server could not be reached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["resend"]
 
 
 def resend(folder: Path) -> tuple[int, dict[Path, Exception]]:
-    """Deliver what waits in a folder of outboxes.
+    """Upload everything that waits in a folder of outboxes.
 
     Args:
         folder: What `outbox_folder` was.

@@ -20,7 +20,7 @@ __all__ = ["AuditError", "audited", "fingerprint"]
 
 
 class AuditError(RuntimeError):
-    """Something that training depends on is not as it was before the probe."""
+    """The probe changed something that training depends on."""
 
 
 @contextmanager

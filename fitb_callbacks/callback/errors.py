@@ -20,7 +20,7 @@ class ProbeOffError(RuntimeError):
 
 
 class ErrorPolicy:
-    """Says each thing once in a run, however often it happens.
+    """Warn once per topic and run, however often it happens.
 
     Args:
         on_error: What an error does that training can survive: "warn" or "raise".
@@ -51,7 +51,7 @@ class ErrorPolicy:
         """Whether nothing is probed in this run any more."""
 
     def begin(self) -> None:
-        """Start a run: everything may be said anew."""
+        """Start a run: every topic may warn again."""
         self.topics.clear()
         self.off = False
 

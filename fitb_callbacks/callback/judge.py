@@ -99,7 +99,7 @@ class RunJudge:
             self._streamed.update(images, labels)
 
     def give_up(self) -> None:
-        """Judge nothing any more in this run."""
+        """Do without a judge for the rest of this run."""
         self._fixed = self._streamed = self._reference = None
 
     def epoch_ends(self, epoch: int) -> None:
@@ -131,7 +131,7 @@ class RunJudge:
 
     @property
     def in_words(self) -> str | None:
-        """What the judge is, for people."""
+        """Describe the judge in a few words."""
         judge = self._fixed or self._streamed
         if judge is None or not isinstance(judge, StreamedJudge):
             return None if judge is None else judge.name

@@ -1,4 +1,4 @@
-"""How far a probe is, as a line in the Trainer's own progress bar."""
+"""Show a probe's progress as a line in the Trainer's own progress bar."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Schedule:
         return True, "with each validation" if moment.kind == "validation" else "no validation in this epoch"
 
     def probed(self, moment: Moment) -> None:
-        """Note a probe, or an attempt."""
+        """Record that a probe ran, or was tried."""
         self.probed_epoch, self.probed_step = moment.epoch, moment.step
 
     def reset(self) -> None:

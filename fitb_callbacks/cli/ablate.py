@@ -118,7 +118,7 @@ def _train(data: str, data_dir: Path | None, checkpoint: Path) -> None:
 
 
 def _write_pictures(ablation: Ablation, chosen: ImageSet, folder: Path) -> None:
-    """Write a PNG a class, of its first image."""
+    """Write one PNG per class, of its first image."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)

@@ -35,7 +35,7 @@ def exit_on_error(command: str, console: Console) -> Iterator[None]:
 
 
 class WorkBar:
-    """What is done, and of how much; made by `work_bar`."""
+    """A progress bar; made by `work_bar`."""
 
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
@@ -43,14 +43,14 @@ class WorkBar:
         self._last = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """Show what is done of how much; where that has become less, the bar starts again."""
+        """Show how much of the work is done; if the total has shrunk, the bar starts again."""
         if done < self._last:
             self._progress.reset(self._task)
         self._progress.update(self._task, completed=done, total=total)
         self._last = done
 
     def step(self, description: str) -> None:
-        """Show what is done next, before it is known how much that is."""
+        """Name the next step, before its amount of work is known."""
         self._progress.remove_task(self._task)  # a reset would keep the total
         self._task = self._progress.add_task(description, total=None)
         self._last = 0
@@ -58,7 +58,7 @@ class WorkBar:
 
 @contextmanager
 def work_bar(console: Console, description: str, unit: str) -> Iterator[WorkBar]:
-    """A bar while a block runs; nothing where the console is no terminal.
+    """Show a bar while a block runs; nothing if the console is not a terminal.
 
     Args:
         console: Where the bar goes. It disappears at the end.

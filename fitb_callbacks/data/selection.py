@@ -41,7 +41,7 @@ class ImageSelection:
         return len(self._held)
 
     def offer(self, images: Tensor, labels: Tensor) -> None:
-        """Take what is wanted of a batch: images ``(B, C, H, W)``, labels ``(B,)``.
+        """Keep the images of a batch that are still needed: images ``(B, C, H, W)``, labels ``(B,)``.
 
         The images are copied to the CPU. Those of another size than the first are passed over.
         """
@@ -59,7 +59,7 @@ class ImageSelection:
             del self._held[self.max_images :]
 
     def merged(self, others: Sequence[ImageSelection]) -> ImageSelection:
-        """The set that one process would have taken that saw the processes' images in turn.
+        """Merge processes' selections into the one that a single process would have made.
 
         Args:
             others: What every process holds, by rank.

@@ -1,4 +1,4 @@
-"""Labelled images from wherever a user has them: a folder, an ``.npz`` file, a function, a known name."""
+"""Read labelled images from a folder, an ``.npz`` file, a function or a known name."""
 
 from __future__ import annotations
 

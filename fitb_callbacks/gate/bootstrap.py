@@ -1,4 +1,4 @@
-"""How sure a score, and the difference of two models' scores, is: a studentised bootstrap over the probe images.
+"""Confidence intervals of scores, and of differences between two models' scores: a studentised bootstrap over images.
 
 Images are drawn within their class, as they were chosen, and one fewer than there are (Rao and Wu, 1988): drawing as
 many as there are would make the variance too small by a factor of (n - 1) / n, which is a half with two images a class.
@@ -136,7 +136,7 @@ def student_quantile(freedom: int) -> float:
 
 
 def check_comparable(first: FillInBlanksResult, second: FillInBlanksResult) -> None:
-    """Raise ValueError unless two results are of the same images, labels and settings; the error shows what differs."""
+    """Raise ValueError unless two results share images, labels and settings; the error shows what differs."""
     if different := settings_difference(first.settings, second.settings):
         raise ValueError(f"scores of different settings cannot be compared: {different}")
     for name in ("images", "labels"):

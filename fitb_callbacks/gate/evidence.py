@@ -34,7 +34,7 @@ _KEY = "FITB_SIGNING_KEY"
 
 
 def provenance(candidate: FillInBlanksResult, rules: Rules, *, model_files: str) -> dict[str, Any]:
-    """By whom, on what and with which versions a model was checked, as JSON types.
+    """Who checked a model, on what data and with which versions, as JSON types.
 
     Args:
         candidate: The candidate's probe.

@@ -1,4 +1,4 @@
-"""A verdict as JUnit XML, which CI pages show: a test case a rule."""
+"""Write a verdict as JUnit XML, which CI pages show: one test case per rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model has to show: rules on its scores, from a command line or a file that a team reviews."""
+"""Rules on a model's scores, from the command line or a reviewed file."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _ROUNDING = 1e-6  # scores are in single precision: 0.7 must count as at least 0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one rule.
+    """The outcome of one rule.
 
     Attributes:
         rule: The rule.
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that rules can be about.
+    """Everything that rules can bound.
 
     Attributes:
         scores: Score of the candidate to its value; NaN where it is undefined.
@@ -134,7 +134,7 @@ class ModelCheck:
 
 
 def decide(rules: Sequence[Rule], measured: Measured, *, certain: bool = False) -> tuple[Outcome, ...]:
-    """Hold each rule against what was measured.
+    """Compare each rule with what was measured.
 
     A bound on a score is decided by the score itself. A bound on a drop or a rise fails only if the whole interval is
     beyond it: two models trained alike differ by chance, and a drop that chance explains is no reason to refuse one. It

@@ -1,4 +1,4 @@
-"""Does a recorded verdict hold together: the version's tags, the run, the evidence, and the model's files?"""
+"""Check that a recorded verdict is consistent: the version's tags, the run, the evidence and the model's files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Finding", "verify", "verify_files"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         holds: Whether it is as it should be.

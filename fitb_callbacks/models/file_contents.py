@@ -1,4 +1,4 @@
-"""Look into a model's files before anything in them is loaded: they come from people who can be wrong or hostile.
+"""Inspect a model's files before loading them: they may be broken or hostile.
 
 `torch.export.load` unpickles what an archive holds, evaluates its shape expressions as Python, imports modules that it
 names and compiles code from it. So an archive is refused unless all of it is what `torch.export.save` writes for a
@@ -224,7 +224,7 @@ def _check_config(described: Any, name: str) -> None:
 
 
 def _problems(described: Any) -> Iterator[str]:
-    """Every string that could be more than a name, a number or a known operation."""
+    """Yield every string that could be more than a name, a number or a known operation."""
     stack: list[tuple[str, Any]] = [("", described)]
     while stack:
         key, value = stack.pop()

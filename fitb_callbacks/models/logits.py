@@ -1,4 +1,4 @@
-"""Finding a classifier's logits in whatever its forward returns."""
+"""Find a classifier's logits in whatever its forward returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LogitsFn = Callable[[nn.Module, Tensor], Tensor]
 
 
 def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
-    """A plain function from images to logits, with nothing of the model's own output format left.
+    """Wrap a model as a plain function from images to logits.
 
     Args:
         model: The classifier.

@@ -1,4 +1,4 @@
-"""The context in which a model is probed, and after which it is as it was found."""
+"""Put a model into the state for a probe, and restore it afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a model answers the same image in the same way each time."""
+"""Check that a model is deterministic: the same image always gets the same logits."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def fill_figure(cell: Cell) -> Picture:
 
 
 def progressive_figure(cell: Cell) -> Picture:
-    """Draw one image filled step by step (paper, figure 3): a column a step, the first partition's.
+    """Draw one image filled step by step (paper, figure 3): one column per step of the first partition.
 
     Rows: the step's mask, masked pixels black; the pixels predicted so far, light; the image after the step.
 
@@ -76,7 +76,7 @@ def progressive_figure(cell: Cell) -> Picture:
 
 
 def comparison(probes: Mapping[str, Sequence[Cell]], *, updates: bool = False) -> Picture:
-    """Draw what several probes make of the same images (paper, figures 2, 5 and 6): a column a class, a row a probe.
+    """Draw several probes of the same images (paper, figures 2, 5 and 6): one column per class, one row per probe.
 
     Args:
         probes: Row title to one cell a class; all of the same images. Images without a kept mask have a blank tile.

@@ -80,7 +80,7 @@ def prototype_grid(cells: Sequence[Cell], heading: Heading | None = None) -> Pic
 
 
 def answer_of(cell: Cell) -> tuple[str, Sign]:
-    """What stands below a cell, and its sign."""
+    """Return the caption of a cell and its sign."""
     if cell.answer is None:
         return "no prototype" if cell.filled is None else "no mask kept", "none"
     return cell.answer, "right" if cell.right else "wrong"

@@ -1,4 +1,4 @@
-"""Learned structure over training as one picture: a row a class, a column a probed epoch."""
+"""Learned structure over training in one picture: one row per class, one column per probed epoch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Timeline:
 
 
 def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading | None = None) -> Picture:
-    """Draw the timeline: a row a class, a column a probed epoch.
+    """Draw the timeline: one row per class, one column per probed epoch.
 
     Args:
         timeline: With at least one probe.

@@ -47,7 +47,7 @@ class Ablation:
     cells: Sequence[Cell]
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a row a cell: mask ratio, patch size, threshold (empty: not binarised), then every score."""
+        """Write one row per cell: mask ratio, patch size, threshold (empty: not binarised), then every score."""
         names = list(self.cells[0].result.metrics)
         with open(path, "w", newline="", encoding="utf-8") as file:  # noqa: PTH123 - any path-like
             writer = csv.writer(file)
@@ -57,7 +57,7 @@ class Ablation:
                 writer.writerow([cell.mask_ratio, cell.patch_size, cell.binarize, *scores])
 
     def picture(self, index: int = 0) -> Picture:
-        """One image's prototypes: a column a mask ratio, a row a patch size, a block of rows a threshold.
+        """Draw one image's prototypes: one column per mask ratio, one row per patch size, one block per threshold.
 
         Args:
             index: Which of the probe images.

@@ -1,4 +1,4 @@
-"""The chunk size and memory format in which a model is fastest on this machine, found while it is being probed."""
+"""Find the chunk size and memory format in which a model is fastest, while it is being probed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Tuner:
 
     @property
     def searching(self) -> bool:
-        """Whether there is anything left to try."""
+        """Whether a candidate is left to try."""
         return self._trial is not None
 
     def next_plan(self, updates_with: Callable[[Plan], Tensor] | None = None) -> Plan:
@@ -124,7 +124,7 @@ class Tuner:
         return self._trial
 
     def record(self, plan: Plan, *, pairs: int, seconds: float) -> None:
-        """Tell how long a block of work took.
+        """Record how long a block of work took.
 
         Args:
             plan: The one it was done with.

@@ -193,7 +193,7 @@ def average(  # noqa: PLR0913 - the parts of a probe, and how it is run
 
 
 class _Running:
-    """The means of every image, as far as they have come.
+    """The running means of every image.
 
     Attributes:
         active: Images that get more updates, as indices.
@@ -317,7 +317,7 @@ class _Running:
         self._adjusted[self.active] = adjust
 
     def errors(self) -> Tensor:
-        """How far the means of the active images are likely to be off, relative to their size, ``(A,)``."""
+        """Estimate the relative error of the active images' means, ``(A,)``."""
         plain = self._halves[0].merged(self._halves[1])
         errors = plain.relative_error().where(plain.count >= _FEWEST_KEPT, torch.inf)
         adjusted = torch.maximum(_BOUND * _apart(self._means, self._halves), _LEAST * errors)
@@ -336,7 +336,7 @@ class _Running:
         self.active = self.active[unsure]
 
     def average(self, out_of_time: bool) -> Average:
-        """What there is so far."""
+        """Return the result so far."""
         answers = Answers(self._answers.log_p[: self.done], self._answers.kept[: self.done])
         return Average(
             halves=self._halves,
@@ -351,7 +351,7 @@ class _Running:
 
 
 class _Report:
-    """Tells how much is done of what there was to do."""
+    """Reports progress."""
 
     def __init__(self, progress: Progress | None, total: int, *, step: int) -> None:
         self._progress = progress
@@ -381,7 +381,7 @@ def _mean(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tens
 
 
 def _apart(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
-    """The relative standard error of each image's mean, as far as the halves can tell it, shape ``(N,)``."""
+    """Estimate each image's relative standard error from the two halves, shape ``(N,)``."""
     error = _error_squared(means, halves)
     signal = (_mean(means, halves).square().flatten(1).mean(dim=1) - error).clamp(min=0)
     known = (halves[0].count > 0) & (halves[1].count > 0) & ((signal > 0) | (error == 0))
@@ -389,7 +389,7 @@ def _apart(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Ten
 
 
 def _error_squared(means: tuple[Tensor, Tensor], halves: tuple[Moments, Moments]) -> Tensor:
-    """Mean square error of each image's mean, as far as the halves can tell it, shape ``(N,)``."""
+    """Estimate each image's mean square error from the two halves, shape ``(N,)``."""
     first, second = halves[0].count, halves[1].count
     squares = (means[0] - means[1]).square().flatten(1).mean(dim=1)
     return squares * safe_divide(first * second, (first + second).square())

@@ -1,4 +1,4 @@
-"""Scores of prototypes, by torchmetrics."""
+"""Classification scores of prototypes, computed by torchmetrics."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def by_class(right: Tensor, labels: Tensor, *, num_classes: int) -> list[float]:
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
-    """How many images of each class are taken for which, by label (row) and prediction (column).
+    """Count images by label (row) and prediction (column).
 
     Args:
         predictions: Integers in [-1, num_classes), -1 for no answer, which is not counted, shape ``(N,)``.

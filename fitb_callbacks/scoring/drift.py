@@ -1,4 +1,4 @@
-"""How far the learned structure has moved since an earlier probe."""
+"""Measure how far the learned structure has moved since an earlier probe."""
 
 from __future__ import annotations
 

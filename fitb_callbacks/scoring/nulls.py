@@ -1,4 +1,4 @@
-"""Updates without structure, to compare with: what a judge makes of them is chance."""
+"""Structureless updates: what a judge scores on them is chance level."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The shape of what was learned: how broad an update is, and how well it is known."""
+"""Measure how broad a mean update is, and how reliable."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from fitb_callbacks.utils.arithmetic import safe_divide
 
 __all__ = ["effective_area", "split_half_reliability"]
 
@@ -26,12 +27,12 @@ def effective_area(updates: Tensor) -> Tensor:
         0.5
     """
     ink = updates.flatten(1).clamp(min=0)
-    ink = ink / ink.amax(dim=1, keepdim=True).clamp(min=torch.finfo(ink.dtype).tiny)  # squares of gradients underflow
-    return ink.sum(1).square() / (ink.shape[1] * ink.square().sum(1)).clamp(min=torch.finfo(ink.dtype).tiny)
+    ink = safe_divide(ink, ink.amax(dim=1, keepdim=True))  # squares of gradients underflow
+    return safe_divide(ink.sum(1).square(), ink.shape[1] * ink.square().sum(1))
 
 
 def split_half_reliability(first: Tensor, second: Tensor) -> Tensor:
-    """How well a mean update would come out the same from other masks.
+    """Estimate how well other masks would reproduce a mean update.
 
     The correlation over pixels of the means of two halves of the masks, stepped up to the mean of both halves by the
     Spearman-Brown formula ``2 r / (1 + r)``.

@@ -1,4 +1,4 @@
-"""Clocks that wait for a device, and memory that the C library keeps for the next chunk."""
+"""Clocks that wait for a device, and glibc's handling of freed memory."""
 
 from __future__ import annotations
 

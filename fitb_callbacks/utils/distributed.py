@@ -1,4 +1,4 @@
-"""Several processes that probe together: what fails on one fails on all, so that none waits for another for ever."""
+"""Keep processes that probe together in step: an error on one is raised on all, so that none hangs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def all_or_none(world_size: int) -> Iterator[None]:
 
 
 def confirm() -> None:
-    """Tell the other processes that all is well here, and hear whether it is there.
+    """Exchange with the other processes whether all is well.
 
     Raises:
         OtherRankError: If a process failed.
@@ -60,7 +60,7 @@ def confirm() -> None:
 
 
 def all_reduce_max(values: Sequence[float], world_size: int) -> tuple[float, ...]:
-    """The all_reduce_max value of all processes at each place, the same on each.
+    """Return the elementwise maximum over all processes.
 
     Args:
         values: This process's, as many as on every other.

@@ -1,4 +1,4 @@
-"""What a user names on a command line as ``package.module:name``."""
+"""Import what a user names as ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["import_from_string"]
 
 
 def import_from_string(path: str, *, argument: str) -> Any:
-    """The object that a ``package.module:name`` stands for.
+    """Return the object that ``package.module:name`` names.
 
     Modules of the current folder are found too, after all others: a ``yaml.py`` that lies there does not stand in for
     the installed one. The folder stays importable for what the object does later.

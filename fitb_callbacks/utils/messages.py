@@ -1,4 +1,4 @@
-"""Short descriptions of values and errors, for messages: one line, no control character, no password."""
+"""Describe values and errors in one line, without control characters or passwords."""
 
 from __future__ import annotations
 

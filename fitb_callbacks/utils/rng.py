@@ -1,4 +1,4 @@
-"""Random number generators: leaving them as they were, and numbers that need none."""
+"""Preserve random number generators, and draw random numbers from keys instead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Integers = TypeVar("_Integers", Tensor, int)
 
 @contextmanager
 def isolate_rng(devices: Collection[torch.device] = ()) -> Iterator[None]:
-    """Put back the random number generators of Python, NumPy and torch (CPU and these devices) afterwards."""
+    """Restore the random number generators of Python, NumPy and torch (CPU and these devices) afterwards."""
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

@@ -1,4 +1,4 @@
-"""A client of MLflow's tracking server that gives up soon and says what went wrong in one line."""
+"""Connect to MLflow's tracking server with short timeouts and one-line errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def raise_if_away(error: Exception) -> None:
 
 
 def server_message(error: Exception) -> str:
-    """What the server answered, in one line of at most 300 characters."""
+    """Return the server's answer in one line of at most 300 characters."""
     message = " ".join(str(getattr(error, "message", error)).split())
     return message[:300]
 

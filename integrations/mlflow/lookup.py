@@ -41,7 +41,7 @@ class RegistryModel:
 
 
 def find_model(client: MlflowClient, address: str, *, same_name_as: RegistryModel | None = None) -> RegistryModel:
-    """Find what an address stands for.
+    """Resolve a model's address.
 
     Args:
         client: Of the server.

@@ -1,4 +1,4 @@
-"""What a training run left in MLflow: its probe's settings and scores."""
+"""Read what a training run left in MLflow: its probe's settings and scores."""
 
 from __future__ import annotations
 

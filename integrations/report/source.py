@@ -1,4 +1,4 @@
-"""Where a report's records come from: the folder of a run, a run in MLflow, saved results."""
+"""Find a report's records: in a run's folder, an MLflow run, or saved results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Source", "read_source"]
 
 @dataclass(frozen=True)
 class Source:
-    """What was found.
+    """The records that were found.
 
     Attributes:
         title: What to call it.

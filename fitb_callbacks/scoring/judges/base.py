@@ -1,4 +1,4 @@
-"""What every judge can do: score images without being the model under probe."""
+"""The judges' base class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Judge", "label_ranks"]
 
 
 class Judge(ABC):
-    """Anything that tells classes apart without being the model under probe.
+    """A classifier other than the model under probe.
 
     A judge of your own needs two methods, `check` and `scores`.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.scoring.judges.streamed import StreamedJudge
+from fitb_callbacks.utils.arithmetic import safe_divide
 
 __all__ = ["CentroidJudge"]
 
@@ -44,7 +45,7 @@ class CentroidJudge(StreamedJudge):
         # Weighting each image by what is left of its class's total keeps a running mean in one pass.
         counts = torch.bincount(labels, minlength=len(self.counts)).to(self.counts)
         sums = torch.zeros_like(self.means).index_add_(0, labels, images)
-        self._mix(counts, sums / counts.clamp(min=1)[:, None, None, None])
+        self._mix(counts, safe_divide(sums, counts[:, None, None, None]))
 
     def _merge(self, other: CentroidJudge) -> None:
         means, counts = other.means.to(self.means.device), other.counts.to(self.counts.device)
@@ -82,7 +83,7 @@ class CentroidJudge(StreamedJudge):
 
     def _mix(self, counts: Tensor, means: Tensor) -> None:
         total = self.counts + counts
-        share = (counts / total.clamp(min=1))[:, None, None, None]
+        share = safe_divide(counts, total)[:, None, None, None]
         self.means = self.means + (means - self.means) * share
         self.counts = total
 

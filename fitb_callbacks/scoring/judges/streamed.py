@@ -19,7 +19,7 @@ __all__ = ["StreamedJudge"]
 
 
 class StreamedJudge(Judge):
-    """A judge made of sums over labelled images, which are added up batch by batch and process by process.
+    """A judge fitted from sums over labelled images, added up batch by batch and process by process.
 
     A subclass says what is summed (`_add`, `_merge`, `_tensors`) and how an image is scored (`_scores`).
 
