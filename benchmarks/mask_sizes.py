@@ -60,6 +60,7 @@ def main() -> None:
                     num_masks=options.num_masks,
                     tolerance=None,
                     adjust=False,
+                    gentler=False,
                     low=0,
                     high=1,
                 )

@@ -96,7 +96,7 @@ def main() -> None:
     for masking in ("random", "progressive"):
         for key, case in trained.items():
             data, name, noise, seed = key
-            probe = FillInBlanks(masking=masking, num_masks=budget.masks)
+            probe = FillInBlanks(masking=masking, num_masks=budget.masks, gentler=False)
             result = probe.probe(case.model, case.images, case.labels, class_names=names[data])
             results[masking, key] = result
             print(f"probed {name} on {data}, noise {noise}, seed {seed}, {masking} masks: {result}", flush=True)
@@ -166,7 +166,7 @@ def fresh(trained: dict[Case, Trained], budget: Budget) -> list[str]:
     ]
     for data, name, noise in RUNS:
         if data == "MNIST":
-            probe = FillInBlanks(num_masks=budget.masks)
+            probe = FillInBlanks(num_masks=budget.masks, gentler=False)
             cases = [trained[data, name, noise, seed] for seed in range(budget.seeds)]
             found = [probe.probe(case.model, images, labels) for case in cases]
             scores = ("accuracy", "coverage", "accuracy_all")
@@ -196,7 +196,7 @@ def many(
     case = trained[key]
     images, labels = per_class(case.images, case.labels, 1)
     started = time.perf_counter()
-    result = FillInBlanks(tolerance=None, num_masks=budget.many_masks).probe(
+    result = FillInBlanks(tolerance=None, num_masks=budget.many_masks, gentler=False).probe(
         case.model, images, labels, class_names=names["MNIST"]
     )
     seconds = time.perf_counter() - started
@@ -251,7 +251,7 @@ def figures(
 
     images, labels = per_class(case.images, case.labels, 1)
     orders = {
-        title: FillInBlanks(tolerance=None, update=update, num_masks=budget.bfgs_masks).probe(
+        title: FillInBlanks(tolerance=None, update=update, num_masks=budget.bfgs_masks, gentler=False).probe(
             case.model, images, labels, class_names=names["MNIST"]
         )
         for title, update in (("gradient", "gradient"), ("BFGS", "bfgs"))
@@ -265,7 +265,7 @@ def figures(
     )
     choices = {
         f"{masking}, {'not binarised' if cut is None else 'binarised'}": FillInBlanks(
-            tolerance=None, masking=masking, num_masks=budget.masks, binarize=cut
+            tolerance=None, masking=masking, num_masks=budget.masks, binarize=cut, gentler=False
         ).probe(case.model, images, labels, class_names=names["MNIST"])
         for masking in ("random", "progressive")
         for cut in (BINARIZE, None)

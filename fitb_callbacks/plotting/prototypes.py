@@ -95,4 +95,6 @@ def legend_of(cells: Sequence[Cell], shown: int) -> str:
     else:
         value_map = "the update (orange: brighter, blue: darker)"
     rest = f" {shown} of {len(cells)} classes." if shown < len(cells) else ""
+    if gentler := [cell.name for cell in cells[:shown] if cell.gentler]:
+        rest += f" Masks had to hide less than usual for {', '.join(gentler)}."
     return f"Large: {large}; below it, the class the model sees. Small: the image, and {value_map}.{rest}"

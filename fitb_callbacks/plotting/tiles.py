@@ -40,6 +40,7 @@ class Cell:
         steps: The image after each step of the first partition, shape ``(S, C, H, W)``; None for random masks.
         filled: The image filled in until no original pixel is left, shape ``(C, H, W)``; None without a fill.
         reliance: What hiding each patch costs in log p(label), shape ``(rows, columns)``; None if not measured.
+        gentler: Whether its update is from masks that hide less than the usual ones.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Cell:
     steps: Tensor | None = None
     filled: Tensor | None = None
     reliance: Tensor | None = None
+    gentler: bool = False
 
     @property
     def masked(self) -> Tensor:

@@ -143,6 +143,7 @@ def ablate(  # noqa: PLR0913 - what to probe, the lists to go through, and where
             probe,
             mask_ratio=ratio,
             patch_size=size,
+            gentler=False,  # a cell is about its own ratio
             binarize=cut,
             num_steps=round(1 / ratio) if probe.masking == "progressive" else probe.num_steps,
         )

@@ -123,6 +123,27 @@ class Average:
         """Whether any update of an image was kept, boolean, shape ``(N,)``."""
         return self.halves[0].count + self.halves[1].count > 0
 
+    def with_rows(self, other: Average, rows: Tensor) -> Average:
+        """This average, with further updates of some images, by index, of which none was kept so far.
+
+        Answers, and what they did without, stay those of this average.
+        """
+        halves = [half.merged(Moments.of(half.mean)) for half in self.halves]  # copies
+        means = [mean.clone() for mean in self.means]
+        for half, mean, part, part_mean in zip(halves, means, other.halves, other.means, strict=True):
+            half.merge(part, rows)
+            mean[rows] = part_mean
+        standard_error, num_updates = self.standard_error.clone(), self.num_updates.clone()
+        standard_error[rows] = other.standard_error
+        num_updates[rows] += other.num_updates
+        return replace(
+            self,
+            halves=(halves[0], halves[1]),
+            means=(means[0], means[1]),
+            standard_error=standard_error,
+            num_updates=num_updates,
+        )
+
     @property
     def moments(self) -> Moments:
         """Moments of both halves together."""

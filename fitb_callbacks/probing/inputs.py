@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,10 @@ class Inputs:
     high: Tensor
     baseline: Tensor
     num_classes: int
+
+    def rows(self, indices: Tensor) -> Inputs:
+        """The same for some of the images, by index."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 def device_of(model: nn.Module, default: torch.device) -> torch.device:

@@ -20,6 +20,7 @@ from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
 from fitb_callbacks.probing.averaging import Average, Progress, average
 from fitb_callbacks.probing.bfgs import BFGSUpdate
 from fitb_callbacks.probing.fill import fill_images, put_in
+from fitb_callbacks.probing.gentler import MOST_GENTLE_MASKS, with_gentler_masks
 from fitb_callbacks.probing.inputs import (
     Inputs,
     channel_values,
@@ -84,6 +85,8 @@ class FillInBlanks:
         adjust: Whether means of gradients over up to 2,048 random masks are adjusted for which masks happened to be
             drawn, see `fitb_callbacks.probing.adjustment.patch_factors`: they come as near to the mean over all masks
             as plain means over twice as many. False gives plain means, as the paper has them.
+        gentler: Whether an image that the model classifies right, but under none of its random masks, gets masks of a
+            half, a quarter and an eighth of ``mask_ratio``, until one is kept; ``result.mask_ratios`` says which.
         num_steps: Masks in a progressive partition, at least 1 and at most the number of patches; where they do not
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
         update: "gradient"; "bfgs" for the second-order direction (section 4.5), which takes about twice ``bfgs_steps``
@@ -131,6 +134,7 @@ class FillInBlanks:
     num_masks: int = 256
     tolerance: float | None = 0.2
     adjust: bool = True
+    gentler: bool = True
     num_steps: int = 4
     update: UpdateName = "gradient"
     bfgs_steps: int = 3
@@ -154,6 +158,7 @@ class FillInBlanks:
         if self.tolerance is not None:
             check_number_between("tolerance", self.tolerance, 0, math.inf)
         check_choice("adjust", self.adjust, (True, False))
+        check_choice("gentler", self.gentler, (True, False))
         check_integer("num_steps", self.num_steps, at_least=1)
         check_choice("update", self.update, get_args(UpdateName))
         check_integer("bfgs_steps", self.bfgs_steps, at_least=1)
@@ -180,10 +185,16 @@ class FillInBlanks:
 
         Example:
             >>> probe = FillInBlanks.paper(num_masks=10_000)
-            >>> probe.baseline, probe.fill, probe.tolerance, probe.adjust
-            ('low', None, None, False)
+            >>> probe.baseline, probe.fill, probe.tolerance, probe.adjust, probe.gentler
+            ('low', None, None, False, False)
         """
-        plain: ProbeSettings = {"baseline": "low", "fill": None, "tolerance": None, "adjust": False}
+        plain: ProbeSettings = {
+            "baseline": "low",
+            "fill": None,
+            "tolerance": None,
+            "adjust": False,
+            "gentler": False,
+        }
         plain.update(settings)
         return cls(**plain)
 
@@ -235,8 +246,9 @@ class FillInBlanks:
 
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
-            prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             relied = relies_on(inputs, averaged, chunk_size=plan.chunk_size)
+            averaged, mask_ratios = self._gentler(inputs, averaged, tuner, share)
+            prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             fill: dict[str, Any] = {} if self.fill is None else self._filled(inputs, plan, share)
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
         result = replace(
@@ -244,6 +256,7 @@ class FillInBlanks:
             metrics={**result.metrics, **relied.metrics},
             intervals={**result.intervals, **relied.intervals},
             reliance=relied.maps,
+            mask_ratios=mask_ratios,
             **fill,
         )
         return result if judge is None else judged(result, judge)
@@ -296,6 +309,21 @@ class FillInBlanks:
         finder = UpdateFinder(rule, inputs.classify, plan, tuner)
         averaged = average(masking, finder, stopping, adjustment, share=share, started=started, progress=progress)
         return averaged, tuner.best if tuner is not None else plan
+
+    def _gentler(
+        self, inputs: Inputs, averaged: Average, tuner: Tuner | None, share: tuple[int, int]
+    ) -> tuple[Average, Tensor | None]:
+        """The average with gentler masks where all others failed, and the ratio of each image's masks."""
+        if self.masking != "random":
+            return averaged, None
+        if not self.gentler:
+            return averaged, torch.full((len(inputs.labels),), self.mask_ratio)
+
+        def average_again(some: Inputs, ratio: float) -> Average:
+            fewer = replace(self, mask_ratio=ratio, num_masks=min(self.num_masks, MOST_GENTLE_MASKS))
+            return fewer._average(some, tuner, share=share, seconds=None, progress=None)[0]
+
+        return with_gentler_masks(inputs, averaged, average_again, mask_ratio=self.mask_ratio, num_processes=share[1])
 
     def _prototypes(self, inputs: Inputs, updates: Tensor, covered: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Step 3: turn the mean updates into images, and ask the model what it sees in them."""

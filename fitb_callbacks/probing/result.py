@@ -62,6 +62,8 @@ class FillInBlanksResult:
         fill_predictions: Class that the model predicts for each filled image, shape ``(N,)``; None without a fill.
         reliance: Share of what the model relies on that lies in each patch, shape ``(N, rows, columns)``, each image's
             sum 1, or 0 where no patch matters; see `fitb_callbacks.probing.reliance`. None if it was not measured.
+        mask_ratios: Share of each image that the masks of its update hid, shape ``(N,)``: the setting, or less where
+            the model knew the image but under none of the usual masks. None with progressive masks.
 
     Example:
         >>> import torch
@@ -93,11 +95,19 @@ class FillInBlanksResult:
     fill_steps: Tensor | None = None
     fill_predictions: Tensor | None = None
     reliance: Tensor | None = None
+    mask_ratios: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:
         """Whether any mask was kept, boolean, shape ``(N,)``."""
         return self.kept > 0
+
+    @property
+    def gentler(self) -> Tensor:
+        """Whether an image's update is from masks that hide less than the usual ones, boolean, shape ``(N,)``."""
+        if self.mask_ratios is None:
+            return torch.zeros_like(self.covered)
+        return self.mask_ratios < self.settings["mask_ratio"] * 0.99
 
     @property
     def coverage(self) -> float:
@@ -158,6 +168,7 @@ class FillInBlanksResult:
             indices = [self._shown_image(label) for label in self.classes]
         visible, (low, high), baseline = self._first_masks(), self.value_range, self._of_channels("baseline")
         shown = self.predictions if self.fill_predictions is None else self.fill_predictions
+        gentler = self.gentler
         return [
             Cell(
                 name=self.class_name(int(self.labels[index])),
@@ -173,6 +184,7 @@ class FillInBlanksResult:
                 steps=None if self.steps is None else self.steps[index],
                 filled=None if self.filled is None else self.filled[index],
                 reliance=None if self.reliance is None else self.reliance[index],
+                gentler=bool(gentler[index]),
             )
             for index in indices
         ]

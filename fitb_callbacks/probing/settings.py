@@ -33,6 +33,7 @@ class SharedSettings(TypedDict, total=False):
     num_masks: int
     tolerance: float | None
     adjust: bool
+    gentler: bool
     num_steps: int
     update: UpdateName
     bfgs_steps: int
