@@ -164,6 +164,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
     judge: Judge | None = None,
     class_names: Sequence[str] | None = None,
     masks_of_the_run: bool = False,
+    share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> Iterator[Replayed]:
     """Probe a run's checkpoints in order, as the callback would have done at the end of each epoch.
@@ -180,6 +181,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`.
         class_names: One name a class.
         masks_of_the_run: Take no more masks and images than the callback of the run had time for (``max_overhead``).
+        share: As for `FillInBlanks.probe`.
         progress: As for `FillInBlanks.probe`, over all checkpoints and probes.
 
     Yields:
@@ -204,7 +206,13 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
                 probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size_had["masks"]))
                 shown = first_of_each(labels, size_had["images"])
             found = probe.probe(
-                model, images[shown], labels[shown], judge=judge, class_names=class_names, progress=report
+                model,
+                images[shown],
+                labels[shown],
+                judge=judge,
+                class_names=class_names,
+                share=share,
+                progress=report,
             )
             result, last[number] = compared(model, found, last.get(number))
             results.append(result)

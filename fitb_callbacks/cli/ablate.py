@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from fitb_callbacks.cli import options
+from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
 from fitb_callbacks.cli.console import exit_on_error, work_bar
 
 if TYPE_CHECKING:
@@ -40,19 +41,23 @@ def ablate(
     masking: options.Masking = "random",
     num_masks: options.NumMasks = 256,
     images_per_class: options.ImagesPerClass = 4,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.full,
     output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and every finished cell.")] = Path(
         "fitb-ablation"
     ),
 ) -> None:
     """Probe one model under many mask ratios, patch sizes and thresholds. Run it again to go on where it stopped."""
-    console = Console()
-    with exit_on_error("fitb ablate", console):
+    console = Console(quiet=not is_first_process())
+    with exit_on_error("fitb ablate", console), computing(device, precision) as here:
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.data.datasets import LOADERS
         from fitb_callbacks.data.sources import open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
         from fitb_callbacks.probing.ablation import ablate
 
+        if here.share[1] > 1:
+            raise ValueError("fitb ablate runs in one process; torchrun started several")
         probe = FillInBlanks(masking=masking, num_masks=num_masks)
         thresholds = None if threshold is None else [_number_or_none(value) for value in threshold]
         if checkpoint is None and data not in LOADERS:
@@ -65,7 +70,7 @@ def ablate(
             module, checkpoint = _DEMO_MODULE, output / f"{data}.ckpt"
             if not checkpoint.exists():
                 _train(data, data_dir, checkpoint)
-        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle)
+        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle).to(here.device)
         with work_bar(console, "Probing", "settings") as show:
             ablation = ablate(
                 model,

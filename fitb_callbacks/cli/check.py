@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
 from fitb_callbacks.cli.console import work_bar
 from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.gate.junit import junit_xml
@@ -79,6 +80,8 @@ def check(
         str | None,
         typer.Option(help="package.module:function of a model and images that returns logits, for unusual models."),
     ] = None,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.full,
     promote: Annotated[str | None, typer.Option(metavar="ALIAS", help="Move this alias here on a pass.")] = None,
     waive: Annotated[
         str | None, typer.Option(metavar="NAME", help="Let a refused model through, in this person's name.")
@@ -94,7 +97,7 @@ def check(
     ] = None,
 ) -> None:
     """Check what a model of MLflow's registry learned: 0 passed, 1 refused, 2 could not be checked."""
-    console = Console(stderr=json_file == Path("-"))
+    console = Console(stderr=json_file == Path("-"), quiet=not is_first_process())
     try:
         from_file = Rules() if rules is None else Rules.load(rules, allow_code=allow_code)
         given: dict[str, Any] = {
@@ -112,13 +115,18 @@ def check(
             **{name: value for name, value in given.items() if value is not None},
         )
         # MLflow prints a line for each run that ends, which must not come between the JSON
-        with redirect_stdout(sys.stderr), work_bar(console, "", "masked images") as bar:
+        with (
+            redirect_stdout(sys.stderr),
+            work_bar(console, "", "masked images") as bar,
+            computing(device, precision) as here,
+        ):
             checked = check_registered(
                 model,
                 wanted,
-                loading=Loading(class_path, allow_pickle, logits),
+                loading=Loading(class_path, allow_pickle, logits, str(here.device)),
                 promotion=Promotion(promote, _waiver(waive, reason), dry_run),
                 tracking_uri=tracking_uri,
+                share=here.share,
                 on_step=bar.step,
                 progress=bar,
             )
@@ -130,6 +138,8 @@ def check(
         console.print(f"[red]fitb check:[/red] {escape(problem)}", **_PLAIN)
         address, outcomes = model, ()
         content = {"model": model, "verdict": "could not be checked", "reason": problem}
+    if not is_first_process():  # what fails in one process fails in all, and the first one says so
+        raise typer.Exit
     try:
         if junit is not None:
             junit.write_text(junit_xml(address, outcomes, error=problem))

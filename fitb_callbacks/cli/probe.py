@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
+from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
 from fitb_callbacks.cli.console import exit_on_error, work_bar
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ def probe(
     mask_ratio: options.MaskRatio = 0.25,
     patch_size: options.PatchSize = None,
     seed: options.Seed = 0,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.full,
     output: Annotated[Path, typer.Option(help="Folder for the picture and the result.")] = Path("fitb-probe"),
 ) -> None:
     """Probe a model that was trained before or elsewhere."""
-    console = Console()
-    with exit_on_error("fitb probe", console):
+    console = Console(quiet=not is_first_process())
+    with exit_on_error("fitb probe", console), computing(device, precision) as here:
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.data.sources import open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
@@ -49,7 +52,7 @@ def probe(
         settings = FillInBlanks(
             masking=masking, num_masks=num_masks, mask_ratio=mask_ratio, patch_size=patch_size, seed=seed
         )
-        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle)
+        model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle).to(here.device)
         chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
         judge = None if reference is None else open_judge(reference, chosen, data_dir=data_dir)
         with work_bar(console, "Probing", "masked images") as progress:
@@ -59,11 +62,13 @@ def probe(
                 chosen.labels,
                 class_names=chosen.class_names,
                 judge=judge,
+                share=here.share,
                 progress=progress,
             )
-        output.mkdir(parents=True, exist_ok=True)
-        result.figure().save(output / "prototypes.png")
-        result.save(output / "result.npz")
+        if is_first_process():
+            output.mkdir(parents=True, exist_ok=True)
+            result.figure().save(output / "prototypes.png")
+            result.save(output / "result.npz")
     console.print(_scores(result))
     if judge is None:
         console.print("Without --reference there is no judge: a model recognises its own gradient.", soft_wrap=True)

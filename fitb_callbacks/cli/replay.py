@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fitb_callbacks.cli import options
+from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
 from fitb_callbacks.cli.console import exit_on_error, work_bar
 from fitb_callbacks.probing.settings import MaskingName
 from fitb_callbacks.scoring.catalogue import ScoresName
@@ -40,6 +41,8 @@ def replay(
     mask_ratio: options.MaskRatio = 0.25,
     patch_size: options.PatchSize = None,
     seed: options.Seed = 0,
+    device: Device = "auto",
+    precision: Precision = PrecisionName.full,
     prefix: Annotated[str, typer.Option(help="What the keys of the scores begin with.")] = "fitb",
     scores: Annotated[ScoresName, typer.Option(help="Log the key scores, or all.")] = "key",
     output: Annotated[Path, typer.Option(help="Folder for scores, pictures and records.")] = Path("fitb-replay"),
@@ -49,8 +52,8 @@ def replay(
     ] = None,
 ) -> None:
     """Probe all checkpoints of a run, for the series that the callback would have logged."""
-    console = Console()
-    with exit_on_error("fitb replay", console):
+    console = Console(quiet=not is_first_process())
+    with exit_on_error("fitb replay", console), computing(device, precision) as here:
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.callback.replay import (
             find_checkpoints,
@@ -86,10 +89,12 @@ def replay(
             raise ValueError("--data must be given: the checkpoints hold no state of the callback, and so no images")
         if reference is not None:
             judge, words = open_judge(reference, chosen, data_dir=data_dir), f"class means of {reference}"
-        loggers = loggers_for(output, tensorboard=tensorboard, mlflow_run=mlflow_run)
+        loggers = []
+        if is_first_process():
+            loggers = loggers_for(output, tensorboard=tensorboard, mlflow_run=mlflow_run)
         with work_bar(console, f"Probing {len(found)} checkpoints", "masked images") as progress:
             series = replay(
-                lambda path: load_checkpoint(path, module, allow_pickle=allow_pickle),
+                lambda path: load_checkpoint(path, module, allow_pickle=allow_pickle).to(here.device),
                 found,
                 chosen.images,
                 chosen.labels,
@@ -97,6 +102,7 @@ def replay(
                 judge=judge,
                 class_names=chosen.class_names,
                 masks_of_the_run=data is None,
+                share=here.share,
                 progress=progress,
             )
             history = log_replay(series, loggers, prefix=prefix, judge=words, scores=scores)

@@ -39,6 +39,7 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
     certain: bool = False,
     class_names: Sequence[str] | None = None,
     logits_fn: LogitsFn | None = None,
+    share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> ModelCheck:
     """Probe a model, and a champion on the same images and masks, and decide by rules.
@@ -59,6 +60,7 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
         certain: Whether every rule is decided by the whole 95% interval.
         class_names: One name a class.
         logits_fn: As for the probe; used for both models.
+        share: As for the probe.
         progress: As for the probe, once for each model.
 
     Raises:
@@ -81,7 +83,14 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
         def run() -> FillInBlanksResult:
             check_steady(module, images[:_STEADY_IMAGES], logits_fn=logits_fn)
             return settings.probe(
-                module, images, labels, judge=judge, class_names=class_names, logits_fn=logits_fn, progress=progress
+                module,
+                images,
+                labels,
+                judge=judge,
+                class_names=class_names,
+                logits_fn=logits_fn,
+                share=share,
+                progress=progress,
             )
 
         return _explained(run, name, images)

@@ -33,6 +33,7 @@ from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.judges import StreamedJudge
 from fitb_callbacks.scoring.judges.trusted import open_judge
+from fitb_callbacks.utils.distributed import check_same
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import one_line
 
@@ -70,11 +71,13 @@ class Loading:
         allow_pickle: Whether a model may be a pickle. Loading one runs whatever code is in it.
         logits: Function of a model and images ``(B, C, H, W)`` that returns the logits ``(B, classes)``, as
             ``package.module:function``; None where the probe finds them by itself.
+        device: Where models run, as torch names it.
     """
 
     class_path: str | None = None
     allow_pickle: bool = False
     logits: str | None = None
+    device: str = "cpu"
 
     @property
     def logits_fn(self) -> LogitsFn | None:
@@ -208,6 +211,7 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
     loading: Loading = Loading(),
     promotion: Promotion = Promotion(),
     tracking_uri: str | None = None,
+    share: tuple[int, int] = (0, 1),
     on_step: Callable[[str], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> RegistryCheck:
@@ -229,6 +233,7 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
         loading: How models are loaded.
         promotion: What to do with a model that passes.
         tracking_uri: Address of MLflow; None takes ``MLFLOW_TRACKING_URI`` or the process's own.
+        share: This process's rank and the number of processes. They share the masks; the first one writes.
         on_step: Called with the next step, in words.
         progress: As for `FillInBlanks.probe`, once for each model.
 
@@ -246,10 +251,11 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
             if promotion.alias is not None and (candidate.registered is None or candidate.registered.name is None):
                 raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
             champion, holder = _find_champion(client, candidate, rules, promotion)
+            check_same("the models", (candidate.address, champion and champion.address), share[1])
             applied, skipped = _applicable(rules, champion)
-            checked = _Check(candidate, champion, applied, loading, on_step, progress).run()
+            checked = _Check(candidate, champion, applied, loading, share, on_step, progress).run()
             checked = dataclasses.replace(checked, skipped=skipped, waiver=promotion.waiver)
-            if client is None or candidate.registered is None:
+            if client is None or candidate.registered is None or share[0] > 0:
                 return checked
             return _Recorder(client, candidate.registered, promotion, holder, on_step).write(checked)
     except ConnectionError as error:
@@ -351,6 +357,7 @@ class _Check:
     champion: _Found | None
     rules: Rules
     loading: Loading
+    share: tuple[int, int]
     on_step: Callable[[str], None]
     progress: Progress | None
 
@@ -369,16 +376,17 @@ class _Check:
         judge, words = self._judge(chosen)
         self.on_step("Probing the model" if other is None else "Probing both models")
         check = check_model(
-            loaded.module,
+            loaded.module.to(self.loading.device),
             chosen.images,
             chosen.labels,
             self.rules.rules,
             probe=probe,
-            champion=None if other is None else other.module,
+            champion=None if other is None else other.module.to(self.loading.device),
             judge=judge,
             certain=self.rules.certain,
             class_names=chosen.class_names,
             logits_fn=self.loading.logits_fn,
+            share=self.share,
             progress=self.progress,
         )
         return RegistryCheck(

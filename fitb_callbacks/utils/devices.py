@@ -1,4 +1,4 @@
-"""Clocks that wait for a device, and glibc's handling of freed memory."""
+"""Devices by name, clocks that wait for them, and glibc's handling of freed memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,39 @@ from contextlib import suppress
 
 import torch
 
-__all__ = ["keep_freed_memory", "seconds_on", "working_seconds_on"]
+__all__ = ["device_named", "keep_freed_memory", "seconds_on", "working_seconds_on"]
 
 _KEPT_BYTES = 2**25 - 2**12
 """Just under the 32 MiB up to which glibc learns from a freed block; see DEFAULT_MMAP_THRESHOLD_MAX in mallopt(3)."""
+
+
+def device_named(name: str, *, place: int = 0) -> torch.device:
+    """The device of this name, which is there.
+
+    Args:
+        name: As torch has it, such as "cpu", "cuda:1" or "mps"; or "auto" for CUDA if there is any, else the CPU.
+        place: Number of this process on its machine: "cuda" without a number means one of its own to each process, as
+            far as there are enough.
+
+    Raises:
+        ValueError: If there is no such device here.
+
+    Example:
+        >>> device_named("cpu")
+        device(type='cpu')
+    """
+    cuda = torch.cuda.is_available()
+    there = ["cpu", *["cuda"] * cuda, *["mps"] * torch.backends.mps.is_available()]
+    try:
+        device = torch.device(("cuda" if cuda else "cpu") if name == "auto" else name)
+    except RuntimeError:
+        device = None
+    number = torch.cuda.device_count()
+    if device is None or device.type not in there or (device.type == "cuda" and (device.index or 0) >= number):
+        raise ValueError(f"device must be auto or one that is here ({', '.join(there)}); got {name!r}")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", place % number)
+    return device
 
 
 def seconds_on(device: torch.device) -> float:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-__all__ = ["OtherRankError", "all_or_none", "all_reduce_max", "confirm"]
+__all__ = ["OtherRankError", "all_or_none", "all_reduce_max", "check_same", "confirm"]
 
 
 class OtherRankError(RuntimeError):
@@ -79,6 +79,29 @@ def all_reduce_max(values: Sequence[float], world_size: int) -> tuple[float, ...
     gathered: list[Sequence[float]] = [values] * world_size
     dist.all_gather_object(gathered, values)
     return tuple(map(max, zip(*gathered, strict=True)))
+
+
+def check_same(what: str, value: object, world_size: int) -> None:
+    """Raise ValueError on every process unless all have the same value.
+
+    Args:
+        what: What it is, for the error.
+        value: Anything that can be pickled and compared.
+        world_size: Number of processes in the default group.
+
+    Raises:
+        OtherRankError: If a process failed.
+
+    Example:
+        >>> check_same("the model", "models:/digits/1", world_size=1)
+    """
+    if world_size == 1:
+        return
+    confirm()
+    values: list[object] = [value] * world_size
+    dist.all_gather_object(values, value)
+    if any(other != values[0] for other in values):
+        raise ValueError(f"{what} must be the same for all processes; got {values}")
 
 
 def _exchange(failure: str | None) -> list[str | None]:
