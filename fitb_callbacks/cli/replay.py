@@ -84,11 +84,13 @@ def replay(
             chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
             judge, words = None, None
         elif seen is not None:
-            chosen, judge, words = ImageSet(seen[0], seen[1], None), seen[2], "class means of training images"
+            chosen, judge = ImageSet(seen[0], seen[1], None), seen[2]
+            words = None if judge is None else f"{judge.name} on training images"
         else:
             raise ValueError("--data must be given: the checkpoints hold no state of the callback, and so no images")
         if reference is not None:
-            judge, words = open_judge(reference, chosen, data_dir=data_dir), f"class means of {reference}"
+            judge = open_judge(reference, chosen, data_dir=data_dir)
+            words = f"{judge.name} on {reference}"
         loggers = []
         if is_first_process():
             loggers = loggers_for(output, tensorboard=tensorboard, mlflow_run=mlflow_run)

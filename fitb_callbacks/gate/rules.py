@@ -135,7 +135,7 @@ class Rules:
         rules: The bounds; none for `default_rules`.
         champion: The model to compare with: an alias, a version or a model's address; None without one.
         data: Probe images, see `fitb_callbacks.data.sources.open_images`.
-        trusted: Images for the class means of the judge, in the same way.
+        trusted: Trusted images that the judge learns from, in the same way.
         images_per_class: Probe images of each class.
         certain: Whether every rule is decided by the whole 95% interval of its score.
         settings: Settings of the probe, see `fitb_callbacks.FillInBlanks`.
