@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -445,10 +446,11 @@ def class_key(prefix: str, score: str, class_name: str) -> str:
     return f"{prefix}_by_class/{score} {name}"
 
 
-def metrics_table(prefix: str = "fitb") -> str:
-    """The scores as a Markdown table.
+def metrics_table(names: Iterable[str] = tuple(METRICS), prefix: str = "fitb") -> str:
+    """Write scores as a Markdown table.
 
     Args:
+        names: Which scores; all by default.
         prefix: What the keys begin with in the loggers.
 
     Example:
@@ -456,8 +458,8 @@ def metrics_table(prefix: str = "fitb") -> str:
         | key | what it is | better | range | chance level | when it is off | source |
     """
     rows = [
-        f"| `{prefix}/{key}` | {m.meaning} | {m.better} | {m.bounds} | {m.chance} | {m.when_low} | {m.source} |"
-        for key, m in METRICS.items()
+        f"| `{prefix}/{name}` | {m.meaning} | {m.better} | {m.bounds} | {m.chance} | {m.when_low} | {m.source} |"
+        for name, m in ((name, METRICS[name]) for name in names)
     ]
     header = "| key | what it is | better | range | chance level | when it is off | source |"
     return "\n".join([header, "| --- | --- | --- | --- | --- | --- | --- |", *rows])

@@ -19,7 +19,7 @@ from sybil.parsers.markdown import CodeBlockParser
 from typer.testing import CliRunner
 
 from fitb_callbacks.cli import app
-from fitb_callbacks.scoring.catalogue import METRICS, metrics_table
+from fitb_callbacks.scoring.catalogue import KEY_METRICS, METRICS, metrics_table
 from mlflow_store import new_store
 from small_module import SmallModule
 
@@ -81,7 +81,7 @@ def test_a_block_that_fails_is_noticed(tmp_path):
 def test_the_table_of_scores_is_the_codes():
     shown = re.search(r"<!-- metrics -->\n(.*)\n<!-- /metrics -->", README, re.DOTALL)
     assert shown is not None
-    assert shown[1] == metrics_table()
+    assert shown[1] == metrics_table(KEY_METRICS)
 
 
 def test_what_the_readme_links_to_exists():
