@@ -41,6 +41,7 @@ from fitb_callbacks.callback.trainer import (
     weights_probed,
 )
 from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of, read_batch
+from fitb_callbacks.data.selection import every_label, one_label_each
 from fitb_callbacks.integrations.probe_manifest import write_record
 from fitb_callbacks.models.chunks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn
@@ -325,7 +326,7 @@ class FillInBlanksCallback(Callback):
         }
         self._pending: tuple[Tensor, Tensor] | None = None
         self._batch: Any = None
-        self._checked = False
+        self._checked, self._checked_by = False, ""
         self._image_shape: tuple[int, ...] | None = None
         self._num_classes = 0
         self._off_everywhere = False
@@ -424,13 +425,32 @@ class FillInBlanksCallback(Callback):
             self._check(trainer, pl_module, self._readers[stage], images, labels)
         if self._errors.off or not self._checked:
             return
-        images, labels = self._without_bad_items(images, labels)
+        self._follow_labels(stage)
+        everything = self._without_bad_items(*(every_label(images, labels) if labels.ndim == 2 else (images, labels)))
+        images, labels = self._without_bad_items(*self._one_label_each(images, labels))
         self._follow_size(images)
         wanted = stage != "training" or not validates_in_this_epoch(trainer)
         if wanted and self._images.images is None and not trainer.sanity_checking:
             self._images.offer(images, labels)
         if stage == "training":
-            self._run_judge.stream(images, labels, epoch=trainer.current_epoch)
+            self._run_judge.stream(*everything, epoch=trainer.current_epoch)
+
+    def _follow_labels(self, stage: str) -> None:
+        """Choose new probe images if labels turn out not to exclude each other."""
+        logits_fn = self._readers[stage].logits_fn
+        if stage == self._checked_by and logits_fn is not self.used_logits_fn:
+            self.used_logits_fn = logits_fn
+            self._errors.warn_once(
+                "labels",
+                "an image has several labels, unlike those before it: each label is probed by itself from now on, and "
+                "scores before and after do not compare",
+            )
+            self._images.begin()
+            self._last_probes = {}
+
+    def _one_label_each(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of independent labels ``(B, labels)``, one of each image's own; otherwise what was given."""
+        return one_label_each(images, labels) if labels.ndim == 2 else (images, labels)
 
     def _without_bad_items(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Leave out images that hold NaN and labels that are no class."""
@@ -461,9 +481,7 @@ class FillInBlanksCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor, labels: Tensor
     ) -> None:
         """Put a few images of the first step through everything once, to find out now what cannot work."""
-        if labels.ndim == 2:
-            self._errors.switch_off(_ONE_LABEL_AT_A_TIME.format(batch=reader.batch_words, number=labels.shape[1]))
-            return
+        images, labels = self._one_label_each(images, labels)
         good = (labels >= 0) & images.flatten(1).isfinite().all(dim=1).to(labels.device)
         images, labels = images[good.to(images.device)], labels[good]
         if not len(images):
@@ -471,7 +489,7 @@ class FillInBlanksCallback(Callback):
         with self._errors_switch_off(reader):
             result = self._tried(trainer, pl_module, reader, images)
             self._num_classes = int(result.settings["num_classes"])
-            self.used_logits_fn = reader.logits_fn
+            self.used_logits_fn, self._checked_by = reader.logits_fn, reader.stage
             self._checked, self._image_shape = True, tuple(images.shape[1:])
             self._images.offer_spare(*self._without_bad_items(images, labels))
             self._take_given_images(images)
@@ -820,11 +838,6 @@ class FillInBlanksCallback(Callback):
             )
 
 
-_ONE_LABEL_AT_A_TIME = (
-    "the loss takes {number} independent labels of each image, of which several may be true, and a probe takes one. "
-    "The batch is {batch}. Probe the label of number k as yes or no: FillInBlanksCallback(prefix='fitb-k', "
-    "batch_adapter=lambda batch: (batch[0], batch[1][:, k]), logits_fn=lambda module, images: module(images)[:, k])"
-)
 _ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.drift import class_means, drift
@@ -121,5 +122,6 @@ def carryover_accuracy(
         >>> carryover_accuracy(torch.nn.Flatten(), torch.eye(2).view(2, 1, 1, 2), torch.arange(2), torch.ones(2) > 0)
         1.0
     """
-    right = ModuleJudge(model, logits_fn).classify(prototypes) == labels.cpu()
+    labels = labels.cpu()
+    right = predicted(ModuleJudge(model, logits_fn).logits(prototypes), labels) == labels
     return float((right & covered.cpu()).float().mean())

@@ -14,7 +14,15 @@ from torch import Tensor
 from fitb_callbacks.data.batches import BatchAdapter, read_batch
 from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.models.observation import Observation, Observer, can_observe
-from fitb_callbacks.models.usage import NotAClassifierError, Usage, find_inputs, find_usage, labels_from
+from fitb_callbacks.models.usage import (
+    NotAClassifierError,
+    Usage,
+    as_multi_label,
+    find_inputs,
+    find_usage,
+    labels_from,
+    takes_independent_labels,
+)
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.nested import Path, at_path, in_words, tensors_in
 
@@ -34,7 +42,7 @@ class StepReader:
     """
 
     def __init__(self, stage: str, batch_adapter: BatchAdapter | None, logits_fn: LogitsFn | None) -> None:
-        self._stage, self._adapter, self._given_logits_fn = stage, batch_adapter, logits_fn
+        self.stage, self._adapter, self._given_logits_fn = stage, batch_adapter, logits_fn
         self._observer: Observer | None = None
         self._paths: tuple[Path, Path] | None = None
         self._batch: Any = None
@@ -70,7 +78,7 @@ class StepReader:
         if (
             not settled
             and (not self.understood or self.watches)
-            and can_observe(pl_module, training=self._stage == "training")
+            and can_observe(pl_module, training=self.stage == "training")
         ):
             self._observer = Observer(pl_module)
             self._observer.start()
@@ -142,19 +150,26 @@ class StepReader:
         ]
         fitting = [target for target in targets if images and len(target) == len(images[0])]
         if not fitting:
-            raise TypeError(f"the {self._stage} step used no images of the shape {tuple(shape)} with a target")
+            raise TypeError(f"the {self.stage} step used no images of the shape {tuple(shape)} with a target")
         return images[0].float(), self._labels(fitting[0])
 
     def _labels(self, targets: Tensor) -> Tensor:
-        if self.usage is not None and self.usage.multi_label:
-            return targets.detach().round().long()
+        if self.usage is not None and self._are_independent(targets, self.usage):
+            return (targets.detach() > 0.5).long()
         return labels_from(targets)
+
+    def _are_independent(self, targets: Tensor, usage: Usage) -> bool:
+        """Whether labels do not exclude each other, which a batch may be the first to show."""
+        several = takes_independent_labels(usage.loss, targets) and bool(((targets > 0.5).sum(dim=1) > 1).any())
+        if several and not usage.multi_label:
+            self.usage = as_multi_label(usage)
+        return several or usage.multi_label
 
     def _rerun(self, pl_module: LightningModule) -> Callable[[Any], Any] | None:
         """Runs the step again; not a training step, which may step optimizers or draw random numbers."""
-        if self._stage == "training":
+        if self.stage == "training":
             return None
-        step = getattr(pl_module, f"{self._stage}_step")
+        step = getattr(pl_module, f"{self.stage}_step")
         parameters = inspect.signature(step).parameters
         values = {"batch_idx": 0, "dataloader_idx": 0}
         wanted = {name: value for name, value in values.items() if name in parameters}

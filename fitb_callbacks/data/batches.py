@@ -13,7 +13,7 @@ from fitb_callbacks.utils.messages import describe
 __all__ = ["BatchAdapter", "Reference", "batches_of", "read_batch"]
 
 BatchAdapter = Callable[[Any], tuple[Tensor, Tensor]]
-"""A batch to images ``(B, C, H, W)`` and integer labels ``(B,)``."""
+"""A batch to images ``(B, C, H, W)`` and integer labels ``(B,)``, or 0 and 1 for independent labels ``(B, labels)``."""
 
 Reference = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 """Trusted images with their labels: two tensors, a data set, or batches."""
@@ -31,10 +31,11 @@ def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[T
 
     Args:
         batch: What the data loader yields.
-        batch_adapter: ``batch_adapter(batch)`` returns ``(images, labels)``, for any other kind of batch.
+        batch_adapter: ``batch_adapter(batch)`` returns ``(images, labels)``, for any other kind of batch. Only it can
+            give independent labels: 0 and 1, shape ``(B, labels)``.
 
     Returns:
-        Images of shape ``(B, C, H, W)`` and int64 labels of shape ``(B,)``.
+        Images of shape ``(B, C, H, W)`` and int64 labels of shape ``(B,)``, or ``(B, labels)`` if they are independent.
 
     Raises:
         TypeError: If they cannot be found; the error says what the batch is and names ``batch_adapter``.
@@ -58,6 +59,8 @@ def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[T
     else:
         image_candidates = label_candidates = []
     images = _first(image_candidates, _is_images)
+    if batch_adapter is not None and images is not None and _are_independent(label_candidates[0], len(images)):
+        return images.detach(), (label_candidates[0].detach() > 0.5).long()
     labels = None if images is None else _first(label_candidates, lambda value: _is_labels(value, len(images)))
     if images is None or labels is None:
         missing = "images: a tensor (B, C, H, W)" if images is None else "labels: a tensor of whole numbers (B,)"
@@ -82,6 +85,10 @@ def _is_labels(value: object, batch_size: int) -> bool:
     if not isinstance(value, Tensor) or value.shape not in ((batch_size,), (batch_size, 1)) or value.is_complex():
         return False
     return not value.is_floating_point() or bool((value == value.round()).all())
+
+
+def _are_independent(value: object, batch_size: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] > 1 and len(value) == batch_size
 
 
 _CHUNK = 256

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSelection"]
+__all__ = ["ImageSelection", "every_label", "one_label_each"]
 
 
 class ImageSelection:
@@ -101,6 +101,51 @@ class ImageSelection:
 
     def _by_class(self) -> list[_Held]:
         return sorted(self._held, key=lambda held: (held.label, held.place))
+
+
+def every_label(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image once for each label that is true of it.
+
+    Args:
+        images: Shape ``(B, ...)``.
+        targets: Which labels are true of it, shape ``(B, labels)``: true is what is above a half.
+
+    Returns:
+        Images and integer labels, one for each pair.
+
+    Example:
+        >>> images, labels = every_label(torch.zeros(2, 1, 2, 2), torch.tensor([[1, 1, 0], [0, 0, 1]]))
+        >>> len(images), labels.tolist()
+        (3, [0, 1, 2])
+    """
+    rows, labels = (targets > 0.5).nonzero(as_tuple=True)
+    return images[rows.to(images.device)], labels
+
+
+def one_label_each(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image once, for one of the labels that are true of it, so that all labels get about as many images.
+
+    Args:
+        images: Shape ``(B, ...)``.
+        targets: As for `every_label`. Images without any label are left out.
+
+    Returns:
+        Images and integer labels.
+
+    Example:
+        >>> one_label_each(torch.zeros(3, 1, 2, 2), torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]]))[1].tolist()
+        [1, 0]
+    """
+    true = (targets > 0.5).cpu()
+    rare, taken = true.sum(dim=0).tolist(), Counter[int]()
+    rows, labels = [], []
+    for row, of_image in enumerate(true):
+        if of_image.any():
+            label = min(of_image.nonzero().flatten().tolist(), key=lambda each: (taken[each], rare[each]))
+            taken[label] += 1
+            rows.append(row)
+            labels.append(label)
+    return images[rows], torch.tensor(labels, dtype=torch.long, device=targets.device)
 
 
 @dataclass(frozen=True)

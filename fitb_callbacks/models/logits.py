@@ -24,7 +24,8 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
 
     Args:
         model: The classifier.
-        logits_fn: Called as ``logits_fn(model, images)``; by default ``find_logits(model(images))``.
+        logits_fn: Called as ``logits_fn(model, images)``; by default ``find_logits(model(images))``. It may also return
+            logits ``(B, labels, 2)`` of independent labels, see `fitb_callbacks.models.answers.independent`.
 
     Returns:
         Function from images ``(B, C, H, W)`` to logits ``(B, classes)`` with at least two classes.
@@ -54,6 +55,9 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
                 "logits_fn=lambda model, images: ... that returns the logits"
             ) from error
         changes_images = version is None or given._version != version
+        if logits_fn is not None and _are_independent(output, len(images)):
+            assert isinstance(output, Tensor)
+            return output
         return find_logits(output, batch_size=len(images))
 
     return classify
@@ -95,6 +99,10 @@ def find_logits(output: Any, *, batch_size: int) -> Tensor:
         f"alone, in a tuple or dict, or as .logits; found {describe(output)}. "
         "Pass logits_fn=lambda model, images: ... that returns the logits"
     )
+
+
+def _are_independent(output: Any, batch_size: int) -> bool:
+    return isinstance(output, Tensor) and output.ndim == 3 and output.shape[::2] == (batch_size, 2)
 
 
 def _candidates(output: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.models.answers import independent
 from fitb_callbacks.models.gradients import gradients_opened
 from fitb_callbacks.models.logits import LogitsFn, find_logits
 from fitb_callbacks.models.observation import LossCall, ModuleCall, Observation, stop_at_loss
@@ -17,11 +18,20 @@ from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.nested import Path, at_path, map_tensors, tensors_in
 
-__all__ = ["NotAClassifierError", "Usage", "find_inputs", "find_usage", "labels_from"]
+__all__ = [
+    "NotAClassifierError",
+    "Usage",
+    "as_multi_label",
+    "find_inputs",
+    "find_usage",
+    "labels_from",
+    "takes_independent_labels",
+]
 
 _CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
 _BINARY = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss", "binary_cross_entropy")
-_BY_HAND = ("log_softmax", "softmax", "logsigmoid", "sigmoid")
+_SIGMOIDS = ("logsigmoid", "sigmoid")
+_BY_HAND = ("log_softmax", "softmax", *_SIGMOIDS)
 _PROBABILITIES = ("binary_cross_entropy",)
 
 _TOLERANCE = 0.05
@@ -98,6 +108,17 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
             return found
         failures.append(f"{attempt.name}: {found}")
     raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
+
+
+def as_multi_label(usage: Usage, compute: LogitsFn | None = None) -> Usage:
+    """The same use of a model, with each of its logits taken for a label of its own.
+
+    Args:
+        usage: Of a loss that takes independent labels.
+        compute: What computes the logits ``(B, labels)``; None for what does in ``usage``.
+    """
+    compute = compute or usage.logits_fn or (lambda model, images: find_logits(model(images), batch_size=len(images)))
+    return replace(usage, multi_label=True, logits_fn=lambda model, images: independent(compute(model, images)))
 
 
 def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
@@ -206,7 +227,7 @@ def _of_step(  # noqa: PLR0913 - all that was observed
     """Run the step again up to its loss, with other images where they entered the network."""
     batch_size = len(at_path(call.arguments, path))
     same = [each for each in seen.losses if each.function == loss.function]
-    number = next(index for index, each in enumerate(same) if each is loss)
+    number = next(index for index, each in enumerate(same) if each.input is loss.input)
 
     def compute(model: nn.Module, images: Tensor) -> Tensor:
         other_rows = map_tensors(lambda _, tensor: _rows(tensor, len(images), batch_size), batch)
@@ -265,15 +286,8 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool
             notes.append("gradients are let through torch.no_grad() and detach() while the model is probed")
         simple = attempt.simple and not notes and layout == "channels first" and loss.function not in _PROBABILITIES
         num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
-    return Usage(
-        images,
-        loss.target,
-        None if simple else compute,
-        loss.function,
-        int(num_classes),
-        multi_label=_is_multi_label(loss),
-        notes=tuple(notes),
-    )
+    usage = Usage(images, loss.target, None if simple else compute, loss.function, int(num_classes), notes=tuple(notes))
+    return as_multi_label(usage, compute) if _is_multi_label(loss) else usage
 
 
 def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor, compare: bool) -> str | None:
@@ -350,7 +364,16 @@ def _classification_loss(seen: Observation, batch: Any = None) -> LossCall:
     if not fitting or (others and not any(each.target is not None for each in fitting)):
         reasons = "; ".join(f"{name} {why}" for name, why in others.items())
         raise NotAClassifierError(f"the step does not classify images: {reasons}")
-    return max(fitting, key=lambda each: each.input.shape[1] if each.input.ndim == 2 else 2)
+    loss = max(fitting, key=lambda each: each.input.shape[1] if each.input.ndim == 2 else 2)
+    return loss if loss.target is not None else replace(loss, target=_target_by_hand(loss, batch))
+
+
+def _target_by_hand(loss: LossCall, batch: Any) -> Tensor | None:
+    """What a loss of one's own takes as independent labels: a number from 0 to 1 for each sigmoid, in the batch."""
+    if loss.function not in _SIGMOIDS or loss.input.shape[1] < 2:
+        return None
+    fitting = (part for _, part in tensors_in(batch) if part.shape == loss.input.shape)
+    return next((part for part in fitting if bool(((part >= 0) & (part <= 1)).all())), None)
 
 
 def _problem_of_loss(loss: LossCall, batch: Any) -> str | None:
@@ -379,10 +402,22 @@ def _is_in(target: Tensor, batch: Any) -> bool:
     return any(part.shape == target.shape and bool((part == target).all()) for _, part in tensors_in(batch))
 
 
+def takes_independent_labels(function: str, targets: Tensor | None) -> bool:
+    """Whether a loss may take several labels of an image for true: a sigmoid for each of two labels or more.
+
+    Args:
+        function: Name of the loss, as in `fitb_callbacks.models.observation.LossCall`.
+        targets: What it took.
+    """
+    return function in (*_BINARY, *_SIGMOIDS) and targets is not None and targets.ndim == 2 and targets.shape[1] >= 2
+
+
 def _is_multi_label(loss: LossCall) -> bool:
-    if loss.function not in _BINARY or loss.input.ndim != 2 or loss.input.shape[1] < 2 or loss.target is None:
+    if not takes_independent_labels(loss.function, loss.target) or loss.target is None:
         return False
-    return not bool(((loss.target > 0.5).sum(dim=1) == 1).all())
+    true, total = (loss.target > 0.5).sum(dim=1), loss.target.float().sum(dim=1)
+    mixed = (true == 0) & ((total - 1).abs() < 1e-3)  # of two classes, half and half
+    return not bool(((true == 1) | mixed).all())
 
 
 def labels_from(targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.scoring.intervals import wilson_interval
@@ -86,7 +87,7 @@ def cue_profile(classify: Classify, images: Tensor, labels: Tensor, *, chunk_siz
     for name in CUES:
         draws = range(_SHUFFLES if name == "shuffled" else 1)
         answers = [
-            in_chunks(classify, mixed(name, images, others, seed=draw), chunk_size).argmax(dim=1) for draw in draws
+            predicted(in_chunks(classify, mixed(name, images, others, seed=draw), chunk_size), labels) for draw in draws
         ]
         rate = sum((answer == labels).float().mean().item() for answer in answers) / len(answers)
         chance = sum(_chance(answer, labels) for answer in answers) / len(answers)
@@ -154,6 +155,7 @@ def _inside(images: Tensor, share: float) -> Tensor:
 
 
 def _chance(answers: Tensor, labels: Tensor) -> float:
+    answers, labels = answers + 1, labels + 1  # an answer of -1 is none of the labels
     classes = int(max(answers.max(), labels.max())) + 1
     shares = [torch.bincount(values, minlength=classes).double() / len(values) for values in (answers, labels)]
     return float((shares[0] * shares[1]).sum())

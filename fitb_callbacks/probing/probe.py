@@ -11,6 +11,7 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
@@ -270,7 +271,7 @@ class FillInBlanks:
         classify = classifier(model, logits_fn)
         logits = in_chunks(classify, images, self.chunk_size)
         if self.target == "predicted":
-            labels = logits.argmax(dim=1)
+            labels = predicted(logits)
         return Inputs(
             classify=classify,
             images=images,
@@ -330,14 +331,14 @@ class FillInBlanks:
         prototypes = torch.where(covered[:, None, None, None], self._transform(updates, inputs), inputs.baseline)
         prototypes = prototypes.to(inputs.images.dtype)  # a model in half precision takes nothing else
         logits = in_chunks(inputs.classify, plan.formatted(prototypes), plan.chunk_size)
-        return prototypes, logits.argmax(dim=1).where(covered, -1)
+        return prototypes, predicted(logits, inputs.labels).where(covered, -1)
 
     def _filled(self, inputs: Inputs, plan: Plan, share: tuple[int, int]) -> dict[str, Tensor]:
         """The images filled in, and what the model sees in them: fields of the result."""
         steps = fill_images(inputs, plan, seed=self.seed, share=share)
         filled = steps[:, -1]
         logits = in_chunks(inputs.classify, plan.formatted(filled), plan.chunk_size)
-        fields = {"filled": filled, "fill_steps": steps, "fill_predictions": logits.argmax(dim=1)}
+        fields = {"filled": filled, "fill_steps": steps, "fill_predictions": predicted(logits, inputs.labels)}
         return {name: tensor.cpu() for name, tensor in fields.items()}
 
     def _score(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.probing.averaging import Average
 from fitb_callbacks.probing.cues import cue_profile
@@ -41,7 +42,7 @@ def relies_on(inputs: Inputs, averaged: Average, *, chunk_size: int | None = Non
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
     """
     labels, number = inputs.labels, len(inputs.labels)
-    answers = in_chunks(inputs.classify, inputs.images, chunk_size).argmax(dim=1)
+    answers = predicted(in_chunks(inputs.classify, inputs.images, chunk_size), labels)
     accuracy = (answers == labels).float().mean().item()
     cues = cue_profile(inputs.classify, inputs.images, labels, chunk_size=chunk_size)
     chance = 1 / inputs.num_classes

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fitb_callbacks.models.answers import log_probability, predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.autotune import Plan, Tuner
 
@@ -149,7 +149,7 @@ def answer(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """What a model says about labels: log p(label), which is differentiable, and the label that it predicts.
 
     Args:
-        logits: Shape ``(B, classes)``.
+        logits: Shape ``(B, classes)``, or ``(B, labels, 2)`` of independent labels.
         labels: Integers, shape ``(B,)``.
 
     Returns:
@@ -161,7 +161,7 @@ def answer(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         >>> round(log_p.exp().item(), 3), predicted.item()
         (1.0, 2)
     """
-    return -F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(dim=1)
+    return log_probability(logits, labels), predicted(logits, labels)
 
 
 def differentiable_logits(classify: Classify, leaf: Tensor) -> Tensor:

@@ -496,22 +496,64 @@ class ManyLabels(Forward):
 MANY = torch.stack((LABELS == 0, LABELS != 1, LABELS != 2), dim=1).long()
 
 
-def test_independent_labels_cost_one_line_which_probes_one_of_them():
-    dataset = TensorDataset(IMAGES, MANY)
-    probe, said, _ = compared_with_and_without(ManyLabels, dataset)
-    assert len(said) == 1
-    assert "3 independent labels" in said[0]
-    assert probe.history == []
-    pasted = (
-        said[0][said[0].index("FillInBlanksCallback(prefix=") :].replace("'fitb-k'", "'fitb-1'").replace("k]", "1]")
-    )
-    one = eval(pasted, {"FillInBlanksCallback": FillInBlanksCallback})
-    again, said, _ = compared_with_and_without(
-        ManyLabels, dataset, prefix=one.prefix, batch_adapter=one.batch_adapter, logits_fn=one.logits_fn
+class ManyProbabilities(ManyLabels):
+    """The sigmoid inside the model."""
+
+    def forward(self, images):
+        return self.net(images).sigmoid()
+
+    def loss(self, batch):
+        return F.binary_cross_entropy(self(batch[0]), batch[1])
+
+
+class ManyByHand(ManyLabels):
+    """As an asymmetric or focal loss of one's own."""
+
+    def loss(self, batch):
+        p = torch.sigmoid(self(batch[0]))
+        return -(batch[1] * p.log() + (1 - batch[1]) * p**2 * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize(
+    ("module_class", "targets"),
+    [(ManyLabels, MANY), (ManyLabels, MANY.float()), (ManyProbabilities, MANY.float()), (ManyByHand, MANY.float())],
+    ids=["integers", "floats", "BCELoss", "by hand"],
+)
+def test_each_of_several_independent_labels_is_probed(module_class, targets):
+    """Bars are at the top, middle or bottom; the labels are: at the top, not in the middle, not at the bottom."""
+    probe, said, trainer = compared_with_and_without(
+        module_class, TensorDataset(IMAGES, targets), options={"max_epochs": 12}, every_n_epochs=12
     )
     assert said == []
-    assert [entry["epoch"] for entry in again.history] == [0, 1]
-    assert again.result.labels.unique().tolist() == [0, 1]
+    assert [entry["epoch"] for entry in probe.history] == [0, 11]
+    result = probe.result
+    assert result.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    truth = {image.numpy().tobytes(): labels for image, labels in zip(IMAGES, targets, strict=True)}
+    for image, label in zip(result.images, result.labels, strict=True):
+        assert truth[image.numpy().tobytes()][label] == 1
+    with torch.no_grad():
+        logits = trainer.lightning_module.eval().net(result.images)
+    assert bool(((logits > 0).sum(dim=1) > 1).any())  # several at once, of which the strongest alone would count
+    own = logits[torch.arange(6), result.labels] > 0
+    assert result.metrics["image_accuracy"] == pytest.approx(own.float().mean().item())
+    assert own.all()
+    assert result.metrics["accuracy"] == 1
+    # For "at the top" the model fills in a bar there, for "not at the bottom" it takes one away
+    rows = result.updates.mean(dim=(1, 3))
+    assert bool((rows[:2].argmax(dim=1) == 0).all())
+    assert bool((rows[4:, 6] < 0).all())
+
+
+def test_labels_that_turn_out_to_be_independent_are_followed():
+    """The first batches of the validation look one-hot."""
+    dataset = TensorDataset(IMAGES, torch.cat((torch.eye(3)[LABELS[:12]], MANY[12:].float())))
+    probe, said, _ = compared_with_and_without(ManyLabels, dataset)
+    assert [line.removeprefix("FillInBlanksCallback: ") for line in said] == [
+        "an image has several labels, unlike those before it: each label is probed by itself from now on, and scores "
+        "before and after do not compare"
+    ]
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    assert probe.result.labels.unique().tolist() == [0, 1, 2]
 
 
 # --- what is no classification of images ---------------------------------------------------------------------------

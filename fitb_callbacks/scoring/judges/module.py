@@ -54,6 +54,11 @@ class ModuleJudge(Judge):
 
     def scores(self, images: Tensor) -> Tensor:
         """The module's logits for images ``(N, C, H, W)``, on the CPU, shape ``(N, classes)``."""
+        logits = self.logits(images)
+        return logits if logits.ndim == 2 else logits[..., 1] - logits[..., 0]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The module's logits, on the CPU, shape ``(N, classes)``, or ``(N, labels, 2)`` of independent labels."""
         return in_chunks(self._logits, images, _CHUNK).float().cpu()
 
     def _logits(self, images: Tensor) -> Tensor:
