@@ -46,6 +46,7 @@ from fitb_callbacks.integrations.probe_manifest import write_record
 from fitb_callbacks.models.chunks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.models.observation import Observation
+from fitb_callbacks.models.volumes import folded
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.probing.settings import MaskingName, SharedSettings
@@ -433,7 +434,8 @@ class FillInBlanksCallback(Callback):
         if wanted and self._images.images is None and not trainer.sanity_checking:
             self._images.offer(images, labels)
         if stage == "training":
-            self._run_judge.stream(*everything, epoch=trainer.current_epoch)
+            images, labels = everything
+            self._run_judge.stream(folded(images), labels, epoch=trainer.current_epoch)
 
     def _follow_labels(self, stage: str) -> None:
         """Choose new probe images if labels turn out not to exclude each other."""
@@ -495,7 +497,8 @@ class FillInBlanksCallback(Callback):
             self._take_given_images(images)
         with self._degrade("judge", "the judge does not fit, so there is none"):
             try:
-                self._run_judge.check(tuple(images.shape[1:]), self._num_classes, batch_adapter=self.batch_adapter)
+                shape = tuple(folded(images).shape[1:])
+                self._run_judge.check(shape, self._num_classes, batch_adapter=self.batch_adapter)
             except Exception:
                 self._run_judge.give_up()
                 raise

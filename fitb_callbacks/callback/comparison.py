@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.logits import LogitsFn
+from fitb_callbacks.models.volumes import takes_folded
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.drift import class_means, drift
 from fitb_callbacks.scoring.intervals import wilson_interval
@@ -50,6 +51,8 @@ def compared(
         (nan, 0.0)
     """
     labels, covered = result.labels, result.covered
+    if result.depth is not None:
+        logits_fn = takes_folded(logits_fn, result.depth)
     means = _small(class_means(result.updates, labels, covered, num_classes=int(result.settings["num_classes"])))
     means = means[labels.unique()]  # the probe images, and so their classes, are the same ones in each probe
     changes = {"carryover_accuracy": math.nan, "drift": math.nan}

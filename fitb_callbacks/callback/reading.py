@@ -23,6 +23,7 @@ from fitb_callbacks.models.usage import (
     labels_from,
     takes_independent_labels,
 )
+from fitb_callbacks.models.volumes import layouts
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.nested import Path, at_path, in_words, tensors_in
 
@@ -145,7 +146,7 @@ class StepReader:
             part
             for call in seen.calls
             for _, image in call.images()
-            for part in (image, image.movedim(-1, 1))
+            for part in layouts(image)
             if part.shape[1:] == shape
         ]
         fitting = [target for target in targets if images and len(target) == len(images[0])]

@@ -25,9 +25,9 @@ _LABEL_KEYS = ("label", "labels", "y", "target", "targets", "class")
 def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[Tensor, Tensor]:
     """Images and labels of a batch.
 
-    Images are the first tensor of shape ``(B, C, H, W)``, labels the first tensor of whole numbers of shape ``(B,)``
-    or ``(B, 1)``, in a tuple or list or among a dict's values; a dict's usual names (``image``, ``pixel_values``,
-    ``label``, ``target``, ...) go first.
+    Images are the first tensor of shape ``(B, C, H, W)``, or ``(B, C, D, H, W)`` for volumes, labels the first tensor
+    of whole numbers of shape ``(B,)`` or ``(B, 1)``, in a tuple or list or among a dict's values; a dict's usual names
+    (``image``, ``pixel_values``, ``label``, ``target``, ...) go first.
 
     Args:
         batch: What the data loader yields.
@@ -78,7 +78,7 @@ def _first(values: Iterable[Any], fits: Callable[[Any], bool]) -> Tensor | None:
 
 
 def _is_images(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 4 and not value.is_complex() and 0 not in value.shape
+    return isinstance(value, Tensor) and value.ndim in (4, 5) and not value.is_complex() and 0 not in value.shape
 
 
 def _is_labels(value: object, batch_size: int) -> bool:

@@ -15,6 +15,7 @@ from fitb_callbacks.models.gradients import gradients_opened
 from fitb_callbacks.models.logits import LogitsFn, find_logits
 from fitb_callbacks.models.observation import LossCall, ModuleCall, Observation, stop_at_loss
 from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.models.volumes import channels_at, layouts
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.nested import Path, at_path, map_tensors, tensors_in
 
@@ -99,7 +100,7 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
     entries = [(call, path, images) for call in seen.calls if not call.inside for path, images in call.images()]
     if not entries:
         raise NotAClassifierError(
-            "no image entered a module of the model: no argument was a tensor of 4 dimensions (B, C, H, W)"
+            "no image entered a module of the model: no argument was a tensor of 4 dimensions (B, C, H, W), or of 5"
         )
     failures: list[str] = []
     for attempt in _attempts(model, seen, loss, entries, batch, rerun):
@@ -138,7 +139,7 @@ def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
         raise LookupError("no loss of torch.nn.functional was seen")
     for call in seen.calls:
         for _, images in () if call.inside else call.images():
-            for candidate in (images, images.movedim(-1, 1)):
+            for candidate in layouts(images):
                 if tuple(candidate.shape[1:]) == shape and len(candidate) == len(loss.target):
                     return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
     raise NotAClassifierError(f"no images of the shape {shape} entered the network")
@@ -262,13 +263,13 @@ def _rows(tensor: Tensor, number: int, batch_size: int) -> Tensor:
 def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool) -> Usage | str:
     """How the model is used if this way works; otherwise why it does not."""
     wanted = _as_logits(loss.input.detach(), loss.function)
-    images, layout = attempt.images, "channels first"
+    images = attempt.images
     compute: LogitsFn = lambda model, x: _as_logits(attempt.compute(model, x), loss.function)  # noqa: E731
     if not images.is_floating_point():
         images = images.float()
-    if _has_channels_last(images):
-        images, inner, layout = images.movedim(-1, 1), compute, "channels last"
-        compute = lambda model, x: inner(model, x.movedim(1, -1))  # noqa: E731
+    if (at := channels_at(images)) != 1:
+        images, inner = images.movedim(at, 1), compute
+        compute = lambda model, x: inner(model, x.movedim(1, at))  # noqa: E731
     notes: list[str] = []
     with preserve_model_state(model):
         images = images.clone()
@@ -284,7 +285,7 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool
             if not _differentiable(model, compute, images[:2]):
                 return "its logits carry no gradient back to the images"
             notes.append("gradients are let through torch.no_grad() and detach() while the model is probed")
-        simple = attempt.simple and not notes and layout == "channels first" and loss.function not in _PROBABILITIES
+        simple = attempt.simple and not notes and at == 1 and loss.function not in _PROBABILITIES
         num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
     usage = Usage(images, loss.target, None if simple else compute, loss.function, int(num_classes), notes=tuple(notes))
     return as_multi_label(usage, compute) if _is_multi_label(loss) else usage
@@ -337,11 +338,6 @@ def _in_whole_batches(compute: LogitsFn, batch_size: int) -> LogitsFn:
         return torch.cat(parts)
 
     return padded
-
-
-def _has_channels_last(images: Tensor) -> bool:
-    few = (1, 3, 4)
-    return images.ndim == 4 and images.shape[-1] in few and images.shape[1] not in few
 
 
 def _as_logits(value: Tensor, function: str) -> Tensor:

@@ -15,6 +15,7 @@ from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.models.volumes import folded, takes_folded
 from fitb_callbacks.probing.adjustment import Adjustment
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
@@ -216,7 +217,8 @@ class FillInBlanks:
 
         Args:
             model: Any classifier. It is put in evaluation mode for the probe and left as it was found.
-            images: Shape ``(N, C, H, W)``, in the model's input space. Integer images become float32.
+            images: Shape ``(N, C, H, W)``, in the model's input space. Integer images become float32. Volumes
+                ``(N, C, D, H, W)`` are probed with their slices as channels, see `fitb_callbacks.models.volumes`.
             labels: Integers in [0, classes), shape ``(N,)``. Not needed with ``target="predicted"``.
             logits_fn: ``logits_fn(model, images)`` returns logits ``(B, classes)``, for models from whose output they
                 cannot be found (see `fitb_callbacks.models.logits.find_logits`).
@@ -239,6 +241,9 @@ class FillInBlanks:
             ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
                 judge for other images or classes.
         """
+        depth = images.shape[2] if isinstance(images, Tensor) and images.ndim == 5 else None
+        if depth is not None:
+            images, logits_fn = folded(images), takes_folded(logits_fn, depth)
         with preserve_model_state(model):
             inputs = self._check(model, images, labels, logits_fn)
             check_class_names(class_names, inputs.num_classes)
@@ -258,6 +263,7 @@ class FillInBlanks:
             intervals={**result.intervals, **relied.intervals},
             reliance=relied.maps,
             mask_ratios=mask_ratios,
+            settings=result.settings if depth is None else {**result.settings, "depth": depth},
             **fill,
         )
         return result if judge is None else judged(result, judge)
@@ -401,6 +407,7 @@ class FillInBlanks:
         if result.steps is not None:
             raise ValueError('result must be of masking="random"; got one of progressive masks')
         images = result.images.to(device_of(model, default=result.images.device))
+        logits_fn = logits_fn if result.depth is None else takes_folded(logits_fn, result.depth)
         low, high, baseline = self._values(images)
         inputs = Inputs(
             classify=classifier(model, logits_fn),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitb_callbacks.models.volumes import central_slices, unfolded
 from fitb_callbacks.plotting.tiles import Cell
 from fitb_callbacks.probing.masks import partition_masks, random_masks
 from fitb_callbacks.probing.reliance import reliance_summary
@@ -34,7 +35,8 @@ class FillInBlanksResult:
     """Prototypes, updates and scores of one probe. All tensors are on the CPU.
 
     Attributes:
-        images: The probe images, shape ``(N, C, H, W)``, in the model's input space.
+        images: The probe images, shape ``(N, C, H, W)``, in the model's input space. Of volumes, slices are channels:
+            ``C * D`` of them, and `depth` is D.
         labels: The label each image was filled for, shape ``(N,)``.
         updates: Mean update of each image over its kept masks, shape ``(N, C, H, W)``; zero where none was kept.
         prototypes: What the updates show as an image, shape ``(N, C, H, W)``, in the model's input space, values from
@@ -145,6 +147,12 @@ class FillInBlanksResult:
         return self.class_names[label] if self.class_names else str(label)
 
     @property
+    def depth(self) -> int | None:
+        """Slices of each volume, where images are volumes with their slices as channels; None for plain images."""
+        depth: int | None = self.settings.get("depth")
+        return depth
+
+    @property
     def value_range(self) -> tuple[Tensor, Tensor]:
         """Values of each channel that are shown as black and as white, shape ``(C, 1, 1)`` each."""
         return self._of_channels("low"), self._of_channels("high")
@@ -166,24 +174,28 @@ class FillInBlanksResult:
         """
         if indices is None:
             indices = [self._shown_image(label) for label in self.classes]
-        visible, (low, high), baseline = self._first_masks(), self.value_range, self._of_channels("baseline")
+        show, (low, high) = self._shown, self.value_range
+        visible, baseline = show(self._first_masks(), masks=True), show(self._of_channels("baseline"))
+        if self.depth is not None:
+            low, high = (unfolded(ends, self.depth) for ends in (low, high))
+            low, high = low.amin(dim=1), high.amax(dim=1)
         shown = self.predictions if self.fill_predictions is None else self.fill_predictions
         gentler = self.gentler
         return [
             Cell(
                 name=self.class_name(int(self.labels[index])),
-                image=self.images[index],
+                image=show(self.images[index]),
                 visible=visible,
-                update=self.updates[index],
-                prototype=self.prototypes[index] if self.covered[index] else None,
+                update=show(self.updates[index]),
+                prototype=show(self.prototypes[index]) if self.covered[index] else None,
                 answer=self.class_name(int(shown[index])) if shown[index] >= 0 else None,
                 right=bool(shown[index] == self.labels[index]),
                 low=low,
                 high=high,
                 baseline=baseline,
-                steps=None if self.steps is None else self.steps[index],
-                filled=None if self.filled is None else self.filled[index],
-                reliance=None if self.reliance is None else self.reliance[index],
+                steps=None if self.steps is None else show(self.steps[index]),
+                filled=None if self.filled is None else show(self.filled[index]),
+                reliance=None if self.reliance is None else self._shown_reliance(index),
                 gentler=bool(gentler[index]),
             )
             for index in indices
@@ -192,6 +204,21 @@ class FillInBlanksResult:
     def _shown_image(self, label: int) -> int:
         of_class = (self.labels == label).nonzero()[:, 0].tolist()
         return next((index for index in of_class if self.covered[index]), of_class[0])
+
+    def _shown(self, tensor: Tensor, *, masks: bool = False) -> Tensor:
+        """What a picture shows of images ``(..., C, H, W)`` or masks ``(S, H, W)``: of volumes, three slices."""
+        if self.depth is None:
+            return tensor
+        size = self.images.shape[-2:]
+        volumes = tensor.unsqueeze(-3) if masks else unfolded(tensor, self.depth)
+        return central_slices(volumes.expand(*volumes.shape[:-3], self.depth, *size))
+
+    def _shown_reliance(self, index: int) -> Tensor:
+        assert self.reliance is not None
+        if self.depth is None:
+            return self.reliance[index]
+        grid = PatchGrid.for_images(self.images, self.settings["patch_size"])
+        return self._shown(grid.to_pixels(self.reliance[index].flatten())[None], masks=True)[0]
 
     def _of_channels(self, setting: str) -> Tensor:
         return torch.tensor(self.settings[setting], dtype=self.images.dtype)[:, None, None]

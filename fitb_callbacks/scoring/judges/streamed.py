@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of, read_batch
 from fitb_callbacks.models.chunks import in_chunks
+from fitb_callbacks.models.volumes import folded
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.rng import isolate_rng
@@ -99,6 +100,7 @@ class StreamedJudge(Judge):
         with isolate_rng():
             for batch in batches_of(reference, name="reference"):
                 images, labels = read_batch(batch, batch_adapter)
+                images = folded(images)
                 if tuple(images.shape[1:]) != tuple(image_shape):
                     raise ValueError(
                         f"reference must hold images of the shape {tuple(image_shape)}, as the model's; "
