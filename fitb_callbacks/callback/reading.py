@@ -76,11 +76,7 @@ class StepReader:
         if not self.understood:
             self.batch_words = describe(batch)
         settled = self._adapter is not None and self._given_logits_fn is not None
-        if (
-            not settled
-            and (not self.understood or self.watches)
-            and can_observe(pl_module, training=self.stage == "training")
-        ):
+        if not settled and (not self.understood or self.watches) and can_observe(pl_module):
             self._observer = Observer(pl_module)
             self._observer.start()
 

@@ -11,19 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.models.named_state import FRAMEWORK, Variables, variables_named_by, variables_of
+
 __all__ = ["own_state", "saved_attributes"]
 
 _REGISTRIES = {"_parameters", "_buffers", "_modules", "training"}
-_FRAMEWORK = {
-    "torch",
-    "lightning",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "numpy",
-    "builtins",
-    "logging",
-    "threading",
-}
 _DEEPEST = 4
 _MOST_ITEMS = 1000
 _MOST_BYTES = 2**26
@@ -35,9 +27,9 @@ def saved_attributes(model: nn.Module) -> Restore:
     """Save the state of a user's own that a forward pass may change; return a function that puts it back.
 
     That is every module's attributes (counters, temperatures, caches, memory banks, metric states), with the lists,
-    dicts, sets, queues, tensors and plain objects in them, what forward hooks collect into, and global lists and dicts
-    that ``forward`` names. Containers and tensors stay the same objects. Tensors of more than 64 MiB, and items of
-    containers with more than 1,000, are not copied.
+    dicts, sets, queues, tensors and plain objects in them, what forward hooks collect into, and the globals and class
+    attributes that ``forward`` names. Containers and tensors stay the same objects. Tensors of more than 64 MiB, and
+    items of containers with more than 1,000, are not copied.
 
     Args:
         model: Any module.
@@ -72,12 +64,16 @@ def own_state(model: nn.Module) -> Iterator[tuple[str, Any]]:
             for name, value in vars(holder).items():
                 if name not in _REGISTRIES and not _is_hooks(name) and not _is_foreign(value):
                     yield f"attribute {name} of {where}", _plain(value)
+        elif isinstance(holder, Variables):
+            for name, value in holder.values().items():
+                yield f"{name} of the {holder.where}", _plain(value)
         else:
             yield where, _plain(holder)
 
 
 def _roots(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every module, what its hooks hold, and the global containers that its forward names."""
+    """Every module, what its hooks hold, and the variables that its forward names."""
+    seen: set[Any] = set()
     for name, module in model.named_modules():
         where = name or "the model"
         yield where, module
@@ -86,8 +82,8 @@ def _roots(model: nn.Module) -> Iterator[tuple[str, Any]]:
                 for hook in hooks.values():
                     for held in _held_by(hook):
                         yield f"what a hook of {where} holds", held
-        for held in _globals_of(getattr(type(module), "forward", None)):
-            yield f"what the forward of {where} names", held
+        for variables in variables_named_by(module, seen):
+            yield variables.where, variables
 
 
 def _is_hooks(name: str) -> bool:
@@ -109,15 +105,8 @@ def _held_by(function: Any) -> Iterator[Any]:
                 yield cell.cell_contents
         except ValueError:  # an empty cell
             continue
-    yield from _globals_of(function)
-
-
-def _globals_of(function: Any) -> Iterator[Any]:
-    code, names = getattr(function, "__code__", None), getattr(function, "__globals__", {})
-    module = getattr(function, "__module__", None)  # None: generated code, as in exported models
-    if code is None or module is None or module.split(".")[0] in _FRAMEWORK:
-        return
-    yield from (names[name] for name in code.co_names if isinstance(names.get(name), (list, dict, set, deque)))
+    yield from (each for each in getattr(function, "__defaults__", None) or () if _is_state(each))
+    yield from variables_of(function)
 
 
 def _is_state(value: Any) -> bool:
@@ -128,7 +117,7 @@ def _is_plain_object(value: Any) -> bool:
     if isinstance(value, (type, nn.Module, types.ModuleType, types.FunctionType, types.MethodType)):
         return False
     packages = {base.__module__.split(".")[0] for base in type(value).__mro__ if base is not object}
-    return hasattr(value, "__dict__") and not packages & _FRAMEWORK
+    return hasattr(value, "__dict__") and not packages & FRAMEWORK
 
 
 def _is_foreign(value: Any) -> bool:
@@ -150,6 +139,9 @@ class _Saver:
                 undo()
 
     def save(self, value: Any, depth: int) -> None:
+        if isinstance(value, Variables):
+            self._save_variables(value, depth)
+            return
         if depth > _DEEPEST or id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -190,6 +182,18 @@ class _Saver:
             for key, value in saved.items():
                 if key not in namespace or namespace[key] is not value:
                     namespace[key] = value
+
+        self._undo.append(undo)
+
+    def _save_variables(self, variables: Variables, depth: int) -> None:
+        saved = variables.values()
+        self._save_items(list(saved.values()), depth)
+
+        def undo() -> None:
+            now = variables.values()
+            for name, value in saved.items():
+                if name not in now or now[name] is not value:
+                    variables.put(name, value)
 
         self._undo.append(undo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ _SOFT: dict[Any, str] = {
     Tensor.sigmoid: "sigmoid",
     F.logsigmoid: "logsigmoid",
 }
+_WITH_A_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 _MOST_CALLS = 64
 _MOST_COPIES = 4
 
@@ -82,27 +84,30 @@ class Observation:
     training: bool = False
 
 
-def can_observe(model: nn.Module, *, training: bool) -> bool:
-    """Tell whether a step can be watched without changing what it computes.
-
-    Not where parts are compiled, which would be compiled again, or scripted, which take no hooks. Torch's own
-    transformer layers take another, faster path in evaluation unless they are watched, so they are only watched in
-    training.
+def can_observe(model: nn.Module) -> bool:
+    """Tell whether a step can be watched without changing what it computes: not if the step itself is compiled.
 
     Example:
-        >>> can_observe(torch.nn.Linear(2, 2), training=True)
+        >>> can_observe(torch.nn.Linear(2, 2))
         True
-        >>> can_observe(torch.nn.TransformerEncoderLayer(8, 2), training=False)
-        False
     """
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
-            return False
-        if getattr(module, "_compiled_call_impl", None) is not None or getattr(module, "_compiler_ctx", None):
-            return False
-        if not training and isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
-            return False
-    return True
+    return getattr(model, "_compiler_ctx", None) is None
+
+
+def _closed_parts(model: nn.Module, *, training: bool) -> set[str]:
+    """Names of parts that must not notice that they are watched, with all that is in them.
+
+    Compiled parts would be compiled again, scripted ones take no hooks, and torch's own transformer layers take
+    another, faster path in evaluation if nothing watches them.
+    """
+    closed: set[str] = set()
+    for name, module in model.named_modules():
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        notices = isinstance(module, torch.jit.ScriptModule) or compiled or name.endswith("_orig_mod")
+        notices |= not training and isinstance(module, _WITH_A_FAST_PATH)
+        if notices or (name and name.rpartition(".")[0] in closed):
+            closed.add(name)
+    return closed
 
 
 class Observer:
@@ -124,7 +129,8 @@ class Observer:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._handles: list[Any] = []
-        self._mode: _Losses | None = None
+        self._losses: _Losses | _PatchedLosses | None = None
+        self._compiled: list[tuple[nn.Module, Any]] = []
         self._open: list[tuple[str, Any]] = []
         self._copies = 0
         self._seen = Observation()
@@ -132,22 +138,47 @@ class Observer:
     def start(self) -> None:
         """Begin to watch."""
         self._seen, self._copies = Observation(training=self._model.training), 0
+        closed = _closed_parts(self._model, training=self._model.training)
         for name, module in self._model.named_modules():
-            self._handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True, prepend=True))
-            self._handles.append(module.register_forward_hook(self._after(name), with_kwargs=True, always_call=True))
-        self._mode = _Losses(self._seen.losses)
-        self._mode.__enter__()  # type: ignore[no-untyped-call]
+            compiled = getattr(module, "_compiled_call_impl", None) is not None
+            if compiled and (not name or name.rpartition(".")[0] not in closed):
+                self._wrap_compiled(name, module)
+            elif name not in closed:
+                before, after = self._before(name), self._after(name)
+                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._losses = _PatchedLosses(self._seen.losses) if closed else _Losses(self._seen.losses)
+        self._losses.__enter__()
 
     def stop(self) -> Observation:
         """Cease to watch, and return what was seen. May be called more than once."""
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._mode = None
+        if self._losses is not None:
+            self._losses.__exit__(None, None, None)
+        self._losses = None
         for handle in self._handles:
             handle.remove()
-        self._handles, self._open = [], []
+        for module, call in self._compiled:
+            module._compiled_call_impl = call
+        self._handles, self._open, self._compiled = [], [], []
         seen, self._seen = self._seen, Observation()
         return seen
+
+    def _wrap_compiled(self, name: str, module: nn.Module) -> None:
+        """Watch a module whose call is compiled, hooks included, from outside."""
+        call: Any = module._compiled_call_impl
+        before, after = self._before(name), self._after(name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before(module, args, kwargs)
+            output = None
+            try:
+                output = call(*args, **kwargs)
+            finally:
+                after(module, args, kwargs, output)
+            return output
+
+        self._compiled.append((module, call))
+        module._compiled_call_impl = watched
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -196,13 +227,43 @@ class _Losses(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _LOSSES.get(func) or _SOFT.get(func)
-        if name is not None and len(self._found) < _MOST_CALLS:
-            given = args[0] if args else kwargs.get("input")
-            target = (args[1] if len(args) > 1 else kwargs.get("target")) if func in _LOSSES else None
-            if isinstance(given, Tensor) and (target is None or isinstance(target, Tensor)):
-                self._found.append(LossCall(name, given, target))
+        _note(self._found, func, args, kwargs)
         return func(*args, **kwargs)
+
+
+class _PatchedLosses:
+    """The same by other functions in the place of torch.nn.functional's, which parts of a model cannot notice."""
+
+    def __init__(self, found: list[LossCall]) -> None:
+        self._found = found
+        watched: list[Any] = [*_LOSSES, *_SOFT]
+        self._own = {func.__name__: func for func in watched if vars(F).get(func.__name__) is func}
+
+    def __enter__(self) -> None:
+        for name, func in self._own.items():
+            setattr(F, name, self._noting(func))
+
+    def __exit__(self, *_: object) -> None:
+        for name, func in self._own.items():
+            setattr(F, name, func)
+
+    def _noting(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(func)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                _note(self._found, func, args, kwargs)
+            return func(*args, **kwargs)
+
+        return noting
+
+
+def _note(found: list[LossCall], func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    name = _LOSSES.get(func) or _SOFT.get(func)
+    if name is not None and len(found) < _MOST_CALLS:
+        given = args[0] if args else kwargs.get("input")
+        target = (args[1] if len(args) > 1 else kwargs.get("target")) if func in _LOSSES else None
+        if isinstance(given, Tensor) and (target is None or isinstance(target, Tensor)):
+            found.append(LossCall(name, given, target))
 
 
 class _ReachedError(BaseException):

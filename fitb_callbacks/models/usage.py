@@ -36,6 +36,7 @@ _BY_HAND = ("log_softmax", "softmax", *_SIGMOIDS)
 _PROBABILITIES = ("binary_cross_entropy",)
 
 _TOLERANCE = 0.05
+_RANDOM = 3.0  # times as far from the step's logits as from its own, if a model is random
 
 Rerun = Callable[[Any], Any]
 """Runs the run's own step again on a batch, without any effect beside the forward pass."""
@@ -98,10 +99,13 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
     """
     loss = _classification_loss(seen, batch)
     entries = [(call, path, images) for call in seen.calls if not call.inside for path, images in call.images()]
+    if not entries and not seen.calls:
+        raise LookupError("no call of a module was seen")
     if not entries:
         raise NotAClassifierError(
             "no image entered a module of the model: no argument was a tensor of 4 dimensions (B, C, H, W), or of 5"
         )
+    _check_single(entries)
     failures: list[str] = []
     for attempt in _attempts(model, seen, loss, entries, batch, rerun):
         found = _tried(model, attempt, loss, compare=attempt.compares and not seen.training)
@@ -143,6 +147,17 @@ def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
                 if tuple(candidate.shape[1:]) == shape and len(candidate) == len(loss.target):
                     return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
     raise NotAClassifierError(f"no images of the shape {shape} entered the network")
+
+
+def _check_single(entries: list[tuple[ModuleCall, Path, Tensor]]) -> None:
+    """Raise unless a call takes one image at a time: beside other images than its own it means something else."""
+    for number, (call, _, images) in enumerate(entries):
+        others = [other for same, _, other in entries[number + 1 :] if same is call and len(other) == len(images)]
+        if any(other.shape != images.shape or not torch.equal(other, images) for other in others):
+            raise NotAClassifierError(
+                f"{call.name or 'forward'} takes {len(others) + 1} images at once, and what it says of one depends on "
+                "the others"
+            )
 
 
 @dataclass(frozen=True)
@@ -305,9 +320,13 @@ def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor
     scale = float(wanted.float().abs().max()) if wanted.numel() else 1.0
     # Not to the last digit: precision, and state that a forward keeps, may change them a little
     difference = float((logits.float().reshape(-1) - wanted.float().reshape(-1)).abs().max())
-    if not difference <= _TOLERANCE * scale + 1e-4:
-        return "gives other logits than the step did"
-    return None
+    if difference <= _TOLERANCE * scale + 1e-4:
+        return None
+    with torch.no_grad():
+        again = compute(model, images.clone())
+    if difference <= _RANDOM * float((again.float() - logits.float()).abs().max()):  # dropout that stays on
+        return None
+    return "gives other logits than the step did"
 
 
 def _differentiable(model: nn.Module, compute: LogitsFn, images: Tensor) -> bool:

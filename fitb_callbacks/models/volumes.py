@@ -29,7 +29,8 @@ def folded(images: Tensor) -> Tensor:
 
 def unfolded(images: Tensor, depth: int) -> Tensor:
     """The volumes ``(..., C, D, H, W)`` of folded ones ``(..., C * D, H, W)``."""
-    return images.unflatten(-3, (-1, depth))
+    volumes: Tensor = images.unflatten(-3, (-1, depth))
+    return volumes
 
 
 def takes_folded(logits_fn: LogitsFn | None, depth: int) -> LogitsFn:

@@ -67,7 +67,7 @@ def state_after(make, callbacks):
     trainer = Trainer(**quiet | options | {"callbacks": [*options.get("callbacks", []), *callbacks]})
     trainer.fit(module, **data)
     return trainer, {
-        "weights": {name: value.clone() for name, value in module.state_dict().items()},
+        "weights": copy.deepcopy(dict(module.state_dict())),
         "optimizers": copy.deepcopy([optimizer.state_dict() for optimizer in trainer.optimizers]),
         "own": [getattr(module, name, None) for name in ("steps", "bank", "seen")],
         "logged": {key: value for key, value in trainer.callback_metrics.items() if "fitb" not in key},
