@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.probing.averaging import Average
 from fitb_callbacks.probing.inputs import Inputs
@@ -65,7 +66,7 @@ def with_gentler_masks(
 
 def _known(inputs: Inputs, num_processes: int) -> Tensor:
     """Which images the model classifies right as they are, on every process; boolean, shape ``(N,)``."""
-    right = (in_chunks(inputs.classify, inputs.images).argmax(dim=1) == inputs.labels).to(torch.uint8)
+    right = (predicted(in_chunks(inputs.classify, inputs.images), inputs.labels) == inputs.labels).to(torch.uint8)
     if num_processes > 1:  # devices may round differently, but all have to go on with the same images
         confirm()
         torch.distributed.all_reduce(right, torch.distributed.ReduceOp.MIN)
