@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch.loggers as lightning_loggers
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.plotting.tiles import Picture
@@ -145,6 +145,24 @@ def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> bool:
 def _(logger: WandbLogger, name: str, picture: Picture, step: int) -> bool:
     logger.log_image(name, [picture], step=step)
     return True
+
+
+@log_picture.register
+def _(logger: CometLogger, name: str, picture: Picture, step: int) -> bool:
+    from PIL import Image
+
+    # Not the array: Comet would rescale its values, which fails for uint8 under NumPy 2
+    return logger.experiment.log_image(Image.fromarray(picture), name=name, step=step) is not None
+
+
+if (LitLogger := getattr(lightning_loggers, "LitLogger", None)) is not None:  # since Lightning 2.6
+
+    @log_picture.register(LitLogger)
+    def _(logger: Any, name: str, picture: Picture, step: int) -> bool:
+        from litlogger import Image
+
+        logger.experiment[name].append(Image(picture), step=step)
+        return True
 
 
 @log_scores.register

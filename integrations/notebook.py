@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fitb_callbacks.probing.result import FillInBlanksResult
+from typing import Any
 
 __all__ = ["in_notebook", "live_display"]
 
@@ -17,12 +14,11 @@ def in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def live_display(result: FillInBlanksResult, title: str, display: Any = None) -> Any:
-    """Show a result in the output of the running cell, in the place of an earlier one.
+def live_display(summary: str, display: Any = None) -> Any:
+    """Show a summary in the output of the running cell, in the place of an earlier one.
 
     Args:
-        result: What a probe found.
-        title: To stand before the verdict.
+        summary: HTML, of `fitb_callbacks.probing.result.FillInBlanksResult.html`.
         display: What this function returned before in the same cell; None for a new place.
 
     Returns:
@@ -30,10 +26,9 @@ def live_display(result: FillInBlanksResult, title: str, display: Any = None) ->
     """
     from IPython.display import HTML, DisplayHandle
 
-    shown = HTML(result.html(title))
     if display is None:
         display = DisplayHandle()
-        display.display(shown)
+        display.display(HTML(summary))
     else:
-        display.update(shown)
+        display.update(HTML(summary))
     return display

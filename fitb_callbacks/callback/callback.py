@@ -725,7 +725,8 @@ class FillInBlanksCallback(Callback):
         self._report_nonfinite(moment, metrics)
         if trainer.is_global_zero:
             self._write(trainer, metrics, moment)
-            self._reporter.show_in_notebook(self.result, f"{self.prefix}, epoch {moment.epoch}:")
+            title = f"{self.prefix}, epoch {moment.epoch}"
+            self._reporter.show_in_notebook(self.result, title, judge=self._run_judge.in_words)
 
     def _report_nonfinite(self, moment: Moment, metrics: Mapping[str, float]) -> None:
         if (share := max(value for name, value in metrics.items() if name.endswith("nonfinite"))) > 0:

@@ -100,14 +100,14 @@ class Reporter:
                         "fitb_callbacks.integrations.loggers.log_picture.register",
                     )
 
-    def show_in_notebook(self, result: FillInBlanksResult, title: str) -> None:
+    def show_in_notebook(self, result: FillInBlanksResult, title: str, *, judge: str | None) -> None:
         """Replace the result shown in the output of the training's notebook cell, if there is one."""
         if "IPython" not in sys.modules or not self._can_draw():
             return
         from fitb_callbacks.integrations.notebook import in_notebook, live_display
 
         if in_notebook():
-            self._display = live_display(result, title, self._display)
+            self._display = live_display(result.html(title, judge=judge), self._display)
 
     def _can_draw(self) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ _MOST_CLASSES = 20
 _TILE = 56
 _LARGEST_TILE = 112
 _LONGEST_NAME = 190
+_SHORTEST_BLOCK = 5  # rows
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Timeline:
 
 
 def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading | None = None) -> Picture:
-    """Draw the timeline: one row per class, one column per probed epoch.
+    """Draw the timeline: one row per class, one column per probed epoch. Few epochs of many classes make several blocks.
 
     Args:
         timeline: With at least one probe.
@@ -121,20 +123,25 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
     face, titles = font(), list(names[:_MOST_CLASSES])
     longest = max(round(face.getlength(" ".join(title.split()))) for title in (*titles, "epoch"))
     margin = min(_LONGEST_NAME, longest) + 2 * MARGIN
-    column = (WIDTH - margin - MARGIN) // len(timeline.epochs)
-    side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, column - GAP), round(1.4 * TEXT)
-    row = max(side + GAP, line)
-    canvas = Image.new("RGB", (WIDTH, line + row * len(titles) + GAP), PAPER)
+    room = (WIDTH - margin - MARGIN) // len(timeline.epochs) - GAP
+    side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, room), round(1.4 * TEXT)
+    column = max(side, min(room, round(face.getlength(str(timeline.epochs[-1]))) + GAP)) + GAP
+    # Few epochs of many classes leave room for more blocks beside the first
+    blocks = max(1, min(WIDTH // (margin + column * len(timeline.epochs)), math.ceil(len(titles) / _SHORTEST_BLOCK)))
+    rows, row = math.ceil(len(titles) / blocks), max(side + GAP, line)
+    canvas = Image.new("RGB", (WIDTH, line + row * rows + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((margin - MARGIN, line // 2), "epoch", INK, face, anchor="rm")
-    for number, title in enumerate(titles):
-        middle = line + number * row + row // 2
-        draw.text((margin - MARGIN, middle), shortened(title, face, _LONGEST_NAME), INK, face, anchor="rm")
-    for place, (epoch, tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
-        left = margin + place * column
-        draw.text((left + side // 2, line // 2), shortened(str(epoch), face, column), INK, face, anchor="mm")
-        for number, tile in enumerate(tiles.numpy()):
-            canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
+    for block in range(math.ceil(len(titles) / rows)):
+        first, edge = block * rows, block * (WIDTH // blocks) + margin
+        draw.text((edge - MARGIN, line // 2), "epoch", INK, face, anchor="rm")
+        for number, title in enumerate(titles[first : first + rows]):
+            middle = line + number * row + row // 2
+            draw.text((edge - MARGIN, middle), shortened(title, face, _LONGEST_NAME), INK, face, anchor="rm")
+        for place, (epoch, tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
+            left = edge + place * column
+            draw.text((left + side // 2, line // 2), shortened(str(epoch), face, column), INK, face, anchor="mm")
+            for number, tile in enumerate(tiles[first : first + rows].numpy()):
+                canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
     parts = [canvas] if heading is None else [heading_strip(heading), canvas]
     if len(titles) < len(names):
         parts.append(paragraph(f"{len(titles)} of {len(names)} classes."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
@@ -16,30 +17,41 @@ __all__ = ["probe_html"]
 
 
 def probe_html(
-    picture: Image, metrics: Mapping[str, float], interpretation: Mapping[str, str], *, title: str = ""
+    picture: Image,
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    interpretation: Mapping[str, str],
 ) -> str:
-    """Verdict, picture and scores as a piece of HTML. Point at a score to see what it means.
+    """Summarise a probe: its picture, the reason for the verdict, and all scores in a table that can be unfolded.
 
     Args:
-        picture: The picture of the probe.
+        picture: The summary picture, with title and verdict.
         metrics: Score name, without prefix, to value.
-        interpretation: Of `fitb_callbacks.scoring.interpretation.verdict`.
-        title: Text before the verdict, such as the epoch.
+        intervals: Score name to the ends of its 95% interval.
+        interpretation: Of `fitb_callbacks.scoring.interpretation.interpret`.
 
     Example:
         >>> from PIL import Image
         >>> said = {"headline": "It looks fine.", "reason": "Really."}
-        >>> "coverage<br><b>0.5</b>" in probe_html(Image.new("RGB", (4, 4)), {"coverage": 0.5}, said)
+        >>> html = probe_html(Image.new("RGB", (4, 4)), {"coverage": 0.5}, {"coverage": (0.4, 0.6)}, said)
+        >>> "<td>coverage</td><td>0.5</td><td>0.4 to 0.6</td>" in html
         True
     """
     encoded = base64.b64encode(picture._repr_png_() or b"").decode()
-    scores = "".join(
-        f'<span title="{escape(METRICS[name].meaning)}">{escape(name)}<br><b>{value:.3g}</b></span>'
-        for name, value in metrics.items()
-    )
+    rows = "".join(_row(name, value, intervals.get(name)) for name, value in metrics.items())
     return (
-        f"<div><p>{escape(title)} <b>{escape(interpretation['headline'])}</b> {escape(interpretation['reason'])}</p>"
-        f'<img alt="Prototype, image and update of each class" width="600" style="max-width:100%" '
+        f'<div><img alt="{escape(interpretation["headline"])}" width="600" style="max-width:100%" '
         f'src="data:image/png;base64,{encoded}">'
-        f'<div style="display:flex;flex-wrap:wrap;gap:.4em 1.4em;margin:.6em 0">{scores}</div></div>'
+        f"<p>{escape(interpretation['reason'])}</p>"
+        "<details><summary>All scores</summary><table>"
+        "<tr><th>score</th><th>value</th><th>95% interval</th><th>what it is</th></tr>"
+        f"{rows}</table></details></div>"
     )
+
+
+def _row(name: str, value: float, interval: tuple[float, float] | None) -> str:
+    figure = "undefined" if math.isnan(value) else f"{value:.3g}"
+    between = "" if interval is None or math.isnan(sum(interval)) else f"{interval[0]:.3g} to {interval[1]:.3g}"
+    cells = (name, figure, between)
+    meaning = f'<td style="text-align:left">{escape(METRICS[name].meaning)}</td>'
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}{meaning}</tr>"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FillInBlanksResult"]
 
 _FORMAT = "fitb-callbacks result 2"
+_DECIDING = ("structure", "knows", "shortcut", "coverage")  # of which a summary draws the first three that exist
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,21 +281,36 @@ class FillInBlanksResult:
 
         return Image.fromarray(prototype_grid(self.cells(), self.heading(title)))
 
-    def html(self, title: str = "") -> str:
-        """Verdict, picture and scores as a piece of HTML, as notebooks show it. Needs Pillow.
+    def summary(self, title: str = "", *, judge: str | None = None) -> Image:
+        """Draw verdict, deciding scores and up to 12 classes on one card: a Pillow image. Needs Pillow.
 
         Args:
-            title: Text before the verdict, such as the epoch.
+            title: What was probed, such as the run and the epoch.
+            judge: The judge in words.
+        """
+        from PIL import Image
+
+        from fitb_callbacks.plotting.at_a_glance import glance_picture
+
+        scores = {name: [(0, self.metrics[name])] for name in _DECIDING if name in self.metrics}
+        return Image.fromarray(glance_picture(self.cells(), scores, self.intervals, self.heading(title, judge=judge)))
+
+    def html(self, title: str = "", *, judge: str | None = None) -> str:
+        """Summary, reason and all scores as a piece of HTML, as notebooks show it. Needs Pillow.
+
+        Args:
+            title: What was probed, such as the run and the epoch.
+            judge: The judge in words.
         """
         from fitb_callbacks.probing.html import probe_html
 
-        return probe_html(self.figure(), self.metrics, self.interpretation(), title=title)
+        return probe_html(self.summary(title, judge=judge), self.metrics, self.intervals, self.interpretation(judge))
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def _repr_png_(self) -> bytes | None:
-        return self.figure()._repr_png_()
+        return self.summary()._repr_png_()
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={value:.3g}" for name, value in self.metrics.items())

@@ -2,16 +2,23 @@
 
 import csv
 import io
+import json
+import os
+import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import loggers
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import warm_process
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.integrations.loggers import log_picture
 from fitb_callbacks.integrations.mlflow.sink import image_key, picture_parcel
 from mlflow_store import new_store
 from small_module import SmallModule
@@ -133,6 +140,48 @@ def test_an_unknown_logger_gets_scores_and_one_warning(trainer, loaders, recwarn
     ours = [(step, metrics) for step, metrics in logger.metrics if "fitb-coverage" in metrics]
     assert [step for step, _ in ours] == [7, 15, 23]
     assert len([w for w in recwarn if "gets the scores but no pictures" in str(w.message)]) == 1
+
+
+def test_comet_offline_holds_scores_and_pictures(tmp_path):
+    pytest.importorskip("comet_ml")
+    # online=False would write nothing: Lightning issue 21617
+    comet = {"COMET_START_ONLINE": "0", "COMET_LOG_ENV_DETAILS": "0"}
+    done = warm_process.run(
+        Path(__file__).parents[1] / "helpers/comet_run.py", tmp_path, environment=os.environ | comet
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.zip"))) as experiment:
+        messages = [json.loads(line)["payload"] for line in experiment.read("messages.json").splitlines()]
+        scores = [message["metric"] for message in messages if "metric" in message]
+        assert [score["step"] for score in scores if score["metricName"] == "fitb/coverage"] == [3, 7]
+        uploads = [message for message in messages if message.get("upload_type") == "visualization"]
+        pictures = {(each["additional_params"]["figName"], each["additional_params"]["step"]): each for each in uploads}
+        assert set(pictures) == {
+            (f"fitb/{name}", step) for name in ("at_a_glance", "prototypes", "timeline", "confusion") for step in (3, 7)
+        }
+        with Image.open(experiment.open(pictures["fitb/at_a_glance", 7]["file_path"])) as picture:
+            assert picture.size == (900, 768)
+
+
+def test_litlogger_gets_a_series_of_pictures():
+    """Its service cannot be had here: a dictionary of lists takes the place of its experiment."""
+    litlogger = pytest.importorskip("litlogger")
+
+    class Series(list):
+        def append(self, value, step):
+            super().append((value, step))
+
+    series = defaultdict(Series)
+
+    class Offline(loggers.LitLogger):
+        experiment = property(lambda self: series)
+
+    logger = Offline(name="digits")
+    for step in (7, 15):
+        assert log_picture(logger, "fitb/prototypes", np.zeros((20, 30, 3), np.uint8), step)
+    taken = series["fitb/prototypes"]
+    assert [step for _, step in taken] == [7, 15]
+    assert all(isinstance(picture, litlogger.Image) for picture, _ in taken)
 
 
 def test_fast_dev_run_and_no_logger(trainer, loaders):

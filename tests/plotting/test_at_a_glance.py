@@ -20,7 +20,7 @@ def cells(classes, size=28):
     """Blue images whose fill is green."""
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, classes))
     images = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(classes, 3, size, size)
-    result = FillInBlanks(num_masks=1).probe(model, images, torch.arange(classes))
+    result = FillInBlanks(num_masks=1, fill=None).probe(model, images, torch.arange(classes))
     settings = {**result.settings, "low": [0.0] * 3, "high": [1.0] * 3}
     return dataclasses.replace(result, filled=images.roll(-1, dims=1), settings=settings).cells()
 

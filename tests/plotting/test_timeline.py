@@ -52,7 +52,7 @@ def test_tiles_of_large_images_are_small():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 30))
     images = torch.rand(30, 3, 224, 112)
-    result = FillInBlanks(num_masks=1).probe(model, images, torch.arange(30))
+    result = FillInBlanks(num_masks=1, fill=None).probe(model, images, torch.arange(30))
     assert Timeline().with_probe(prototypes(result), 0).tiles.shape == (1, 20, 56, 28, 3)
 
 
