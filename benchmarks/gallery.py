@@ -131,7 +131,7 @@ def train(name: str, run: Run, output: Path) -> dict[str, str]:
             )
         with Path(logger.log_dir, "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
-    return {key: next(row[key] for row in reversed(rows) if row[key]) for key in rows[-1] if rows[-1][key]}
+    return {key: [row[key] for row in rows if row[key]][-1] for key in rows[0] if any(row[key] for row in rows)}
 
 
 def main() -> None:
