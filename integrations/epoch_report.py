@@ -14,7 +14,7 @@ from fitb_callbacks.integrations.record import Record, make_record
 from fitb_callbacks.plotting.tiles import Picture, main_tile
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.scoring.catalogue import KEY_METRICS, ScoresName, class_key
+from fitb_callbacks.scoring.catalogue import DECIDING, KEY_METRICS, ScoresName, class_key
 from fitb_callbacks.scoring.classification import answer_counts
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Logged", "compose", "give"]
 
 _MOST_CLASSES = 20
-_CURVES = ("structure", "judge_accuracy", "accuracy", "coverage")  # of which the first three that exist are drawn
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _pictures(
             name: [
                 (at, scores.get(name, math.nan)) for at, scores in zip(timeline.epochs, timeline.scores, strict=True)
             ]
-            for name in _CURVES
+            for name in DECIDING
             if name in result.metrics
         }
         pictures[f"{within}at_a_glance"] = glance_picture(cells, curves, result.intervals, heading)

@@ -16,6 +16,7 @@ from fitb_callbacks.models.volumes import central_slices, unfolded
 from fitb_callbacks.plotting.tiles import Cell
 from fitb_callbacks.probing.masks import partition_masks, random_masks
 from fitb_callbacks.probing.reliance import reliance_summary
+from fitb_callbacks.scoring.catalogue import DECIDING
 from fitb_callbacks.scoring.classification import by_class, confusion_matrix
 from fitb_callbacks.scoring.interpretation import Spot, interpret
 from fitb_callbacks.utils.patch_grid import PatchGrid
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["FillInBlanksResult"]
 
 _FORMAT = "fitb-callbacks result 2"
-_DECIDING = ("structure", "knows", "shortcut", "coverage")  # of which a summary draws the first three that exist
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +292,7 @@ class FillInBlanksResult:
 
         from fitb_callbacks.plotting.at_a_glance import glance_picture
 
-        scores = {name: [(0, self.metrics[name])] for name in _DECIDING if name in self.metrics}
+        scores = {name: [(0, self.metrics[name])] for name in DECIDING if name in self.metrics}
         return Image.fromarray(glance_picture(self.cells(), scores, self.intervals, self.heading(title, judge=judge)))
 
     def html(self, title: str = "", *, judge: str | None = None) -> str:

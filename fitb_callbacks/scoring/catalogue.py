@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 __all__ = [
+    "DECIDING",
     "GROUPS",
     "KEY_METRICS",
     "METRICS",
@@ -411,6 +412,9 @@ METRICS: dict[str, Metric] = {
     ),
 }
 """Score name, without the prefix, to what it means; in reading order."""
+
+DECIDING = ("structure", "knows", "shortcut", "coverage")
+"""The scores that a summary shows, of which the first three that exist are drawn."""
 
 KEY_METRICS = tuple(name for name, metric in METRICS.items() if metric.default)
 """The scores that loggers get unasked. Dashboards sort by name, in which order these tell a story: the paper's numbers,
