@@ -92,7 +92,7 @@ class Timeline:
 
 
 def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading | None = None) -> Picture:
-    """Draw the timeline: one row per class, one column per probed epoch. Few epochs of many classes make several blocks.
+    """Draw the timeline: one row per class, one column per probed epoch, in several blocks if there is room.
 
     Args:
         timeline: With at least one probe.

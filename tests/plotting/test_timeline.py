@@ -56,8 +56,8 @@ def test_tiles_of_large_images_are_small():
     assert Timeline().with_probe(prototypes(result), 0).tiles.shape == (1, 20, 56, 28, 3)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 5, 14])
-def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result, epochs):
+@pytest.mark.parametrize(("epochs", "blocks"), [(1, 2), (2, 2), (5, 1), (14, 1)])
+def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result, epochs, blocks):
     result, timeline = numbered(result, 100), Timeline()  # dark all over
     for epoch in range(epochs):
         timeline = timeline.with_probe(prototypes(result), epoch)
@@ -66,7 +66,8 @@ def test_the_picture_has_a_row_a_class_and_a_column_an_epoch(result, epochs):
     found = ndimage.find_objects(ndimage.label((picture == 26).all(axis=2))[0])
     whole = [tile for tile in found if tile[0].stop - tile[0].start >= 48]
     assert len(whole) == len(timeline.epochs) * len(result.labels.unique())
-    assert len({tile[1].start for tile in whole}) == len(timeline.epochs)
+    assert len({tile[1].start for tile in whole}) == blocks * len(timeline.epochs)
+    assert len({tile[0].start for tile in whole}) == len(result.labels.unique()) / blocks
     assert len({(tile[0].stop - tile[0].start) % 8 for tile in whole}) == 1  # 8 pixels, enlarged by a whole factor
 
 
