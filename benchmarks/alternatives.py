@@ -89,10 +89,10 @@ def captum(model: SmallCNN, images: Tensor, labels: Tensor, masks: Tensor, chunk
 def throughput(model: SmallCNN, images: Tensor, labels: Tensor, rounds: int, clock: Clock) -> dict[str, float]:
     """Masked updates a second of each."""
     masks, many = (random_masks(torch.arange(number), **MASKING) for number in (MASKS, MANY))
-    probe = FillInBlanks(num_masks=MASKS, tolerance=None, baseline=0.0)
+    probe = FillInBlanks(num_masks=MASKS, tolerance=None, baseline=0.0, fill=None)
     for context in (contextlib.nullcontext(), BFLOAT16):
         with context:
-            FillInBlanks(num_masks=100 * MASKS, tolerance=1e9, baseline=0.0).probe(
+            FillInBlanks(num_masks=100 * MASKS, tolerance=1e9, baseline=0.0, fill=None).probe(
                 model, images, labels
             )  # finds its plan
 
@@ -137,7 +137,11 @@ def main() -> None:
     model, images, labels = trained_network()
 
     masks = random_masks(torch.arange(16), **MASKING)
-    ours = FillInBlanks(num_masks=16, tolerance=None, baseline=0.0, adjust=False).probe(model, images, labels).updates
+    ours = (
+        FillInBlanks(num_masks=16, tolerance=None, baseline=0.0, fill=None, adjust=False)
+        .probe(model, images, labels)
+        .updates
+    )
     difference = (ours - notebook(model, images, labels, masks)).abs().max() / ours.abs().max()
     print(f"The probe and the notebook give the same plain mean update, up to {difference:.0e} of its largest value.")
 
@@ -151,15 +155,19 @@ def main() -> None:
     if arguments.wall_clock:
         return
 
-    ours = FillInBlanks(num_masks=MASKS, tolerance=None, baseline=0.0)
+    ours = FillInBlanks(num_masks=MASKS, tolerance=None, baseline=0.0, fill=None)
     with BFLOAT16:
         rounded = ours.probe(model, images, labels).updates
     agreement = min(correlations(rounded, ours.probe(model, images, labels).updates))
     print(f"Mean updates in bfloat16 correlate {agreement:.4f} or more with those in float32.")
 
-    truth = FillInBlanks(num_masks=MANY, tolerance=None, baseline=0.0, seed=99).probe(model, images, labels).updates
+    truth = (
+        FillInBlanks(num_masks=MANY, tolerance=None, baseline=0.0, fill=None, seed=99)
+        .probe(model, images, labels)
+        .updates
+    )
     for tolerance in (0.3, 0.25, 0.2, 0.15):
-        probe = FillInBlanks(num_masks=MANY, tolerance=tolerance, baseline=0.0)
+        probe = FillInBlanks(num_masks=MANY, tolerance=tolerance, baseline=0.0, fill=None)
         result = probe.probe(model, images, labels)
         run = partial(probe.probe, model, images, labels)
         seconds = statistics.median(cpu_seconds(run) for _ in range(5))

@@ -109,7 +109,7 @@ def probe_seconds(size: Size, rank: int) -> float:
     torch.manual_seed(0)
     model = cnn(classes=size.classes, side=size.side)
     images = torch.rand(size.images, 1, size.side, size.side)
-    probe = FillInBlanks(num_masks=size.masks, tolerance=None, target="predicted", chunk_size=CHUNK)
+    probe = FillInBlanks(num_masks=size.masks, tolerance=None, fill=None, target="predicted", chunk_size=CHUNK)
     started = time.process_time()
     probe.probe(model, images, share=(rank, size.ranks))
     return time.process_time() - started

@@ -93,10 +93,10 @@ def measured(name: str, work: str, num_images: int, num_masks: int, probes: int)
     build, shape, chunk_size = MODELS[name]
     torch.manual_seed(0)
     model, images = build(), torch.rand(num_images, *shape)
-    probe = FillInBlanks(num_masks=num_masks, tolerance=None, target="predicted", chunk_size=chunk_size)
+    probe = FillInBlanks(num_masks=num_masks, tolerance=None, fill=None, target="predicted", chunk_size=chunk_size)
     with preserve_model_state(model):
         bare(model, images[:1])
-    FillInBlanks(num_masks=1, target="predicted", chunk_size=1).probe(model, images[:1])
+    FillInBlanks(num_masks=1, fill=None, target="predicted", chunk_size=1).probe(model, images[:1])
     before = peak()
     if work == "bare":
         with preserve_model_state(model):

@@ -165,6 +165,7 @@ def test_comet_offline_holds_scores_and_pictures(tmp_path):
 
 def test_litlogger_gets_a_series_of_pictures():
     """Its service cannot be had here: a dictionary of lists takes the place of its experiment."""
+    before = set(os.environ)
     litlogger = pytest.importorskip("litlogger")
 
     class Series(list):
@@ -182,6 +183,8 @@ def test_litlogger_gets_a_series_of_pictures():
     taken = series["fitb/prototypes"]
     assert [step for _, step in taken] == [7, 15]
     assert all(isinstance(picture, litlogger.Image) for picture, _ in taken)
+    for key in set(os.environ) - before:  # what litlogger leaves behind
+        del os.environ[key]
 
 
 def test_fast_dev_run_and_no_logger(trainer, loaders):
