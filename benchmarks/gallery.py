@@ -91,7 +91,7 @@ def runs() -> dict[str, Run]:
         "digits-mark": Run(*of_digits, digits.classes, marked, 4, all_pictures),
         "clothes": Run(*of_clothes, clothes.classes, unmarked, 4, all_pictures),
         "clothes-mark": Run(*of_clothes, clothes.classes, marked, 4, all_pictures),
-        "glyphs": Run(*of_glyphs, GLYPHS, unmarked, 4, all_pictures),
+        "glyphs": Run(*of_glyphs, GLYPHS, unmarked, 3, all_pictures),
     }
 
 
@@ -103,7 +103,7 @@ def train(name: str, run: Run, output: Path) -> dict[str, str]:
     callback = FillInBlanksCallback(
         reference=trusted,
         class_names=list(run.classes),
-        max_images=4 * len(run.classes),
+        max_images=min(80, 4 * len(run.classes)),
         max_overhead=None,
         on_error="raise",
     )
