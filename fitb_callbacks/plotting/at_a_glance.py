@@ -77,7 +77,7 @@ def _charts(curves: Mapping[str, Curve], intervals: Mapping[str, tuple[float, fl
     canvas = Image.new("RGB", (WIDTH, tall), PAPER)
     draw, face, width = ImageDraw.Draw(canvas), font(), (WIDTH - MARGIN) // len(curves)
     for place, (name, curve) in enumerate(curves.items()):
-        left, right = MARGIN + place * width, (place + 1) * width
+        left, right = MARGIN + place * width, (place + 1) * width - MARGIN
         epoch, value = curve[-1]
         figure = "none" if math.isnan(value) else f"{value:.2f}"
         draw.text((left, _LINE // 2), shortened(name, face, width - 90), INK, face, anchor="lm")
