@@ -20,7 +20,7 @@ from fitb_callbacks.scoring.classification import answer_counts
 if TYPE_CHECKING:
     from fitb_callbacks.plotting.layout import Heading
 
-__all__ = ["Logged", "compose", "give"]
+__all__ = ["Logged", "compose", "give", "give_records"]
 
 _MOST_CLASSES = 20
 
@@ -89,7 +89,7 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
 
 
 def give(logger: Logger, logged: Logged) -> bool:
-    """Log everything to one logger.
+    """Log everything but the records to one logger.
 
     Returns:
         Whether the logger took the pictures.
@@ -97,10 +97,13 @@ def give(logger: Logger, logged: Logged) -> bool:
     separator = logger.group_separator
     log_scores(logger, {key.replace("/", separator): value for key, value in logged.scores.items()}, logged.step)
     # One picture after the other: a logger takes all or none
-    taken = all(log_picture(logger, name, picture, logged.step) for name, picture in logged.pictures.items())
-    for record in logged.records:
-        log_record(logger, record)
-    return taken
+    return all(log_picture(logger, name, picture, logged.step) for name, picture in logged.pictures.items())
+
+
+def give_records(logger: Logger, records: Sequence[Record], validation: tuple[str, float] | None) -> None:
+    """Log the records to one logger, with the accuracy that the training logged in the same validation."""
+    for record in records:
+        log_record(logger, {**record, "validation": validation})
 
 
 def _pictures(

@@ -8,8 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from fitb_callbacks.plotting.tiles import cell_tiles
 from fitb_callbacks.scoring.classification import answer_counts
 
@@ -19,9 +17,29 @@ if TYPE_CHECKING:
     from fitb_callbacks.plotting.tiles import Picture
     from fitb_callbacks.probing.result import FillInBlanksResult
 
-__all__ = ["FORMAT", "KEYS", "Record", "make_record"]
+__all__ = ["FORMAT", "KEYS", "Gallery", "Record", "make_record"]
 
-FORMAT = "fitb-callbacks record 2"
+FORMAT = "fitb-callbacks record 3"
+
+
+class Gallery(TypedDict):
+    """Every probe image of the first classes, in their order: values and answers, one an image, and sheets of tiles.
+
+    Attributes:
+        number: Index of each image's class in the record's ``classes``.
+        shown: Name of the class that the model takes each picture of what it fills in for; None for nothing.
+        answers: "model" or "judge" to what each prototype is taken for; None for nothing.
+        ranks: Share of the other classes that the judge ranks below the label on each picture; None without a judge.
+        columns: Tiles in a row of a sheet.
+        pictures: "image", "map" and "prototype" to a sheet of tiles, as a data URI.
+    """
+
+    number: list[int]
+    shown: list[str | None]
+    answers: dict[str, list[str | None]]
+    ranks: list[float | None]
+    columns: int
+    pictures: dict[str, str]
 
 
 class Record(TypedDict):
@@ -40,9 +58,11 @@ class Record(TypedDict):
         classes: Names of the first 64 classes.
         number: Number of probe images of each.
         per_class: Score name to its value for each.
-        answers: "model" or "judge" to what each class's first prototype is taken for; None for nothing.
+        validation: Name and value of the accuracy that the training itself logged in the same validation; None without.
+        first: Index in the gallery of the image that stands for each class in pictures.
         confusion: The same to counts, see `fitb_callbacks.scoring.classification.answer_counts`.
-        pictures: "image", "update" and "prototype" to a strip of tiles, one a class, as a data URI.
+        pictures: "image", "map" and "prototype" to a strip of tiles, one a class, as a data URI.
+        gallery: Every probe image.
     """
 
     format: str
@@ -57,16 +77,20 @@ class Record(TypedDict):
     classes: list[str]
     number: list[int]
     per_class: dict[str, list[float | None]]
-    answers: dict[str, list[str | None]]
+    validation: tuple[str, float] | None
+    first: list[int]
     confusion: dict[str, list[list[int]]]
     pictures: dict[str, str]
+    gallery: Gallery
 
 
 KEYS = Record.__required_keys__
 """What every record holds."""
 
 _MOST_CLASSES = 64
-_TILE = 96
+_MOST_IMAGES = 512
+_TILE, _SMALL_TILE = 96, 64  # longer side of a class's tile, and of a gallery's
+_COLUMNS = 16
 _LOSSLESS_UP_TO = 40
 
 
@@ -78,11 +102,13 @@ def make_record(  # noqa: PLR0913 - the fields of a record
     step: int = 0,
     prefix: str = "fitb",
     judge: str | None = None,
+    validation: tuple[str, float] | None = None,
 ) -> Record:
     """Make the record of one probe.
 
-    Pictures are strips of WebP tiles, one per class, of the class's first probe image. Tiles of more than 40 pixels are
-    compressed with a loss, those of more than 96 shrunk. Only the first 64 classes are kept.
+    Pictures are WebP tiles: of one image of each class, as in all pictures, and of every probe image, smaller. Tiles of
+    more than 40 pixels are compressed with a loss, large ones shrunk. Only the first 64 classes are kept, and of these
+    the first 512 images.
 
     Args:
         result: What the probe found.
@@ -91,6 +117,7 @@ def make_record(  # noqa: PLR0913 - the fields of a record
         step: The step of the loggers.
         prefix: What the keys of the scores begin with in the loggers.
         judge: What the judge is, in words, for the verdict; None if that is not known.
+        validation: Name and value of the accuracy that the training logged itself.
 
     Example:
         >>> import json, torch
@@ -103,10 +130,13 @@ def make_record(  # noqa: PLR0913 - the fields of a record
     """
     labels = result.labels.tolist()
     classes = result.classes[:_MOST_CLASSES]
-    first = [labels.index(label) for label in classes]
+    images = [index for index, label in enumerate(labels) if label in classes][:_MOST_IMAGES]
+    first = result.shown_images[: len(classes)]
+    images += [index for index in first if index not in images]
+    cells = result.cells(images)
+    tiles = [cell_tiles(cell) for cell in cells]
     metrics = dict(result.metrics if scores is None else scores)
-    strips = zip(*(cell_tiles(cell) for cell in result.cells(first)), strict=True)
-    pictures = {name: _strip(tiles) for name, tiles in zip(("image", "update", "prototype"), strips, strict=True)}
+    ranks = None if result.judge_ranks is None else result.judge_ranks.tolist()
     return {
         "format": FORMAT,
         "prefix": prefix,
@@ -122,13 +152,22 @@ def make_record(  # noqa: PLR0913 - the fields of a record
         "per_class": {
             name: [_defined(values[label]) for label in classes] for name, values in result.per_class.items()
         },
-        "answers": {
-            who: [_name(result, int(given[index])) for index in first] for who, given in result.answers.items()
-        },
+        "validation": validation,
+        "first": [images.index(index) for index in first],
         "confusion": {
             who: answer_counts(result.labels, given, classes).int().tolist() for who, given in result.answers.items()
         },
-        "pictures": {name: _data_uri(strip) for name, strip in pictures.items()},
+        "pictures": _sheets([tiles[images.index(index)] for index in first], columns=len(first), side=_TILE),
+        "gallery": {
+            "number": [classes.index(labels[index]) for index in images],
+            "shown": [cell.answer for cell in cells],
+            "answers": {
+                who: [_name(result, int(given[index])) for index in images] for who, given in result.answers.items()
+            },
+            "ranks": [None if ranks is None else _defined(ranks[index]) for index in images],
+            "columns": _COLUMNS,
+            "pictures": _sheets(tiles, columns=_COLUMNS, side=_SMALL_TILE),
+        },
     }
 
 
@@ -141,18 +180,33 @@ def _name(result: FillInBlanksResult, label: int) -> str | None:
     return None if label < 0 else result.class_name(label)
 
 
-def _strip(tiles: Sequence[Picture]) -> Image.Image:
+def _sheets(tiles: Sequence[Sequence[Picture]], *, columns: int, side: int) -> dict[str, str]:
+    """Data URIs of three sheets, from the three tiles of each image."""
+    kinds = zip(*tiles, strict=True)
+    return {
+        name: _data_uri(_sheet(each, columns, side), lossless=max(each[0].shape[:2]) <= _LOSSLESS_UP_TO)
+        for name, each in zip(("image", "map", "prototype"), kinds, strict=True)
+    }
+
+
+def _sheet(tiles: Sequence[Picture], columns: int, side: int) -> Image.Image:
+    """Tiles in rows, none of them larger than ``side``; the last row is filled up with black."""
     from PIL import Image
 
     height, width = tiles[0].shape[:2]
-    strip = Image.fromarray(np.concatenate(tiles, axis=1))
-    if (longer := max(height, width)) > _TILE:
-        width, height = (max(1, side * _TILE // longer) for side in (width, height))
-        strip = strip.resize((width * len(tiles), height), Image.Resampling.LANCZOS)
-    return strip
+    scale = min(1.0, side / max(height, width))
+    small = max(1, int(width * scale)), max(1, int(height * scale))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * small[0], rows * small[1]))
+    for place, tile in enumerate(tiles):
+        picture = Image.fromarray(tile)
+        if scale < 1:
+            picture = picture.resize(small, Image.Resampling.LANCZOS)
+        sheet.paste(picture, (place % columns * small[0], place // columns * small[1]))
+    return sheet
 
 
-def _data_uri(strip: Image.Image) -> str:
+def _data_uri(sheet: Image.Image, *, lossless: bool) -> str:
     file = io.BytesIO()
-    strip.save(file, "WEBP", lossless=strip.height <= _LOSSLESS_UP_TO, quality=80, method=4)
+    sheet.save(file, "WEBP", lossless=lossless, quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -35,6 +35,7 @@ from fitb_callbacks.callback.trainer import (
     is_dummy,
     is_last_validation_of_epoch,
     is_sharded,
+    logged_accuracy,
     refused_strategy,
     stage_of,
     validates_in_this_epoch,
@@ -297,6 +298,14 @@ class FillInBlanksCallback(Callback):
         """Probe with the test, if that was asked for."""
         self._probe_if_due(trainer, pl_module, "validation")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the records, now that the validation's own accuracy is known."""
+        self._flush(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As for validation."""
+        self._flush(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe at the end of a training epoch without validation."""
         if stage_of(trainer) in self.probe_on:
@@ -355,6 +364,7 @@ class FillInBlanksCallback(Callback):
         if self._monitors is not None:
             self._monitors.restore()
             self._monitors = None
+        self._flush(trainer, validated=False)  # after an error within a validation
         if trainer.is_global_zero and self.history:
             from fitb_callbacks.integrations.loggers import settle
 
@@ -757,6 +767,14 @@ class FillInBlanksCallback(Callback):
             prefix=self.prefix,
             judge=self._run_judge.in_words,
         )
+        if moment.kind != "validation":
+            self._reporter.flush(loggers)
+
+    def _flush(self, trainer: Trainer, *, validated: bool = True) -> None:
+        if trainer.is_global_zero and self._reporter.waits:
+            loggers = [logger for logger in trainer.loggers if not is_dummy(logger)]
+            accuracy = logged_accuracy(trainer.callback_metrics, self.prefix) if validated else None
+            self._reporter.flush(loggers, accuracy)
 
     # --- errors ----------------------------------------------------------------------------------------------------
 

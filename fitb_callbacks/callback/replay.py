@@ -275,6 +275,7 @@ def log_replay(
         metrics = scores_of(replayed.results, seconds=replayed.seconds)
         history.append({"epoch": epoch, "step": step, **metrics})
         reporter.write(loggers, replayed.results, metrics, {}, epoch=epoch, step=step, prefix=prefix, judge=judge)
+        reporter.flush(loggers)
         for logger in loggers:
             logger.save()
     for logger in loggers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 
@@ -12,6 +12,9 @@ from fitb_callbacks.callback.errors import ErrorPolicy
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import ScoresName
+
+if TYPE_CHECKING:
+    from fitb_callbacks.integrations.record import Record
 
 __all__ = ["Reporter"]
 
@@ -33,6 +36,7 @@ class Reporter:
         >>> logger, scores = CSVLogger(tempfile.mkdtemp()), scores_of([result], seconds=0.1)
         >>> logs = Reporter(ErrorPolicy("raise"))
         >>> logs.write([logger], [result], scores, {}, epoch=0, step=7, prefix="fitb", judge=None)
+        >>> logs.flush([logger])
         >>> logger.experiment.metrics[0]["step"]
         7
     """
@@ -41,6 +45,7 @@ class Reporter:
         self._errors, self._scores = errors, scores
         self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
         self._recorded: Mapping[str, bytes] = {}  # what loggers were told of the probe's settings
+        self._records: list[Record] = []  # which wait for the end of the validation
         self._display: Any = None  # in a notebook, where in the cell's output
 
     def begin(self) -> None:
@@ -59,7 +64,7 @@ class Reporter:
         prefix: str,
         judge: str | None,
     ) -> None:
-        """Give scores, pictures, records and settings to the loggers, on the process that writes.
+        """Give scores, pictures and settings to the loggers, on the process that writes. Records follow with `flush`.
 
         Args:
             loggers: All get everything.
@@ -99,6 +104,30 @@ class Reporter:
                         f"{kind} gets the scores but no pictures: register a function for it with "
                         "fitb_callbacks.integrations.loggers.log_picture.register",
                     )
+        self._records += logged.records
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are records to `flush`."""
+        return bool(self._records)
+
+    def flush(self, loggers: Sequence[Logger], validation: tuple[str, float] | None = None) -> None:
+        """Give the loggers the records that wait.
+
+        Args:
+            loggers: All get everything.
+            validation: Name and value of the accuracy that the training logged in the same validation.
+        """
+        if not self._records:
+            return
+        records, self._records = self._records, []
+        from fitb_callbacks.integrations.epoch_report import give_records
+
+        for logger in loggers:
+            kind = type(logger).__name__
+            failed = f"{kind} did not take the record of epoch {records[-1]['epoch']}; training goes on"
+            with self._errors.survive(f"{kind} failed", failed):
+                give_records(logger, records, validation)
 
     def show_in_notebook(self, result: FillInBlanksResult, title: str, *, judge: str | None) -> None:
         """Replace the result shown in the output of the training's notebook cell, if there is one."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 __all__ = [
     "find_class_names",
     "is_dummy",
     "is_last_validation_of_epoch",
     "is_sharded",
+    "logged_accuracy",
     "refused_strategy",
     "stage_of",
     "steps_by_itself",
@@ -127,6 +130,31 @@ def find_class_names(trainer: Trainer, pl_module: LightningModule) -> Sequence[s
             if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
                 return names
     return None
+
+
+_HELD_OUT = re.compile(r"(^|[^a-z])(val|valid|validation|eval|dev|test)([^a-z]|$)")
+
+
+def logged_accuracy(metrics: Mapping[str, Tensor], prefix: str) -> tuple[str, float] | None:
+    """Name and value of the accuracy that a training logs of its validation; None where no name says that it is one.
+
+    Args:
+        metrics: ``Trainer.callback_metrics`` once the validation is over; before, reading them computes them.
+        prefix: What the keys of the callback's own scores begin with.
+
+    Example:
+        >>> from torch import tensor
+        >>> logged_accuracy({"train_acc": tensor(0.9), "val_acc": tensor(0.5)}, "fitb")
+        ('val_acc', 0.5)
+    """
+    found = [
+        name
+        for name, value in metrics.items()
+        if "acc" in name.lower() and _HELD_OUT.search(name.lower()) and not name.startswith(f"{prefix}/")
+        if value.numel() == 1 and 0 <= value <= 1
+    ]
+    name = min(found, key=lambda each: (len(each), each), default=None)
+    return None if name is None else (name, round(float(metrics[name]), 6))
 
 
 def validates_in_this_epoch(trainer: Trainer) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -13,7 +14,38 @@ from rich.text import Text
 
 from fitb_callbacks.utils.messages import on_one_line
 
-__all__ = ["WorkBar", "exit_on_error", "work_bar"]
+__all__ = ["WorkBar", "exit_on_error", "figure", "say_verdict", "work_bar"]
+
+_TONES = {"good": ("green", "✓"), "bad": ("red", "✗"), "unclear": ("yellow", "?")}
+
+
+def say_verdict(console: Console, verdict: Mapping[str, str], *, of: str | None = None) -> None:
+    """End a command with what was found, in one coloured line with its reason.
+
+    Args:
+        console: Where the line goes.
+        verdict: Of `fitb_callbacks.scoring.interpretation.interpret`.
+        of: What it is about, where there are several.
+
+    Example:
+        >>> verdict = {"tone": "bad", "headline": "The model goes by the rim.", "reason": "93% of answers follow it."}
+        >>> say_verdict(Console(width=80), verdict)
+        ✗ The model goes by the rim. 93% of answers follow it.
+    """
+    colour, sign = _TONES[verdict["tone"]]
+    about = "" if of is None else f"{escape(on_one_line(of))}: "
+    headline, reason = (escape(on_one_line(verdict[part])) for part in ("headline", "reason"))
+    console.print(f"{about}[bold {colour}]{sign} {headline}[/] {reason}", highlight=False, soft_wrap=True)
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A score as text; a dash where it is undefined.
+
+    Example:
+        >>> figure(0.25), figure(float("nan"))
+        ('0.250', '-')
+    """
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 @contextmanager

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from fitb_callbacks.cli.console import exit_on_error, say_verdict
+
+if TYPE_CHECKING:
+    from fitb_callbacks.integrations.report.source import Source
 
 __all__ = ["report"]
 
 
 def report(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            help="The folder of a run (its CSVLogger's or TensorBoardLogger's), runs:/RUN_ID for a run in MLflow, or "
-            "saved results: an .npz file or a folder of them."
+            metavar="SOURCE...",
+            help="The folder of a run (its CSVLogger's or TensorBoardLogger's), runs:/RUN_ID for a run in MLflow, "
+            "models:/NAME/VERSION for a registered model, or saved results: an .npz file or a folder of them. Several "
+            "are compared side by side.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
@@ -25,21 +32,37 @@ def report(
         str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow store.")
     ] = None,
 ) -> None:
-    """Make one page of a run: prototypes and scores of every epoch, to open from disk."""
+    """Make one page of a run, or of several side by side: prototypes and scores of every epoch, to open from disk."""
     console = Console()
-    try:
+    with exit_on_error("fitb report", console):
         from fitb_callbacks.integrations.report.page import render_report
         from fitb_callbacks.integrations.report.source import read_source
 
-        found = read_source(source, mlflow_uri=mlflow_uri)
-        page = render_report(found.records, title=found.title, problems=found.problems)
+        found = _named_apart([read_source(source, mlflow_uri=mlflow_uri) for source in sources])
+        problems = [problem for each in found.values() for problem in each.problems]
+        title, *others = found
+        page = render_report(
+            found[title].records,
+            title=title,
+            problems=problems,
+            beside={name: found[name].records for name in others},
+        )
         output.write_text(page, encoding="utf-8")
-    except (ModuleNotFoundError, OSError, ValueError) as error:
-        console.print(f"[red]fitb report:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    for problem in found.problems:
+    for problem in problems:
         console.print(f"Left out: {problem}", highlight=False, soft_wrap=True, markup=False)
-    size = output.stat().st_size / 2**20
-    console.print(
-        f"{len(found.records)} probes: {output} ({size:.1f} MiB)", highlight=False, soft_wrap=True, markup=False
-    )
+    size, probes = output.stat().st_size / 2**20, sum(len(each.records) for each in found.values())
+    console.print(f"{probes} probes: {output} ({size:.1f} MiB)", highlight=False, soft_wrap=True, markup=False)
+    for name, each in found.items():
+        last = max(each.records, key=lambda record: (record["settings"]["masking"] == "random", record["step"]))
+        say_verdict(console, last["verdict"], of=name if len(found) > 1 else None)
+
+
+def _named_apart(sources: Sequence[Source]) -> dict[str, Source]:
+    """Sources by title; those with the same one are numbered."""
+    named: dict[str, Source] = {}
+    for source in sources:
+        title, number = source.title, 2
+        while title in named:
+            title, number = f"{source.title} ({number})", number + 1
+        named[title] = source
+    return named

@@ -174,7 +174,7 @@ class FillInBlanksResult:
             ['0', '1', '2']
         """
         if indices is None:
-            indices = [self._shown_image(label) for label in self.classes]
+            indices = self.shown_images
         show, (low, high) = self._shown, self.value_range
         visible, baseline = show(self._first_masks(), masks=True), show(self._of_channels("baseline"))
         if self.depth is not None:
@@ -202,9 +202,11 @@ class FillInBlanksResult:
             for index in indices
         ]
 
-    def _shown_image(self, label: int) -> int:
-        of_class = (self.labels == label).nonzero()[:, 0].tolist()
-        return next((index for index in of_class if self.covered[index]), of_class[0])
+    @property
+    def shown_images(self) -> list[int]:
+        """Index of the image that stands for each class in pictures, in the order of `classes`."""
+        by_label = [(self.labels == label).nonzero()[:, 0].tolist() for label in self.classes]
+        return [next((index for index in each if self.covered[index]), each[0]) for each in by_label]
 
     def _shown(self, tensor: Tensor, *, masks: bool = False) -> Tensor:
         """What a picture shows of images ``(..., C, H, W)`` or masks ``(S, H, W)``: of volumes, three slices."""

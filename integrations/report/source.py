@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.record import FORMAT, KEYS, make_record
 from fitb_callbacks.probing.result import FillInBlanksResult
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 __all__ = ["Source", "read_source"]
+
+_KIND = FORMAT.rpartition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ def read_source(source: str, *, mlflow_uri: str | None = None) -> Source:
 
     Args:
         source: A folder into which a CSVLogger or TensorBoardLogger wrote; a folder of results, or one result, written
-            by ``FillInBlanksResult.save`` as .npz; or ``runs:/RUN_ID`` for a run in MLflow.
+            by ``FillInBlanksResult.save`` as .npz; ``runs:/RUN_ID`` for a run in MLflow; or ``models:/NAME/VERSION``
+            for a registered model: what its check found, or if it was never checked, its training run.
         mlflow_uri: Address of the MLflow store; None takes MLflow's own default.
 
     Raises:
@@ -46,12 +52,16 @@ def read_source(source: str, *, mlflow_uri: str | None = None) -> Source:
     """
     if source.startswith("runs:/"):
         return _from_mlflow(source.removeprefix("runs:/"), mlflow_uri)
+    if source.startswith("models:/"):
+        return _from_registry(source, mlflow_uri)
     path = Path(source)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
         return Source(path.name, [make_record(FillInBlanksResult.load(path))], [])
-    raise FileNotFoundError(f"there is no folder or file {source}; a run in MLflow is runs:/RUN_ID")
+    raise FileNotFoundError(
+        f"there is no folder or file {source}; a run in MLflow is runs:/RUN_ID, a registered model models:/NAME/VERSION"
+    )
 
 
 def _from_folder(folder: Path) -> Source:
@@ -72,25 +82,53 @@ def _from_folder(folder: Path) -> Source:
     return _read(folder.absolute().name, results, of=folder)
 
 
-def _from_mlflow(run_id: str, uri: str | None) -> Source:
+def _client(uri: str | None) -> MlflowClient:
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    from fitb_callbacks.integrations.mlflow.client import environment
     from fitb_callbacks.integrations.mlflow.sink import check_database, check_health
 
     uri = uri or mlflow.get_tracking_uri()
     check_database(uri)
     check_health(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def _from_registry(address: str, uri: str | None) -> Source:
+    """What the check of a version found; of one that was not checked, what its training run logged."""
+    from mlflow.exceptions import MlflowException
+
+    from fitb_callbacks.integrations.mlflow.lookup import find_model
+    from fitb_callbacks.integrations.mlflow.registry import EVIDENCE
+
+    client = _client(uri)
     try:
-        client = mlflow.MlflowClient(uri)
+        model = find_model(client, address)
+        tags = {} if model.version is None else client.get_model_version(str(model.name), str(model.version)).tags
+        checked, evidence = tags.get("fitb.run_id"), f"{EVIDENCE}/{RECORDS}"
+        if checked and client.list_artifacts(checked, evidence):
+            return replace(_from_mlflow(checked, uri, folder=evidence), title=model.address)
+    except MlflowException as error:
+        raise ValueError(f"{address} cannot be read: {error.message}") from error
+    if model.run_id is None:
+        raise ValueError(f"{address} was not checked, and comes from no run")
+    return replace(_from_mlflow(model.run_id, uri), title=model.address)
+
+
+def _from_mlflow(run_id: str, uri: str | None, *, folder: str = RECORDS) -> Source:
+    from mlflow.exceptions import MlflowException
+
+    from fitb_callbacks.integrations.mlflow.client import environment
+
+    try:
+        client = _client(uri)
+        uri = client.tracking_uri
         run = client.get_run(run_id)
-        artifacts = [file.path for file in client.list_artifacts(run_id, RECORDS)]
+        artifacts = [file.path for file in client.list_artifacts(run_id, folder)]
         if not artifacts:
-            raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {RECORDS}/")
-        with tempfile.TemporaryDirectory() as folder:
+            raise ValueError(f"the run {run_id} in {uri} holds no probes: it has no artifacts in {folder}/")
+        with tempfile.TemporaryDirectory() as copy:
             with environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
-                paths = [Path(client.download_artifacts(run_id, path, folder)) for path in artifacts]
+                paths = [Path(client.download_artifacts(run_id, path, copy)) for path in artifacts]
             return _read(run.info.run_name or run_id, paths, of=f"the run {run_id}")
     except MlflowException as error:
         raise ValueError(f"the run {run_id} cannot be read from {uri}: {error.message}") from error
@@ -116,6 +154,9 @@ def _record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError("it is cut off or not JSON") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        if isinstance(found, str) and found.startswith(_KIND):
+            raise ValueError(f"another version of fitb-callbacks wrote it ({found!r}; this one reads {FORMAT!r})")
         raise ValueError(f"it is not a {FORMAT!r}")
     if missing := sorted(KEYS - record.keys()):
         raise ValueError(f"it lacks {', '.join(missing)}")
