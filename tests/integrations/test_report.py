@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,7 +22,15 @@ from mlflow_store import new_store
 from quick import fitb, quiet_trainer
 from small_module import SmallModule
 
-NAMES = ["<b>zero</b>", "one & only", '"two"', "</script><script>alert(1)</script>", "x" * 80, *map(str, range(5, 10))]
+NAMES = ["<b>zero</b>", "one & only", '"two"', "</script><script>alert(1)</script>", "x" * 300, *map(str, range(5, 10))]
+
+
+class WithAccuracy(SmallModule):
+    """Logs an accuracy of its own."""
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("val_acc", (self(images).argmax(dim=1) == labels).float().mean())
 
 
 def report(*arguments):
@@ -49,7 +58,7 @@ def run(tmp_path_factory, digits):
     loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard"), mlflow]
     trainer = quiet_trainer(folder, max_epochs=4, callbacks=[probe], logger=loggers)
     parts = (TensorDataset(*(tensor[part] for tensor in digits.tensors)) for part in (slice(400), slice(1500, 1700)))
-    trainer.fit(SmallModule(), *(DataLoader(part, batch_size=50) for part in parts))
+    trainer.fit(WithAccuracy(), *(DataLoader(part, batch_size=50) for part in parts))
     return folder, mlflow, probe
 
 
@@ -93,7 +102,13 @@ def picture(page, number=0):
 
 def data_of(path):
     text = path.read_text(encoding="utf-8")
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+    del data["runs"]  # their titles
+    return data
+
+
+def unfold(page):
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
@@ -114,6 +129,22 @@ def test_folder_mlflow_and_tensorboard_give_the_same_page(run, written, tmp_path
     assert [record["step"] for record in first["records"]] == [entry["step"] for entry in probe.history]
     for record, entry in zip(first["records"], probe.history, strict=True):
         assert record["scores"]["coverage"] == pytest.approx(entry["coverage"], abs=1e-5)
+
+
+def test_records_hold_the_accuracy_that_the_training_logged_in_the_same_validation(tmp_path, loaders):
+    seen = []
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                seen.append(round(float(trainer.callback_metrics["val_acc"]), 5))
+
+    logger = CSVLogger(tmp_path)
+    callbacks = [FillInBlanksCallback(num_masks=4, max_overhead=None, on_error="raise"), Watch()]
+    quiet_trainer(tmp_path, max_epochs=3, callbacks=callbacks, logger=logger).fit(WithAccuracy(), *loaders)
+    records = [json.loads(path.read_text()) for path in sorted(Path(logger.log_dir, "fitb-records").glob("*.json"))]
+    assert [name for name, _ in (record["validation"] for record in records)] == ["val_acc"] * 3
+    assert [value for _, value in (record["validation"] for record in records)] == pytest.approx(seen, abs=1e-4)
 
 
 def test_the_folder_holds_pictures_and_scores_too(run):
@@ -140,7 +171,7 @@ def test_a_partial_run_shows_what_there_is(run, tmp_path):
     records = sorted((tmp_path / "half" / "fitb-records").glob("fitb-random-*"))
     records[0].unlink()
     records[1].write_text(records[1].read_text()[:500])
-    records[2].write_text('{"format": "of something else"}')
+    records[2].write_text('{"format": "fitb-callbacks record 2"}')
     of_the_other = sorted((tmp_path / "half" / "fitb-records").glob("fitb-progressive-*"))
     of_the_other[0].write_text(
         json.dumps({**json.loads(of_the_other[1].read_text()), "extra": 1}).replace("images", "x")
@@ -148,6 +179,7 @@ def test_a_partial_run_shows_what_there_is(run, tmp_path):
     code, output = report(tmp_path / "half", "--output", "half.html")
     assert code == 0
     assert f"Left out: {records[1].name}: it is cut off or not JSON" in output
+    assert f"Left out: {records[2].name}: another version of fitb-callbacks wrote it" in output
     assert f"Left out: {of_the_other[0].name}: it lacks images" in output
     assert "4 probes" in output
     page = Path("half.html").read_text()
@@ -174,7 +206,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
     without = client.create_run(mlflow.experiment_id).info.run_id
     store = ["--mlflow-uri", f"sqlite:///{folder}/mlflow.db"]
     for arguments, says in (
-        (["nowhere"], "there is no folder or file nowhere; a run in MLflow is runs:/RUN_ID"),
+        (["nowhere"], "there is no folder or file nowhere; a run in MLflow is runs:/RUN_ID, a registered"),
+        ([folder / "csv", "nowhere"], "there is no folder or file nowhere"),
+        (["models:/nothing/1", *store], "models:/nothing/1"),
         ([tmp_path / "empty"], "holds no probes: neither fitb-records/ of a logger, nor saved results (*.npz)"),
         ([tmp_path / "broken"], "holds no probe that can be read: fitb-random-00000001.json: it is cut off"),
         ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult"),
@@ -197,29 +231,60 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
+def tile_of(page, name):
+    return page.locator("#tiles .score", has=page.locator(".label", has_text=re.compile(f"^{name}$")))
+
+
 @needs_browser
-def test_the_slider_moves_pictures_scores_and_verdict_by_keyboard(opened, written, tmp_path):
+def test_verdict_headline_and_prototypes_are_seen_without_scrolling(opened, written, tmp_path):
+    page = opened(viewport={"width": 1366, "height": 768})
+    last = data_of(written)["series"][0]["records"][-1]
+    assert page.locator("#verdict-headline").inner_text() == last["verdict"]["headline"]
+    low, high = last["intervals"]["structure"]
+    assert f"{last['scores']['structure']:.2f}" in tile_of(page, "structure").inner_text()
+    assert f"95%: {low:.2f} to {high:.2f}" in tile_of(page, "structure").inner_text()
+    assert f"{last['validation'][1]:.2f}" in tile_of(page, "val_acc").inner_text()
+    assert (
+        "since epoch 0" in tile_of(page, "val_acc").inner_text()
+        or "as in epoch 0" in page.locator("#tiles").inner_text()
+    )
+    for part in [
+        "#verdict",
+        "#tiles",
+        "#main-chart svg",
+        *(f"#prototypes .card:nth-child({n}) canvas" for n in (1, 10)),
+    ]:
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] >= 0, part
+        assert box["y"] + box["height"] <= 768, part
+    legend = page.locator("#main-chart li").all_inner_texts()
+    assert [line.split()[0] for line in legend] == ["val_acc", "structure,", "the", "its", "its"]
+    screenshot(page, "report", tmp_path)
+
+
+@needs_browser
+def test_the_slider_moves_pictures_scores_and_verdict_by_keyboard(opened, written):
     page, records = opened(), data_of(written)["series"][0]["records"]
     seen = set()
     page.get_by_role("slider", name="Epoch").focus()
     for record in reversed(records):
         assert f"epoch {record['epoch']} " in page.locator("#shown").inner_text()
         assert page.locator("#verdict-headline").inner_text() == record["verdict"]["headline"]
-        assert page.locator("#headline-value").inner_text() == f"{record['scores']['structure']:.2f}"
+        assert f"{record['scores']['structure']:.2f}" in tile_of(page, "structure").inner_text()
         page.wait_for_timeout(50)
         seen.add(picture(page))
         page.keyboard.press("ArrowLeft")
     assert len(seen) == 4
     page.get_by_role("button", name="Play").press("Enter")
     page.locator("#shown", has_text=re.compile("^epoch 3")).wait_for()  # the page lets nobody evaluate text as code
-    screenshot(page, "report", tmp_path)
 
 
 @needs_browser
 def test_class_names_are_text_and_every_number_is_explained(opened, run):
     page = opened()
-    assert page.locator("#prototypes h3").all_inner_texts() == NAMES
-    assert page.locator("#classes tbody th").all_inner_texts() == NAMES
+    unfold(page)
+    assert [card.get_attribute("title") for card in page.locator("#prototypes .card").all()] == NAMES
+    assert {name.get_attribute("title") for name in page.locator("#classes tbody th button").all()} == set(NAMES)
     assert page.locator("#prototypes b, #classes b").count() == 0
     shown = page.locator("#charts figcaption a")
     assert set(shown.all_inner_texts()) >= {"structure", "accuracy", "drift", "seconds"}
@@ -231,17 +296,72 @@ def test_class_names_are_text_and_every_number_is_explained(opened, run):
 
 
 @needs_browser
-def test_pointing_at_a_curve_shows_its_value_and_pressing_goes_there(opened, written):
+def test_a_link_to_a_number_unfolds_its_meaning(opened):
+    page = opened()
+    assert not page.locator("#meaning-structure").is_visible()
+    tile_of(page, "structure").get_by_role("link").click()
+    page.locator("#meaning-structure").wait_for(state="visible")
+
+
+@needs_browser
+def test_cards_rows_and_cells_open_every_image_worst_first(opened, run, tmp_path):
+    page, result = opened(), run[2].result
+    dialog = page.locator("#gallery")
+    page.locator("#prototypes .card").nth(1).press("Enter")
+    assert dialog.locator("h2").inner_text() == NAMES[1]
+    assert dialog.locator("figure").count() == int((result.labels == 1).sum())
+    assert "worst first" in page.locator("#gallery-scope").inner_text()
+    signs = [text[0] for text in dialog.locator("figure p:nth-of-type(1)").all_inner_texts()]
+    rank = {"n": 0, "✗": 1, "✓": 2}  # no mask kept, wrong, right
+    assert signs == sorted(signs, key=rank.__getitem__)
+    small = dialog.locator("figure canvas").first.bounding_box()["width"]
+    dialog.locator(".enlarge").first.press("Enter")
+    assert dialog.locator("figure canvas").first.bounding_box()["width"] > 2 * small
+    page.wait_for_timeout(100)
+    screenshot(page, "report-gallery", tmp_path)
+    dialog.get_by_role("button", name="The next class").click()
+    assert dialog.locator("h2").inner_text() == NAMES[2]
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+    unfold(page)
+    page.locator("#classes tbody tr", has=page.locator("button[title='7']")).get_by_role("button").click()
+    assert dialog.locator("h2").inner_text() == "7"
+    page.keyboard.press("Escape")
+    cell = page.locator("#confusion td button").first
+    count, says = int(cell.inner_text()), cell.get_attribute("aria-label")
+    cell.click()
+    assert dialog.locator("figure").count() == count
+    assert says.startswith(f"{count} of ")
+
+
+@needs_browser
+def test_pointing_at_a_curve_moves_the_cursor_of_all_and_pressing_goes_there(opened, written):
     page, records = opened(), data_of(written)["series"][0]["records"]
+    unfold(page)
     chart = page.locator("#charts figure", has=page.get_by_role("link", name="coverage", exact=True)).locator("svg")
     chart.scroll_into_view_if_needed()
+    page.wait_for_timeout(100)
     box = chart.bounding_box()
-    page.mouse.move(box["x"] + 0.12 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + 0.14 * box["width"], box["y"] + box["height"] / 2)
     value = records[0]["scores"]["coverage"]
     assert page.locator("#tip").inner_text().startswith(f"epoch 0: {value:.2f} (")
+    cursors = [cursor.get_attribute("x1") for cursor in page.locator("#charts .cursor, #main-chart .cursor").all()]
+    assert set(cursors) == {"40"}  # the left end of every chart
     page.mouse.down()
     page.mouse.up()
     assert page.locator("#shown").inner_text() == "epoch 0 (1 of 4)"
+
+
+@needs_browser
+def test_figures_do_not_contradict_themselves_and_axes_hide_nothing(opened):
+    page = opened()
+    shown = page.evaluate("[0, 0.004, 0.5, 0.995, 0.9996, 1, 1.5, -0.001].map((value) => figure(value))")
+    assert shown == ["0.00", "0.004", "0.50", "0.995", "0.9996", "1.00", "1.50", "-0.001"]
+    assert page.evaluate("change(0.914, 0.906)") == "+0.00"  # 0.91 and 0.91
+    assert page.evaluate("[[0, 0.004], [0, 0.9], [0.1, 3.2], [-0.3, 1], [0, 0]].map((values) => axis(values)[1])") == [
+        pytest.approx(0.005), 1, 5, 1, 1,
+    ]  # fmt: skip
 
 
 @needs_browser
@@ -261,20 +381,24 @@ def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
     from axe_playwright_python.sync_playwright import Axe
 
     page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for summary in page.locator("summary").all():
-        summary.click()
+    unfold(page)
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     screenshot(page, f"report-{scheme}-{width}", tmp_path, full_page=True)
+    page.locator("#prototypes .card").first.click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.get_by_role("button", name="Close").click()
     other = {"light": "dark", "dark": "light"}[scheme]
     page.get_by_label("Theme").select_option(other)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not page.get_by_role("button").first.is_visible()
+    assert not page.locator("#play").is_visible()
+    assert page.locator("#verdict-headline").is_visible()
     screenshot(page, f"report-print-{width}", tmp_path, full_page=True)
 
 
@@ -314,6 +438,63 @@ def test_a_hundred_epochs_are_small_and_smooth(opened, tmp_path):
     median = sorted(frames)[50]
     print(f"{size / 2**20:.1f} MiB, {median:.0f} ms a frame")
     assert median < 100
+
+
+@needs_browser
+def test_forty_classes_with_long_names_stay_short(opened, tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 40))
+    labels = torch.arange(120) % 40
+    names = [f"a class whose name is much longer than any column of a table, number {number}" for number in range(40)]
+    for epoch in range(2):
+        result = FillInBlanks(num_masks=4, seed=epoch, fill=None).probe(
+            model, torch.rand(120, 1, 8, 8), labels, class_names=names
+        )
+        write_record(tmp_path / "run", make_record(result, epoch=epoch, step=epoch))
+    assert report(tmp_path / "run", "--output", tmp_path / "forty.html")[0] == 0
+    page = opened(tmp_path / "forty.html", viewport={"width": 1366, "height": 768})
+    assert page.locator("#prototypes .card").count() == 20
+    assert page.evaluate("document.documentElement.scrollHeight") < 2500
+    page.get_by_role("button", name="20 of 40 classes: show all").click()
+    assert page.locator("#prototypes .card").count() == 40
+    assert page.evaluate("document.documentElement.scrollHeight") < 7000
+    unfold(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 1366
+    header = page.locator("#confusion .rotated thead th").nth(3)
+    assert header.get_attribute("title") == names[2]
+    assert header.bounding_box()["height"] > 2 * header.bounding_box()["width"]
+    assert header.inner_text().endswith("number 2")
+    confusions = page.locator("#confusion .top").first
+    assert confusions.locator("li").count() == 10
+    assert "Top 10 of" in confusions.get_attribute("aria-label")
+    screenshot(page, "report-forty", tmp_path, full_page=True)
+
+
+@needs_browser
+def test_two_runs_side_by_side(opened, trained, probe_images, digits, tmp_path):
+    images, labels = probe_images
+    FillInBlanks(num_masks=8, fill=None).probe(trained, images, labels).save(tmp_path / "good.npz")
+    untrained = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    FillInBlanks(num_masks=8, fill=None).probe(untrained, images, labels).save(tmp_path / "poor.npz")
+    FillInBlanks(num_masks=4, fill=None).probe(trained, images, labels).save(tmp_path / "other.npz")
+    code, output = report(tmp_path / "good.npz", tmp_path / "poor.npz", "--output", tmp_path / "two.html")
+    assert (code, "2 probes" in output) == (0, True)
+    assert "good.npz: " in output
+    page = opened(tmp_path / "two.html", viewport={"width": 1366, "height": 768})
+    assert page.locator("#compared-scores thead th").all_inner_texts() == ["score", "good.npz", "poor.npz"]
+    better = page.locator("#compared-scores tr", has=page.get_by_role("link", name="image_accuracy")).locator("td")
+    assert ["★" in cell for cell in better.all_inner_texts()] == [True, False]
+    assert page.locator("#compared-pictures tbody tr").count() == 3  # image, one, the other
+    assert "Same settings, same probe images" in page.locator("#compared-note").inner_text()
+    assert not page.locator("#epochs").is_visible()  # one probe each
+    page.locator("#series").select_option("poor.npz: fitb, random, 10 classes")
+    assert tile_of(page, "image_accuracy").inner_text().split()[1] == better.nth(1).inner_text().split()[0]
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert Axe().run(page).violations_count == 0
+    screenshot(page, "report-two", tmp_path, full_page=True)
+    report(tmp_path / "good.npz", tmp_path / "other.npz", "--output", tmp_path / "differ.html")
+    assert "different settings (num_masks)" in opened(tmp_path / "differ.html").locator("#compared-note").inner_text()
 
 
 def test_text_in_records_cannot_leave_the_script(trained, probe_images):
