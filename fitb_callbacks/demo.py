@@ -67,6 +67,8 @@ class DemoRun:
         tensorboard: Folder of the event files.
         run: Folder of this run in it.
         mlflow_uri: Address of the MLflow store.
+        mlflow_page: Where its pages show the run's model metrics.
+        verdict: What the last scores say in words.
     """
 
     history: list[dict[str, float]]
@@ -74,6 +76,8 @@ class DemoRun:
     tensorboard: Path
     run: Path
     mlflow_uri: str
+    mlflow_page: str
+    verdict: dict[str, str]
 
 
 def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlflow_uri: str) -> DemoRun:
@@ -97,6 +101,7 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
             experiment_name=f"fitb-demo-{name}",
             tracking_uri=mlflow_uri,
             artifact_location=(output / "mlflow").resolve().as_uri(),
+            run_name=f"small CNN, {epochs} epochs",
         )
         trainer = Trainer(
             max_epochs=epochs,
@@ -111,7 +116,15 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
     picture = output / f"{name}.png"
     probe.result.figure().save(picture)
     history = [{**scores, "val_acc": value} for scores, value in zip(probe.history, record.values, strict=True)]
-    return DemoRun(history, picture, output / "tensorboard", Path(tensorboard.log_dir), mlflow_uri)
+    return DemoRun(
+        history=history,
+        picture=picture,
+        tensorboard=output / "tensorboard",
+        run=Path(tensorboard.log_dir),
+        mlflow_uri=mlflow_uri,
+        mlflow_page=f"#/experiments/{mlflow_logger.experiment_id}/runs/{mlflow_logger.run_id}/model-metrics",
+        verdict=probe.result.interpretation("ridge regression on training images"),
+    )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -9,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from fitb_callbacks.cli import options
 from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
-from fitb_callbacks.cli.console import exit_on_error, work_bar
+from fitb_callbacks.cli.console import exit_on_error, figure, work_bar
 
 if TYPE_CHECKING:
     from fitb_callbacks.data.sources import ImageSet
-    from fitb_callbacks.probing.ablation import Ablation
+    from fitb_callbacks.probing.ablation import Ablation, Cell
 
 __all__ = ["ablate"]
 
@@ -86,10 +89,40 @@ def ablate(
             )
         ablation.write_csv(output / "scores.csv")
         _write_pictures(ablation, chosen, output / "pictures")
+    best = max(ablation.cells, key=_quality)
+    console.print(_table(ablation.cells, best))
     console.print(
         f"The scores of {len(ablation.cells)} settings: {output / 'scores.csv'}", highlight=False, soft_wrap=True
     )
     console.print(f"The prototypes, a picture a class: {output / 'pictures'}", highlight=False, soft_wrap=True)
+    scores = best.result.metrics
+    console.print(
+        f"[bold green]★ best: mask_ratio={best.mask_ratio:g}, patch_size={best.patch_size}, "
+        f"binarize={best.binarize}[/] "
+        f"The model recognises the prototypes of {scores['accuracy_all']:.0%} of the images, "
+        f"and they come out the same from other masks by {figure(scores['reliability'], 2)} of 1.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _quality(cell: Cell) -> tuple[float, float]:
+    """First how many images' prototypes are recognised, then how steady they are."""
+    reliability = cell.result.metrics["reliability"]
+    return cell.result.metrics["accuracy_all"], 0.0 if math.isnan(reliability) else reliability
+
+
+def _table(cells: Sequence[Cell], best: Cell) -> Table:
+    names = ("accuracy_all", "coverage", "accuracy", "f1_macro", "reliability")
+    table = Table(title="What each setting finds, on the same images and model", title_justify="left")
+    for title in ("", "mask ratio", "patch size", "threshold", *names):
+        table.add_column(title, justify="right")
+    for cell in cells:
+        threshold = "none" if cell.binarize is None else f"{cell.binarize:g}"
+        values = [figure(cell.result.metrics[name]) for name in names]
+        mark, style = ("★", "bold green") if cell is best else ("", "")
+        table.add_row(mark, f"{cell.mask_ratio:g}", str(cell.patch_size), threshold, *values, style=style)
+    return table
 
 
 def _number_or_none(text: str) -> float | None:

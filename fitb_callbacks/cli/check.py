@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -17,8 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
-from fitb_callbacks.cli.console import work_bar
+from fitb_callbacks.cli.console import figure, work_bar
 from fitb_callbacks.cli.options import DATA_HELP
+from fitb_callbacks.gate.description import verdict_line
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, Promotion, RegistryCheck, Waiver, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
@@ -130,7 +132,7 @@ def check(
                 on_step=bar.step,
                 progress=bar,
             )
-        _show(console, checked, dry_run=dry_run)
+        _show(console, checked, dry_run=dry_run, tracking_uri=tracking_uri)
         code, problem = _CODES[checked.verdict], _open_rules(checked)
         address, outcomes, content = checked.model, checked.check.outcomes, checked.as_dict()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - none may end with 1, which says: refused
@@ -188,8 +190,8 @@ def _reason(console: Console, error: BaseException) -> str:
     return one_line(error)
 
 
-def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
-    """The verdict for people: a table of the rules, one of the scores, and where it is recorded."""
+def _show(console: Console, checked: RegistryCheck, *, dry_run: bool, tracking_uri: str | None) -> None:
+    """The verdict for people: tables of the rules and the scores, and at the end the verdict and where it is."""
     found = checked.check
     against = "" if checked.champion is None else f", champion {checked.champion}"
     _say(console, escape(on_one_line(f"{checked.model}{against}, on {len(found.candidate.images)} images")))
@@ -201,13 +203,15 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool) -> None:
         _say(console, escape(f"Scores of the training are not shown: {checked.training.differs}"))
     for rule in checked.skipped:
         _say(console, escape(f"There is no champion yet; skipped: {rule}"))
-    _say(console, _in_words(checked))
     if checked.run_id is not None:
         _say(console, f"Recorded in run {checked.run_id}, evidence {checked.digest}")
     if checked.promoted is not None:
         _say(console, escape(_moved(checked, dry_run=dry_run)))
     elif dry_run:
         _say(console, "Nothing was written: --dry-run")
+    _say(console, _in_words(checked))
+    if checked.page is not None:
+        _say(console, escape(_address(checked.page, tracking_uri)))
 
 
 def _say(console: Console, text: str) -> None:
@@ -221,7 +225,7 @@ def _rules_table(checked: RegistryCheck) -> Table:
         passes = words[outcome.passed]
         table.add_row(
             str(outcome.rule),
-            f"{outcome.value:.3f}",
+            figure(outcome.value),
             _interval(outcome),
             passes if outcome.certain or outcome.passed is None else f"{passes}, not certain",
         )
@@ -234,23 +238,27 @@ def _scores_table(checked: RegistryCheck) -> Table:
     columns = {title: scores for title, scores in columns.items() if scores}
     table = Table("score", *columns)
     for key in found.scores:
-        table.add_row(key, *(f"{scores[key]:.3f}" if key in scores else "" for scores in columns.values()))
+        table.add_row(key, *(figure(scores[key]) if key in scores else "" for scores in columns.values()))
     return table
 
 
 def _in_words(checked: RegistryCheck) -> str:
-    """The verdict in a line."""
-    outcomes = checked.check.outcomes
-    total = f"{len(outcomes)} rule{'s' if len(outcomes) > 1 else ''}"
-    failed = sum(outcome.passed is False for outcome in outcomes)
-    if checked.verdict == "waived" and checked.waiver is not None:
-        by = escape(on_one_line(f"{checked.waiver.name}: {checked.waiver.reason}"))
-        return f"[yellow]waived[/yellow]: {failed} of {total} failed; {by}"
-    if checked.verdict == "passed":
-        return f"[green]passed[/green]: {total} passed"
-    if checked.verdict == "refused":
-        return f"[red]refused[/red]: {failed} of {total} failed"
-    return f"[red]fitb check:[/red] {escape(str(_open_rules(checked)))}"
+    """The verdict and its reason in a coloured line."""
+    if checked.verdict == "open":
+        return f"[red]fitb check:[/red] {escape(str(_open_rules(checked)))}"
+    colour = {"waived": "yellow", "passed": "green", "refused": "red"}[checked.verdict]
+    word, _, reason = verdict_line(checked.as_dict()).partition(":")
+    return f"[bold {colour}]{escape(word.lower())}:[/]{escape(reason)}"
+
+
+def _address(page: str, tracking_uri: str | None) -> str:
+    """Where to open the run of the check."""
+    import mlflow
+
+    uri = re.sub(r"//[^/@]*@", "//", tracking_uri or mlflow.get_tracking_uri())  # no password
+    if uri.startswith(("http:", "https:")):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {uri} shows it at http://127.0.0.1:5000/{page}"
 
 
 def _moved(checked: RegistryCheck, *, dry_run: bool) -> str:

@@ -10,9 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fitb_callbacks.cli.console import exit_on_error, work_bar
+from fitb_callbacks.cli.console import exit_on_error, figure, say_verdict, work_bar
 
 __all__ = ["demo"]
+
+_EXPLANATION = """
+After each epoch, parts of 40 validation images were hidden, and the model's gradients showed how it would fill them.
+  val acc    how often the model is right: what you see without this package
+  structure  the headline: does it know what the classes look like, and use it? 1 is best, chance is 0
+  knows      how high a judge, which is not the model, ranks the class of what the model fills in
+  shortcut   how far one simple cue, such as colour or the rim, explains the answers; lower is better
+  accuracy, F1 and coverage are the paper's: how often the model recognises what it filled in itself
+"""
 
 
 class DemoData(StrEnum):
@@ -59,21 +68,23 @@ def demo(
     )
     run = run_demo(images, name=data.value, epochs=epochs, output=output, mlflow_uri=mlflow_uri)
 
+    console.print(_EXPLANATION)
     table = Table(title="What the model learned, by epoch", title_justify="left")
     columns = {
         "epoch": "epoch",
         "val_acc": "val\nacc",
+        "structure": "structure",
+        "knows": "knows",
+        "shortcut": "shortcut",
+        "coverage": "coverage",
         "accuracy": "accuracy",
         "f1_macro": "F1\nmacro",
-        "f1_weighted": "F1\nweighted",
-        "coverage": "coverage",
-        "structure": "structure",
         "seconds": "seconds",
     }
     for title in columns.values():
         table.add_column(title, justify="right")
     for row in run.history:
-        table.add_row(*(f"{row[key]:.0f}" if key == "epoch" else f"{row[key]:.3f}" for key in columns))
+        table.add_row(*(figure(row[key], 0 if key == "epoch" else 3) for key in columns))
     console.print(table)
     console.print(f"The last prototypes: {run.picture}", highlight=False, soft_wrap=True)
     console.print("Make a page of the run, or open the dashboards, with", highlight=False)
@@ -82,6 +93,8 @@ def demo(
         f"  tensorboard --logdir {run.tensorboard} --samples_per_plugin images=200", highlight=False, soft_wrap=True
     )
     console.print(f"  mlflow ui --backend-store-uri {run.mlflow_uri}", highlight=False, soft_wrap=True)
+    console.print(f"  then http://127.0.0.1:5000/{run.mlflow_page}", highlight=False, soft_wrap=True)
+    say_verdict(console, run.verdict)
 
 
 def _photographs(console: Console, output: Path) -> None:
@@ -106,3 +119,4 @@ def _photographs(console: Console, output: Path) -> None:
         result.save(output / "photos.npz")
     console.print(f"The photographs, filled in: {output / 'photos.png'}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"The result: {output / 'photos.npz'}", highlight=False, soft_wrap=True, markup=False)
+    say_verdict(console, result.interpretation())

@@ -53,6 +53,12 @@ def doctor(
     console.print(f"Estimated cost: {_duration(examination.seconds)} at the end of each epoch on this machine{limit}.")
     for hint in examination.hints:
         console.print(f"[yellow]![/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
+    number = len(examination.hints)
+    console.print(
+        f"[bold yellow]! This training can be probed;[/] see the {'hint' if number == 1 else f'{number} hints'} above."
+        if number
+        else "[bold green]✓ This training can be probed as it is.[/]"
+    )
 
 
 def _duration(seconds: float) -> str:

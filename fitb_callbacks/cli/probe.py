@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from fitb_callbacks.cli import options
 from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
-from fitb_callbacks.cli.console import exit_on_error, work_bar
+from fitb_callbacks.cli.console import exit_on_error, figure, say_verdict, work_bar
 
 if TYPE_CHECKING:
     from fitb_callbacks.probing.result import FillInBlanksResult
@@ -74,6 +75,7 @@ def probe(
         console.print("Without --reference there is no judge: a model recognises its own gradient.", soft_wrap=True)
     console.print(f"The prototypes: {output / 'prototypes.png'}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"The result: {output / 'result.npz'}", highlight=False, soft_wrap=True, markup=False)
+    say_verdict(console, result.interpretation(None if judge is None else f"{judge.name} on {reference}"))
 
 
 def _scores(result: FillInBlanksResult) -> Table:
@@ -84,6 +86,7 @@ def _scores(result: FillInBlanksResult) -> Table:
         table.add_column(column, justify="right" if column == "value" else "left")
     for name, value in result.metrics.items():
         metric = METRICS[name]
-        interval = "{:.2f} to {:.2f}".format(*result.intervals[name]) if name in result.intervals else ""
-        table.add_row(name, f"{value:.3f}", interval, metric.better, re.split("[:,(]", metric.chance)[0].strip())
+        low, high = result.intervals.get(name, (math.nan, math.nan))
+        interval = "" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"
+        table.add_row(name, figure(value), interval, metric.better, re.split("[:,(]", metric.chance)[0].strip())
     return table

@@ -32,8 +32,9 @@ def verify(model: Model, tracking_uri: TrackingUri = None) -> None:
     with _connected("fitb verify", console, tracking_uri) as client:
         found = _find(client, model)
         if not _holds(client, found, console):
+            _say(console, f"[bold red]✗ the verdict on {escape(found.address)} does not hold together[/]")
             raise typer.Exit(_NO)
-        _say(console, f"[green]the verdict on {escape(found.address)} holds together[/green]")
+        _say(console, f"[bold green]✓ the verdict on {escape(found.address)} holds together[/]")
 
 
 def promote(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -12,9 +12,12 @@ from rich.table import Table
 
 from fitb_callbacks.cli import options
 from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
-from fitb_callbacks.cli.console import exit_on_error, work_bar
+from fitb_callbacks.cli.console import exit_on_error, figure, say_verdict, work_bar
 from fitb_callbacks.probing.settings import MaskingName
 from fitb_callbacks.scoring.catalogue import ScoresName
+
+if TYPE_CHECKING:
+    from fitb_callbacks.callback.replay import Replayed
 
 __all__ = ["replay"]
 
@@ -107,10 +110,19 @@ def replay(
                 share=here.share,
                 progress=progress,
             )
-            history = log_replay(series, loggers, prefix=prefix, judge=words, scores=scores)
+            last: list[Replayed] = []
+            history = log_replay(_noting(series, last), loggers, prefix=prefix, judge=words, scores=scores)
     console.print(_table(history))
     console.print(f"Scores, pictures and records: {output}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"All on one page: fitb report {output}", highlight=False, soft_wrap=True, markup=False)
+    say_verdict(console, last[0].results[0].interpretation(words), of=f"epoch {last[0].checkpoint.epoch}")
+
+
+def _noting(series: Iterable[Replayed], last: list[Replayed]) -> Iterator[Replayed]:
+    """The same series; the list holds what came last."""
+    for replayed in series:
+        last[:] = [replayed]
+        yield replayed
 
 
 def _table(history: Sequence[Mapping[str, float]]) -> Table:
@@ -120,5 +132,5 @@ def _table(history: Sequence[Mapping[str, float]]) -> Table:
     for title in ("epoch", "step", *columns):
         table.add_column(title, justify="right")
     for row in history:
-        table.add_row(f"{row['epoch']:.0f}", f"{row['step']:.0f}", *(f"{row[name]:.3f}" for name in columns))
+        table.add_row(f"{row['epoch']:.0f}", f"{row['step']:.0f}", *(figure(row[name]) for name in columns))
     return table

@@ -25,8 +25,9 @@ def resend(
     from fitb_callbacks.integrations.resend import resend
 
     sent, failures = resend(folder)
-    console.print(f"{sent} parcels sent")
     for run, error in failures.items():
         console.print(f"Not sent: {run}: {error}", highlight=False, soft_wrap=True, markup=False)
+    colour, sign = ("red", "✗") if failures else ("green", "✓")
+    console.print(f"[bold {colour}]{sign} {sent} parcels sent[/]" + (f"; {len(failures)} runs not" if failures else ""))
     if failures:
         raise typer.Exit(1)

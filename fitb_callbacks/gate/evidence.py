@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitb_callbacks.gate.description import report_head
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.rules import Rules
 from fitb_callbacks.gate.verdict import ModelCheck
@@ -93,13 +94,15 @@ def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) 
     Args:
         check: The verdict on the model.
         verdict: The same as JSON types, with the "model" it is on and the "judge" in words.
-        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids and ``report.html`` go.
+        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids, the record of the
+            candidate's probe and ``report.html`` go.
 
     Returns:
         Name to picture of the grids, height x width x 3, uint8.
     """
     from PIL import Image
 
+    from fitb_callbacks.integrations.folder import write_record
     from fitb_callbacks.integrations.record import make_record
     from fitb_callbacks.integrations.report.page import render_report
     from fitb_callbacks.plotting.prototypes import prototype_grid
@@ -115,7 +118,12 @@ def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) 
     (folder / "settings.json").write_text(json.dumps(dict(check.candidate.settings), indent=1))
     (folder / "junit.xml").write_text(junit_xml(verdict["model"], check.outcomes))
     record = make_record(check.candidate, judge=verdict["judge"])
-    (folder / "report.html").write_text(render_report([record], title=verdict["model"]), encoding="utf-8")
+    write_record(folder, record)
+    beside = {}
+    if check.champion is not None:
+        beside[f"{verdict['champion']}, the champion"] = [make_record(check.champion, judge=verdict["judge"])]
+    page = render_report([record], title=verdict["model"], beside=beside, check=report_head(verdict))
+    (folder / "report.html").write_text(page, encoding="utf-8")
     return pictures
 
 

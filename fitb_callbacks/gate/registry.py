@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
+from fitb_callbacks.gate.description import version_description
 from fitb_callbacks.gate.evidence import (
     evidence_digest,
     previous_digest,
@@ -157,6 +158,7 @@ class RegistryCheck:
         provenance: On what and by whom it was checked; see `fitb_callbacks.gate.evidence.provenance`.
         waiver: Who let a refused model through; None if nobody did.
         run_id: The MLflow run that holds the evidence; None if nothing was written.
+        page: Where the server's pages show that run; None likewise.
         digest: SHA-256 of the evidence's ``SHA256SUMS``; None likewise.
         promoted: Alias that was moved (in a dry run: that would have been); None if it was not.
         promoted_from: Version that it pointed to before; None if there was none.
@@ -171,6 +173,7 @@ class RegistryCheck:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     waiver: Waiver | None = None
     run_id: str | None = None
+    page: str | None = None
     digest: str | None = None
     promoted: str | None = None
     promoted_from: str | None = None
@@ -480,6 +483,7 @@ class _Recorder:
             self.on_step("Tagging the model")
             registry = self._registry()
             registry.tag(self.client, self.model, _version_tags(checked), checked.verdict)
+            self._describe(checked)
             self.written = f"run {checked.run_id} and the version's tags were"
             return checked if alias is None else self._promoted(checked, alias)
         except (ValueError, KeyboardInterrupt):
@@ -519,7 +523,16 @@ class _Recorder:
                 tags={"digest": digest, "verdict": checked.verdict},
             )
         self.written = f"run {run_id} was"
-        return dataclasses.replace(checked, run_id=run_id, digest=digest)
+        page = registry.run_page(self.client, run_id)
+        return dataclasses.replace(checked, run_id=run_id, page=page, digest=digest)
+
+    def _describe(self, checked: RegistryCheck) -> None:
+        """Say on the version's page what the verdict is, and why."""
+        from fitb_callbacks.integrations.mlflow.description import ARTIFACTS
+
+        said = checked.check.candidate.interpretation(checked.judge)
+        text = version_description(checked.as_dict(), said, evidence=f"{ARTIFACTS}/report.html")
+        self._registry().describe(self.client, self.model, str(checked.run_id), text)
 
     def _promoted(self, checked: RegistryCheck, alias: str) -> RegistryCheck:
         """Move the alias, and note it afterwards."""

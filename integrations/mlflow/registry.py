@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitb_callbacks.integrations.mlflow.description import ARTIFACTS, merged
 from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 from fitb_callbacks.integrations.mlflow.sink import log_picture
 from fitb_callbacks.integrations.mlflow.training_run import link_training_scores
@@ -20,10 +21,12 @@ __all__ = [
     "EVIDENCE",
     "AliasMovedError",
     "alias_holder",
+    "describe",
     "move_alias",
     "note_promotion",
     "previous_holder",
     "record",
+    "run_page",
     "server_user",
     "start_run",
     "tag",
@@ -127,6 +130,27 @@ def tag(client: MlflowClient, model: RegistryModel, tags: Mapping[str, str], ver
     elif model.model_id is not None:
         values = {f"{_PREFIX}.{key}": value for key, value in (*tags.items(), ("verdict", verdict))}
         client.set_logged_model_tags(model.model_id, values)
+
+
+def describe(client: MlflowClient, model: RegistryModel, run_id: str, text: str) -> None:
+    """Write into the description of a version, or of an unregistered model's run; what others wrote there stays.
+
+    Args:
+        client: Of the server.
+        model: What was checked.
+        run_id: The run of the check, which `ARTIFACTS` in the text stands for.
+        text: Markdown.
+    """
+    if model.name is None or model.version is None:
+        return
+    text = text.replace(ARTIFACTS, f"{run_page(client, run_id)}/artifacts/{EVIDENCE}")
+    before = client.get_model_version(model.name, model.version).description or ""
+    client.update_model_version(model.name, model.version, merged(before, f"{_PREFIX} check", text))
+
+
+def run_page(client: MlflowClient, run_id: str) -> str:
+    """Where MLflow's pages show a run, within the server's address."""
+    return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
 def move_alias(client: MlflowClient, name: str, alias: str, *, version: str, expected: str | None) -> None:

@@ -36,6 +36,7 @@ from fitb_callbacks.integrations.mlflow import lookup, registry
 from fitb_callbacks.integrations.mlflow.client import connected
 from fitb_callbacks.scoring.catalogue import METRICS
 from mlflow_server import Server
+from quick import fitb
 from small_module import SmallModule
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -161,6 +162,9 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert done.exit_code == 0, done.output
     assert "passed: 3 rules passed" in done.output
     assert "champion moved from version 1 to models:/digits/2" in done.output
+    *_, verdict_line, address = done.output.splitlines()
+    assert verdict_line == "✓ passed: 3 rules passed"
+    assert address.endswith(f"/runs/{registered.version(GOOD).tags['fitb.run_id']}")
     client, version = registered.client, registered.version(GOOD)
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
     verdict = json.loads((tmp_path / "verdict.json").read_text())
@@ -180,6 +184,17 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert json.loads((evidence / "settings.json").read_text())["num_masks"] == 16  # as in training
     for name in ("prototypes.png", "prototypes-of-the-champion.png"):
         assert min(Image.open(evidence / name).size) > 100
+    assert version.description.startswith("[//]: # (fitb check)\n\n**✓ PASSED: 3 rules passed**")
+    assert f"coverage {verdict['scores']['coverage']:.2f}, champion {verdict['champion_scores']['coverage']:.2f}" in (
+        version.description
+    )
+    assert f"/runs/{run.info.run_id}/artifacts/check/report.html" in version.description
+    page = (evidence / "report.html").read_text()
+    assert page.index("✓ PASSED: 3 rules passed") < page.index('id="comparison"') < page.index('id="verdict"')
+    assert '"runs": ["models:/digits/2", "models:/digits/1, the champion"]' in page
+    pair = fitb("report", "models:/digits/2", "models:/digits/1", "--mlflow-uri", registered.uri)
+    assert "models:/digits/2: " in pair.output  # from the check, and from the training of a version without one
+    assert "models:/digits/1: " in pair.output
     shown = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
     assert shown == {"fitb~prototypes", "fitb~prototypes of the champion"}
     model = client.get_logged_model(version.source.removeprefix("models:/"))
@@ -202,6 +217,7 @@ def test_a_refusal_moves_nothing(registered):
     assert done.exit_code == 1, done.output
     assert "refused: 1 of 1 rule failed" in done.output
     assert registered.version(WEAK).tags["fitb.verdict"] == "refused"
+    assert "**✗ REFUSED: 1 of 1 rule failed: coverage at least 0.99 (is " in registered.version(WEAK).description
     assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
     (case,) = (case for suite in JUnitXml.fromfile("junit.xml") for case in suite)
     assert not case.is_passed

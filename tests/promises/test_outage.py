@@ -176,7 +176,7 @@ def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog)
     server.start()
     sent = fitb("resend")
     assert sent.exit_code == 0
-    assert re.fullmatch(r"\d+ parcels sent", sent.output.strip())
+    assert re.fullmatch(r"✓ \d+ parcels sent", sent.output.strip())
     assert_complete(server.uri, run_id, probe)
     assert "Nothing waits" in fitb("resend").output
 

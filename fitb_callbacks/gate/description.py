@@ -1,0 +1,88 @@
+"""What a verdict says to people: the head of its report, the description of the model's version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fitb_callbacks.utils.messages import on_one_line
+
+__all__ = ["report_head", "verdict_line", "version_description"]
+
+_SIGNS = {"passed": "✓", "waived": "!", "refused": "✗"}
+_TONES = {"passed": "good", "waived": "unclear", "refused": "bad"}
+_MOST_REASONS = 3
+
+
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """A verdict and its reason, in a line.
+
+    Args:
+        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+
+    Example:
+        >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.23, "passed": False}
+        >>> verdict_line({"verdict": "refused", "rules": [rule]})
+        '✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)'
+    """
+    rules, word = verdict["rules"], verdict["verdict"]
+    total = f"{len(rules)} rule{'s' if len(rules) > 1 else ''}"
+    bad = [rule for rule in rules if not rule["passed"]]
+    reasons = "; ".join(f"{rule['rule']} (is {rule['value']:.2f})" for rule in bad[:_MOST_REASONS])
+    reasons += f"; and {len(bad) - _MOST_REASONS} more" if len(bad) > _MOST_REASONS else ""
+    said = f"{total} passed" if not bad else f"{len(bad)} of {total} failed: {reasons}"
+    if word == "open":
+        said = f"these images cannot tell: {reasons}"
+    if word == "waived":
+        said = f"by {verdict['waiver']['name']}: {verdict['waiver']['reason']}; {said}"
+    return on_one_line(f"{_SIGNS.get(word, '?')} {word.upper()}: {said}")
+
+
+def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What opens a check's report; see `fitb_callbacks.integrations.report.page.render_report`."""
+    passes = {True: ("yes", "right"), False: ("no", "wrong"), None: ("cannot tell", "")}
+    return {
+        "headline": verdict_line(verdict),
+        "tone": _TONES.get(verdict["verdict"], "unclear"),
+        "rules": [
+            {
+                "rule": rule["rule"],
+                "value": f"{rule['value']:.3f}",
+                "interval": "" if rule["interval"] is None else "{:.3f} to {:.3f}".format(*rule["interval"]),
+                "passes": passes[rule["passed"]][0],
+                "tone": passes[rule["passed"]][1],
+            }
+            for rule in verdict["rules"]
+        ],
+    }
+
+
+def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, evidence: str) -> str:
+    """What a version's page says of its check, as Markdown.
+
+    Args:
+        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+        said: What the scores say in words, of `fitb_callbacks.scoring.interpretation.interpret`.
+        evidence: Address of the evidence.
+
+    Example:
+        >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.23, "passed": False}
+        >>> verdict = {"verdict": "refused", "rules": [rule], "scores": {"structure": 0.23},
+        ...            "champion": "models:/digits/1", "champion_scores": {"structure": 0.91}}
+        >>> said = {"headline": "The model goes by the rim.", "reason": "93% of answers follow it."}
+        >>> print(version_description(verdict, said, evidence="#/evidence"))
+        **✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)**
+        <BLANKLINE>
+        The model goes by the rim. 93% of answers follow it.
+        <BLANKLINE>
+        structure 0.23, champion 0.91. [Evidence](#/evidence)
+    """
+    scores, champion = verdict["scores"], verdict["champion_scores"] or {}
+    keys = dict.fromkeys(("structure", *(rule["key"] for rule in verdict["rules"])))
+    compared = "; ".join(
+        f"{key} {scores[key]:.2f}" + (f", champion {champion[key]:.2f}" if key in champion else "")
+        for key in keys
+        if key in scores
+    )
+    words = on_one_line(f"{said['headline']} {said['reason']}")
+    return f"**{verdict_line(verdict)}**\n\n{words}\n\n{compared}. [Evidence]({evidence})"
