@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fitb_callbacks.integrations import folder
+from fitb_callbacks.integrations.record import Record
+from fitb_callbacks.integrations.summary import summary_lines
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,7 +31,13 @@ def write_picture(writer: SummaryWriter, name: str, picture: Picture, step: int)
     writer.add_image(name, picture, step, dataformats="HWC")
 
 
-def write_record(writer: SummaryWriter, record: Mapping[str, Any]) -> None:
-    """Write a record beside the event files, for ``fitb report``, if they are in a local folder."""
+def write_record(writer: SummaryWriter, record: Record) -> None:
+    """Add what the probe found, in words, under Text, and write the record beside the event files, for ``fitb report``.
+
+    The record is written only if the event files are in a local folder.
+    """
+    text = "\n".join(summary_lines(record))
+    masking = record["settings"]["masking"]
+    writer.add_text(f"{record['prefix']}/summary{'' if masking == 'random' else f' {masking}'}", text, record["step"])
     if "://" not in writer.log_dir:
         folder.write_record(Path(writer.log_dir), record)

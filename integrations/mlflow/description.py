@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from fitb_callbacks.integrations.record import Record
-from fitb_callbacks.scoring.catalogue import KEY_METRICS
+from fitb_callbacks.integrations.summary import SIGNS, summary_lines
 
 __all__ = ["ARTIFACTS", "REPORT", "merged", "page_entries"]
 
@@ -18,9 +18,6 @@ REPORT = "fitb/report.html"
 
 ARTIFACTS = "{artifacts}"
 """Stands in the description for the address of the run's artifacts, which is known when it is sent."""
-
-_SIGNS = {"good": "✓", "bad": "✗", "unclear": "?"}
-_MOST_SCORES = 4
 
 
 def page_entries(record: Record) -> dict[str, Any]:
@@ -45,7 +42,7 @@ def page_entries(record: Record) -> dict[str, Any]:
     """
     prefix, verdict = record["prefix"], record["verdict"]
     return {
-        "tags": {f"{prefix}.verdict": f"{_SIGNS[verdict['tone']]} {verdict['headline']}"},
+        "tags": {f"{prefix}.verdict": f"{SIGNS[verdict['tone']]} {verdict['headline']}"},
         "section": f"{prefix} {record['settings']['masking']}",
         "text": _text(record),
     }
@@ -69,20 +66,13 @@ def merged(description: str, section: str, text: str) -> str:
 
 
 def _text(record: Record) -> str:
-    verdict, scores, intervals = record["verdict"], record["scores"], record["intervals"]
-    lines = [f"**{_SIGNS[verdict['tone']]} {verdict['headline']}** {verdict['reason']}", ""]
-    lines += ["| score | value | 95% interval |", "| --- | --- | --- |"]
-    for name in [name for name in KEY_METRICS if scores.get(name) is not None][:_MOST_SCORES]:
-        ends = intervals.get(name, [None, None])
-        interval = "" if None in ends else " to ".join(f"{end:.2f}" for end in ends if end is not None)
-        lines.append(f"| {name} | {scores[name]:.2f} | {interval} |")
-    lines += [
-        "",
-        f"Epoch {record['epoch']}, {record['images']} probe images of {len(record['classes'])} classes, "
-        f"{record['settings']['masking']} masks. Look at **{record['prefix']}/at_a_glance** and "
-        f"**{record['prefix']}/prototypes** under *Model metrics*. When the training has ended, "
-        f"[the report]({ARTIFACTS}/{REPORT}) shows every epoch.",
-        "",
-        "Settings: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in record["settings"].items()) + ".",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *summary_lines(record),
+            "",
+            f"Look at **{record['prefix']}/at_a_glance** and **{record['prefix']}/prototypes** under *Model metrics*. "
+            f"When the training has ended, [the report]({ARTIFACTS}/{REPORT}) shows every epoch.",
+            "",
+            "Settings: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in record["settings"].items()) + ".",
+        ]
+    )
