@@ -10,7 +10,6 @@ __all__ = ["SIGNS", "summary_lines"]
 SIGNS = {"good": "✓", "bad": "✗", "unclear": "?"}
 """What stands before a verdict, by its tone."""
 
-_FIRST = ("structure", "knows", "shortcut")  # then the others of the key scores
 _MOST_SCORES = 5
 
 
@@ -39,7 +38,7 @@ def summary_lines(record: Record) -> list[str]:
     if record["validation"] is not None:
         name, value = record["validation"]
         lines.append(f"| {name.replace('|', ' ')} of the training | {value:.2f} | |")
-    names = [name for name in dict.fromkeys((*_FIRST, *KEY_METRICS)) if scores.get(name) is not None]
+    names = [name for name in KEY_METRICS if scores.get(name) is not None]
     for name in names[:_MOST_SCORES]:
         ends = [end for end in intervals.get(name, ()) if end is not None]
         lines.append(f"| {name} | {scores[name]:.2f} | {' to '.join(f'{end:.2f}' for end in ends)} |")

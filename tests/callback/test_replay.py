@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,8 @@ def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
         "--tensorboard", "--mlflow-run", mlflow_run,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert re.match("epoch 2: [✓✗?] ", done.output.splitlines()[-1])
+    assert "nan" not in done.output
     with Path("fitb-replay/metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row, logged in zip(rows, history, strict=True):

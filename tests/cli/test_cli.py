@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import gzip
+import re
 import struct
 
 import numpy as np
@@ -43,6 +44,10 @@ def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
     assert "accuracy" in done.output
     assert "tensorboard --logdir" in done.output
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.output
+    assert re.search(r"then http://127.0.0.1:5000/#/experiments/\d+/runs/\w+/model-metrics", done.output)
+    assert "shortcut   how far one simple cue" in done.output
+    assert done.output.splitlines()[-1][0] in "✓✗?"  # the verdict
+    assert "nan" not in done.output
     assert (tmp_path / "fitb-demo" / "fashion-mnist.png").exists()
     assert (tmp_path / "mlflow.db").exists()
 

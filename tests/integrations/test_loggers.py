@@ -59,6 +59,11 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
 
     pictures = events.Images("fitb/prototypes")
     assert [picture.step for picture in pictures] == steps
+    texts = events.Tensors("fitb/summary/text_summary")
+    assert [text.step for text in texts] == steps
+    said = texts[-1].tensor_proto.string_val[0].decode()
+    assert probe.result.interpretation("ridge regression on training images")["headline"] in said
+    assert f"| image_accuracy | {probe.history[-1]['image_accuracy']:.2f} |" in said
     files = [file.path for file in client.list_artifacts(mlflow.run_id, "images")]
     for name in ("at_a_glance", "prototypes", "confusion", "timeline"):
         of_name = [path for path in files if name in path]

@@ -164,6 +164,9 @@ def test_command_takes_a_model_and_data_of_ones_own(images, tmp_path):
     ran = fitb("ablate", *arguments, "--patch-size", "2", "--num-masks", "8")
     assert ran.exit_code == 0, ran.output
     assert "The scores of 4 settings" in ran.output
+    assert ran.output.count("★") == 2  # its row of the table, and the last line
+    assert ran.output.splitlines()[-1].startswith("★ best: mask_ratio=")
+    assert "nan" not in ran.output
     assert {path.stem for path in Path("fitb-ablation/pictures").iterdir()} == {"cat", "dog", "cow_calf"}
 
 
