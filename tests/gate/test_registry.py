@@ -162,7 +162,7 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert done.exit_code == 0, done.output
     assert "passed: 3 rules passed" in done.output
     assert "champion moved from version 1 to models:/digits/2" in done.output
-    *_, verdict_line, address = done.output.splitlines()
+    *_, verdict_line, address = done.stdout.splitlines()  # MLflow writes to the other one
     assert verdict_line == "✓ passed: 3 rules passed"
     assert address.endswith(f"/runs/{registered.version(GOOD).tags['fitb.run_id']}")
     client, version = registered.client, registered.version(GOOD)

@@ -43,15 +43,24 @@ function buildTiles() {
   byId("tiles").replaceChildren(...tiles.map(({ part }) => part));
   return (record) => tiles.forEach(({ update }) => update(record));
 }
-// How high the judge ranks a class on its pictures, the mean over its images; without a judge, how often the model is right
-function classValues({ gallery, classes }) {
-  const judged = gallery.ranks.some((rank) => rank != null);
-  const of = (index) => (judged ? gallery.ranks[index] ?? 0 : Number(gallery.shown[index] === classes[gallery.number[index]]));
-  const sums = classes.map(() => [0, 0]);
-  gallery.number.forEach((number, index) => { sums[number][0] += of(index); sums[number][1]++; });
+// How high the judge ranks each class on its pictures, the mean over its images; without a judge, how often the model is right
+function shownValues({ gallery, classes }) {
+  const judged = gallery.ranks.some((rank) => rank != null), sums = classes.map(() => [0, 0]);
+  gallery.number.forEach((number, index) => {
+    sums[number][0] += judged ? gallery.ranks[index] ?? 0 : Number(gallery.shown[index] === classes[number]);
+    sums[number][1]++;
+  });
   const values = sums.map(([sum, images]) => (images ? sum / images : null));
-  const order = values.map((value, index) => index).sort((left, right) => values[left] - values[right]);
-  return { values, order, title: judged ? "judge's rank" : "model right", say: judged ? "the judge ranks it above" : "the model is right on" };
+  return { title: judged ? "judge's rank" : "model right", say: judged ? "the judge ranks it above" : "the model is right on", values };
+}
+// By that, or where all classes are at their best, by the first of the other values that tells them apart
+function worstFirst(record) {
+  const { judge_accuracy: judge, accuracy, coverage } = record.per_class;
+  const others = [["judge_accuracy", "by judge_accuracy", judge], ["accuracy", "by accuracy", accuracy], ["coverage", "by coverage", coverage]];
+  const measures = [shownValues(record), ...others.filter(([, , values]) => values).map(([title, say, values]) => ({ title, say, values }))];
+  const telling = measures.find(({ values }) => values.some((value) => value < 1)) ?? measures[0];
+  const order = telling.values.map((value, index) => index).sort((left, right) => telling.values[left] - telling.values[right]);
+  return { ...telling, order };
 }
 const percent = (share) => `${share < 1 ? Math.min(99, Math.round(100 * share)) : 100}%`;
 function buildPrototypes() {
@@ -80,27 +89,27 @@ function buildPrototypes() {
   fill(false);
   return (record) => {
     cards.forEach(({ update }) => update(record));
-    const { values, order, say } = classValues(record), bad = order.filter((index) => values[index] < 1).slice(0, 3);
+    const { values, order, say } = worstFirst(record), bad = order.filter((index) => values[index] < 1).slice(0, 3);
     const links = bad.flatMap((index, place) => [place ? ", " : "", opener(short(classes[index], 24), index, undefined, { title: classes[index] }), ` ${percent(values[index])}`]);
-    byId("worst").replaceChildren(...(bad.length ? [`Worst (${say}): `, ...links, ". "] : ["No class stands back. "]), "Press a picture for all images of its class, worst first.");
+    byId("worst").replaceChildren(...(bad.length ? [`Worst (${say}): `, ...links, ". "] : ["No class is worse than the others. "]), "Press a picture for all images of its class, worst first.");
   };
 }
 function buildClasses() {
-  const last = records.at(-1), { order, title } = classValues(last), kinds = [title, ...Object.keys(last.per_class)];
+  const last = records.at(-1), { order, title: by } = worstFirst(last), { title } = shownValues(last), kinds = [title, ...Object.keys(last.per_class)];
   const rows = order.map((index) => {
     const name = last.classes[index], cells = kinds.map((each) => [each, element("meter", { min: 0, max: 1 }), element("span")]);
     const line = element("tr", {}, row(opener(short(name, 30), index, undefined, { title: name })), element("td", { className: "number" }, String(last.number[index])),
       ...cells.map(([, meter, text]) => element("td", {}, meter, " ", text)));
     return { line, update(record) {
       for (const [each, meter, text] of cells) {
-        const value = (each === title ? classValues(record).values : record.per_class[each])?.[index] ?? null;
+        const value = (each === title ? shownValues(record).values : record.per_class[each])?.[index] ?? null;
         meter.value = value ?? 0;
         meter.setAttribute("aria-label", `${each} of class ${name}`);
         text.textContent = figure(value);
       }
     } };
   });
-  byId("classes-order").textContent = `Worst first, by the ${title} in epoch ${last.epoch}. `;
+  byId("classes-order").textContent = `Worst first, by the ${by} in epoch ${last.epoch}. `;
   byId("classes").replaceChildren(head(column("class"), column("images", { className: "number" }), ...kinds.map((each) => column(each))),
     element("tbody", {}, ...rows.map(({ line }) => line)));
   return (record) => rows.forEach(({ update }) => update(record));
