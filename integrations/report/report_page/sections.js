@@ -15,7 +15,7 @@ function buildVerdict() {
     byId("verdict-reason").textContent = record.verdict.reason;
     let first = index;
     while (first > 0 && records[first - 1].verdict.headline === record.verdict.headline) first--;
-    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "So since the first probe." : `So since epoch ${records[first].epoch}.`) : "";
+    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "Unchanged since the first probe." : `Unchanged since epoch ${records[first].epoch}.`) : "";
     byId("verdict-next").textContent = ADVICE[tone] ?? "";
     const { judge_ceiling: ceiling, null_accuracy: none } = record.scores;
     byId("judge-line").textContent = ceiling == null ? "There is no judge: only the model itself was asked." :
@@ -91,7 +91,7 @@ function buildPrototypes() {
     cards.forEach(({ update }) => update(record));
     const { values, order, say } = worstFirst(record), bad = order.filter((index) => values[index] < 1).slice(0, 3);
     const links = bad.flatMap((index, place) => [place ? ", " : "", opener(short(classes[index], 24), index, undefined, { title: classes[index] }), ` ${percent(values[index])}`]);
-    byId("worst").replaceChildren(...(bad.length ? [`Worst (${say}): `, ...links, ". "] : ["No class is worse than the others. "]), "Press a picture for all images of its class, worst first.");
+    byId("worst").replaceChildren(...(bad.length ? [`Worst (${say}): `, ...links, ". "] : ["No class falls behind. "]), "Press a picture for all images of its class, worst first.");
   };
 }
 function buildClasses() {
