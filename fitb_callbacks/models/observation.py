@@ -237,7 +237,8 @@ class _PatchedLosses:
     def __init__(self, found: list[LossCall]) -> None:
         self._found = found
         watched: list[Any] = [*_LOSSES, *_SOFT]
-        self._own = {func.__name__: func for func in watched if vars(F).get(func.__name__) is func}
+        own = [func for func in watched if hasattr(F, func.__name__)]
+        self._own = {func.__name__: func for func in own if getattr(F, func.__name__) is func}
 
     def __enter__(self) -> None:
         for name, func in self._own.items():

@@ -30,10 +30,9 @@ def device_named(name: str, *, place: int = 0) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     there = ["cpu", *["cuda"] * cuda, *["mps"] * torch.backends.mps.is_available()]
-    try:
+    device: torch.device | None = None
+    with suppress(RuntimeError):  # a name that torch does not know
         device = torch.device(("cuda" if cuda else "cpu") if name == "auto" else name)
-    except RuntimeError:
-        device = None
     number = torch.cuda.device_count()
     if device is None or device.type not in there or (device.type == "cuda" and (device.index or 0) >= number):
         raise ValueError(f"device must be auto or one that is here ({', '.join(there)}); got {name!r}")
