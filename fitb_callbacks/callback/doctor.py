@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import runpy
 import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from fitb_callbacks.callback.callback import FillInBlanksCallback
 from fitb_callbacks.callback.errors import ProbeOffError
+from fitb_callbacks.callback.trainer import is_dummy
 from fitb_callbacks.data.batches import read_batch
 from fitb_callbacks.integrations.loggers import log_picture
 from fitb_callbacks.models.logits import classifier
@@ -87,7 +88,7 @@ def examine(path: Path, arguments: Sequence[str] = ()) -> Examination:
         start = lambda: _run_script(path, arguments)  # noqa: E731
     else:
         raise ValueError(f"doctor takes a .py script or a .yaml configuration; got {path}")
-    with _intercepted_fit():
+    with _intercepted_fit(_trainers(path)):
         try:
             start()
         except _Examined as done:
@@ -101,7 +102,15 @@ def examine(path: Path, arguments: Sequence[str] = ()) -> Examination:
             raise ValueError(f"{path} cannot be probed. {error}") from error
         except Exception as error:  # the user's code may raise anything
             raise ValueError(f"{path} fails{_place(error, path)}: {one_line(error)}") from error
-    raise ValueError(f"{path} never calls fit of a lightning.pytorch.Trainer")
+    raise ValueError(f"{path} never calls fit of a Trainer of lightning or pytorch_lightning")
+
+
+def _trainers(path: Path) -> list[Any]:
+    """The classes whose ``fit`` may be called: `pytorch_lightning` has its own, and importing it takes seconds."""
+    if path.suffix == ".py" and "pytorch_lightning" in path.read_text(encoding="utf-8", errors="replace"):
+        with suppress(ImportError):
+            return [Trainer, importlib.import_module("pytorch_lightning").Trainer]
+    return [Trainer]
 
 
 class _RefusedError(ValueError):
@@ -146,31 +155,37 @@ def _run_configuration(path: Path) -> None:
 
 
 @contextmanager
-def _intercepted_fit() -> Iterator[None]:
-    """Let ``Trainer.fit`` examine, once, in place of training."""
-    fit = Trainer.fit
+def _intercepted_fit(kinds: Sequence[Any]) -> Iterator[None]:
+    """Let ``fit`` of these Trainers examine, once, in place of training."""
+    own = [kind.fit for kind in kinds]
+
+    def put_back() -> None:
+        for kind, fit in zip(kinds, own, strict=True):
+            kind.fit = fit
 
     def examine_instead(trainer: Trainer, model: LightningModule, *args: Any, **options: Any) -> NoReturn:
-        Trainer.fit = fit  # type: ignore[method-assign]
+        put_back()
         options["ckpt_path"] = None
         raise _Examined(_examine_fit(trainer, model, *args[:3], **options))
 
-    Trainer.fit = examine_instead  # type: ignore[assignment, method-assign]
+    for kind in kinds:
+        kind.fit = examine_instead
     try:
         yield
     finally:
-        Trainer.fit = fit  # type: ignore[method-assign]
+        put_back()
 
 
 def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options: Any) -> Examination:
     if trainer.world_size > 1:
         raise ValueError(f"doctor looks at one process; the Trainer has {trainer.world_size}: set devices=1 for it")
-    loggers = [_look_at(logger) for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
+    loggers = [_look_at(logger) for logger in trainer.loggers if not is_dummy(logger)]
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [
         callback
         for callback in callbacks
-        if not isinstance(callback, (ModelSummary, ProgressBar)) and type(callback).__name__ != "SaveConfigCallback"
+        if not {"ModelSummary", "ProgressBar", "SaveConfigCallback"}
+        & {base.__name__ for base in type(callback).__mro__}
     ]
     probing = next((callback for callback in callbacks if isinstance(callback, FillInBlanksCallback)), None)
     used = "as it stands in the Trainer"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
@@ -139,18 +141,23 @@ class _Saver:
                 undo()
 
     def save(self, value: Any, depth: int) -> None:
-        if isinstance(value, Variables):
-            self._save_variables(value, depth)
-            return
         if depth > _DEEPEST or id(value) in self._seen:
             return
         self._seen.add(id(value))
         self._kept_alive.append(value)
-        if isinstance(value, nn.Module):
+        if isinstance(value, Variables):
+            self._save_variables(value, depth)
+        elif isinstance(value, nn.Module):
             self._save_namespace(vars(value), depth, skip=_REGISTRIES)
         elif isinstance(value, Tensor):
             self._save_tensor(value)
-        elif isinstance(value, (list, deque)):
+        elif (generator := _generator_state(value)) is not None:
+            self._undo.append(generator[1])
+        else:
+            self._save_container(value, depth)
+
+    def _save_container(self, value: Any, depth: int) -> None:
+        if isinstance(value, (list, deque)):
             self._save_sequence(value, depth)
         elif isinstance(value, set):
             self._save_set(value)
@@ -229,12 +236,30 @@ class _Saver:
         self._undo.append(undo)
 
 
+def _generator_state(value: Any) -> tuple[Any, Restore] | None:
+    """The state of a generator of random numbers, of any of the three libraries, and how to put it back."""
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        put_back: Callable[..., Any] = value.set_state
+        return state, functools.partial(put_back, state)
+    if isinstance(value, random.Random):
+        drawn = value.getstate()
+        return drawn, lambda: value.setstate(drawn)
+    bits = getattr(value, "bit_generator", getattr(value, "_bit_generator", None))  # of NumPy's two kinds
+    if type(value).__module__.startswith("numpy.random") and bits is not None:
+        whole = copy.deepcopy(bits.state)
+        return whole, lambda: setattr(bits, "state", whole)
+    return None
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value with plain objects as dicts of what they hold, for a digest."""
     if depth > _DEEPEST:
         return None
     if isinstance(value, (Tensor, int, float, str, bool, type(None))):
         return value
+    if (generator := _generator_state(value)) is not None:
+        return generator[0]
     if isinstance(value, MutableMapping):
         return {str(key): _plain(item, depth + 1) for key, item in list(value.items())[:_MOST_ITEMS]}
     if isinstance(value, (list, tuple, deque)):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["FRAMEWORK", "Variables", "variables_named_by", "variables_of"]
@@ -93,6 +94,8 @@ def _of_function(function: Any, owner: type | None, seen: set[Any]) -> Iterator[
     seen.add(function)
     names, space = set(_names_in(function.__code__)), function.__globals__
     plain = tuple(sorted(name for name in names if name in space and _is_plain(space[name])))
+    if defaults := function.__defaults__:
+        yield Variables(f"function {function.__qualname__}", {"default arguments": defaults}, ("default arguments",))
     if plain:
         yield Variables(f"globals that {function.__qualname__} names", space, plain)
     for name in sorted(names):
@@ -129,4 +132,6 @@ def _is_own(value: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (type, nn.Module, types.ModuleType, types.FunctionType, types.MethodType, property)):
         return False
+    if isinstance(value, torch.Generator) or type(value).__module__.startswith("numpy.random"):
+        return True
     return isinstance(value, _PLAIN) or (hasattr(value, "__dict__") and _is_own(type(value)))

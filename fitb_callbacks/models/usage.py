@@ -317,14 +317,18 @@ def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor
         return f"gives {describe(logits)} for {len(images)} images"
     if not compare:  # in training, dropout and batch normalisation make the values differ
         return None
-    scale = float(wanted.float().abs().max()) if wanted.numel() else 1.0
+    logits, wanted = logits.float().reshape(-1), wanted.float().reshape(-1)
+    finite = wanted.isfinite()  # an image with NaN says nothing
+    if not finite.any():
+        return None
+    scale = float(wanted[finite].abs().max())
     # Not to the last digit: precision, and state that a forward keeps, may change them a little
-    difference = float((logits.float().reshape(-1) - wanted.float().reshape(-1)).abs().max())
+    difference = float((logits - wanted)[finite].abs().max())
     if difference <= _TOLERANCE * scale + 1e-4:
         return None
     with torch.no_grad():
         again = compute(model, images.clone())
-    if difference <= _RANDOM * float((again.float() - logits.float()).abs().max()):  # dropout that stays on
+    if difference <= _RANDOM * float((again.float().reshape(-1) - logits)[finite].abs().max()):  # dropout that stays on
         return None
     return "gives other logits than the step did"
 

@@ -1,11 +1,13 @@
 """What fitb doctor says of a training, and that it leaves nothing behind."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from no_classifiers import OFF
 
 from fitb_callbacks.callback.doctor import examine
 from quick import fitb
@@ -213,6 +215,53 @@ class Regression(SmallModule):
     assert "mse_loss compares values (20,) as a regression does" in said
     assert "The batch is a list of (float32 tensor (20, 1, 8, 8), int64 tensor (20,))" in said
     assert "FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), logits_fn=" in said
+
+
+@pytest.mark.parametrize("case", OFF)
+def test_each_kind_that_cannot_be_probed_is_described_with_the_line_to_paste(case):
+    path = Path("train.py")
+    path.write_text(f"""
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+from no_classifiers import OFF
+
+module_class, dataset, _ = OFF["{case}"]
+batches = DataLoader(dataset, batch_size=6)
+Trainer(max_epochs=50, accelerator="cpu", logger=False).fit(module_class(), batches, batches)
+""")
+    with pytest.raises(ValueError, match="cannot be probed") as raised:
+        examine(path)
+    said = str(raised.value)
+    assert OFF[case][2] in said
+    assert "The batch is a list of (" in said
+    assert "tensor (6, " in said
+    assert "FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), logits_fn=" in said
+
+
+@pytest.mark.skipif(find_spec("pytorch_lightning") is None, reason="needs pytorch_lightning")
+def test_a_script_of_the_other_package():
+    path = Path("train.py")
+    path.write_text("""
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+    validation_step = training_step
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+batches = DataLoader(TensorDataset(torch.rand(12, 1, 8, 8), torch.arange(12) % 3), batch_size=6)
+pl.Trainer(max_epochs=50, accelerator="cpu", logger=False).fit(Module(), batches, batches)
+""")
+    examination = examine(path)
+    assert examination.found["validation batch"] == "a list of (float32 tensor (6, 1, 8, 8), int64 tensor (6,))"
+    assert examination.found["class names"] == "none; pass class_names="
 
 
 def test_a_run_whose_step_prepares_its_batches():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from no_classifiers import OFF
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
-from with_and_without import CLASSES, Base, bars, compared_with_and_without
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from with_and_without import CLASSES, Base, bars, compared_with_and_without, with_and_without
 
 
 class Forward(Base):
@@ -254,6 +255,11 @@ class IgnoredLabel(Forward):
         return F.cross_entropy(self(batch[0]), batch[1], ignore_index=-100)
 
 
+class IgnoredVoid(Forward):
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1].long(), ignore_index=255)
+
+
 class Counts(Forward):
     """State of the user's own: a counter that changes the logits, a memory bank, a metric, a collecting hook."""
 
@@ -312,10 +318,10 @@ def as_keywords():
     return Rows([{"pixel_values": x, "labels": y, "path": "a.png"} for x, y in zip(IMAGES, LABELS, strict=True)])
 
 
-def with_bad_items():
-    images, labels = IMAGES.clone(), LABELS.clone()
-    labels[[0, 7]] = -100
-    return TensorDataset(images, labels)
+def with_bad_labels(value, dtype=torch.long):
+    labels = LABELS.clone()
+    labels[[0, 7]] = value
+    return TensorDataset(IMAGES, labels.to(dtype))
 
 
 PLAIN = TensorDataset(IMAGES, LABELS)
@@ -350,7 +356,8 @@ WORKS = {
     "an LSTM": (Recurrent, PLAIN),
     "self.log in forward": (LogsInForward, PLAIN),
     "metrics in the step": (Metrics, PLAIN),
-    "labels of -100": (IgnoredLabel, with_bad_items()),
+    "labels of -100": (IgnoredLabel, with_bad_labels(-100)),
+    "labels of 255, bytes": (IgnoredVoid, with_bad_labels(255, torch.uint8)),
     "state of its own in forward": (Counts, PLAIN),
     "manual optimization": (Manual, PLAIN),
 }
@@ -361,8 +368,8 @@ def test_it_is_probed_and_training_is_untouched(case):
     module_class, dataset = WORKS[case]
     probe, said, trainer = compared_with_and_without(module_class, dataset)
     assert [entry["epoch"] for entry in probe.history] == [0, 1]
-    expected = {"labels of -100": ["items are left out: labels [-100] are none of the 3 classes"]}.get(case, [])
-    assert said == expected
+    left_out = {"labels of -100": -100, "labels of 255, bytes": 255}.get(case)
+    assert said == ([] if left_out is None else [f"items are left out: labels [{left_out}] are none of the 3 classes"])
     labels = set(probe.result.labels.tolist())
     assert labels == ({0, 1} if case in ("squeeze()", "sigmoid inside") else {0, 1, 2})
     assert probe.result.images.shape[1:] == (1, 8, 8)
@@ -406,6 +413,38 @@ CHECKS = {
     "forward(x, y), a margin": logits_are(lambda module, x: module(x)),
     "sigmoid inside": logits_are(lambda module, x: F.pad(module.net(x), (1, 0))),
 }
+
+
+class Unlogged(Forward):
+    def validation_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_costs_itself_only(value):
+    images = IMAGES.clone()
+    images[[0, 8], :, 2, 2] = value
+
+    def make():
+        data = {
+            "train_dataloaders": DataLoader(PLAIN, 6),
+            "val_dataloaders": DataLoader(TensorDataset(images, LABELS), 6),
+        }
+        return Unlogged(), data, {}
+
+    probe, said, _ = with_and_without(make)
+    assert said == ["items are left out: images hold NaN or infinite values"]
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    assert probe.result.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert probe.result.images.isfinite().all()
+
+
+def test_class_names_of_the_wrong_number_cost_the_names_only():
+    probe, said, _ = compared_with_and_without(Forward, PLAIN, class_names=["top", "middle"])
+    assert len(said) == 1
+    assert "there are 2 class names for 3 classes, so none are shown" in said[0]
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    assert probe.result.class_names is None
 
 
 class ManyLabels(Forward):
@@ -479,67 +518,6 @@ def test_labels_that_turn_out_to_be_independent_are_followed():
 
 
 # --- what is no classification of images ---------------------------------------------------------------------------
-
-
-class Segmentation(Base):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Conv2d(1, CLASSES, 3, padding=1)
-
-    def forward(self, images):
-        return self.net(images)
-
-
-class Regression(Forward):
-    def __init__(self):
-        super().__init__(outputs=1)
-
-    def loss(self, batch):
-        return F.mse_loss(self(batch[0]).squeeze(1), batch[1].float())
-
-
-class Autoencoder(Forward):
-    def __init__(self):
-        super().__init__(outputs=64)
-
-    def loss(self, batch):
-        return F.mse_loss(self(batch[0]), batch[0].flatten(1))
-
-
-class Tabular(Base):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(5, CLASSES)
-
-    def forward(self, rows):
-        return self.net(rows)
-
-
-class Text(Base):
-    def __init__(self):
-        super().__init__()
-        self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, CLASSES)
-
-    def forward(self, tokens):
-        return self.head(self.words(tokens).mean(dim=1))
-
-
-class SelfSupervised(Forward):
-    """Each image is to be told from the others in its batch by its other view."""
-
-    def loss(self, batch):
-        one, other = F.normalize(self(batch[0])), F.normalize(self(batch[0] + 0.1))
-        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
-
-
-OFF = {
-    "segmentation": (Segmentation, TensorDataset(IMAGES, (IMAGES[:, 0] > 0.5).long()), "segmentation"),
-    "regression": (Regression, PLAIN, "regression"),
-    "autoencoder": (Autoencoder, PLAIN, "regression"),
-    "tabular": (Tabular, TensorDataset(torch.rand(24, 5), LABELS), "no image entered"),
-    "text": (Text, TensorDataset(torch.randint(9, (24, 7)), LABELS), "no image entered"),
-    "self-supervised": (SelfSupervised, PLAIN, "self-supervised"),
-}
 
 
 @pytest.mark.parametrize("case", OFF)
