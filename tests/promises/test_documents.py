@@ -18,6 +18,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 from typer.testing import CliRunner
 
+from browser import browser, needs_browser  # noqa: F401 - browser is a fixture
 from fitb_callbacks.cli import app
 from fitb_callbacks.scoring.catalogue import KEY_METRICS, METRICS, metrics_table
 from mlflow_store import new_store
@@ -179,3 +180,17 @@ def test_the_pages_are_whole_without_a_network(site, served):
     assert not errors
     outside = {url for url in requested if not url.startswith((served, "data:", "blob:"))}
     assert not outside
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser, served, scheme):  # noqa: F811
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    for name in ("how-it-works", "dashboards", "settings"):  # formulas, wide tables, code and signatures
+        page.goto(f"{served}/{name}/")
+        page.wait_for_timeout(100)
+        found = Axe().run(page).response["violations"]
+        assert not found, [(each["id"], each["nodes"][0]["html"]) for each in found]
+    page.close()
