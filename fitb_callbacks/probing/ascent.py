@@ -18,12 +18,12 @@ from torch import Tensor
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
-from fitb_callbacks.utils.arithmetic import safe_divide
 from fitb_callbacks.utils.rng import keyed_normal, keyed_uniform
 
 __all__ = ["AscentUpdate"]
 
 _SMALLEST_DOUBT = 1e-7
+_TINY = 1e-20
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class AscentUpdate:
             RuntimeError: If the logits do not depend on the images by differentiable operations.
         """
         start = masked.detach() if masked.dtype == torch.float64 else masked.detach().float()
+        start = start.contiguous()
         hidden = (~visible).to(start.dtype)
+        root = (hidden.flatten(1).sum(dim=1) * start.shape[1]).sqrt()  # of the number of hidden values
         std = self.prior.std
         shifts = self._shifts(keys, start.shape[-2:])
         noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
@@ -95,28 +97,29 @@ class AscentUpdate:
                 first = logits
             else:
                 gradient = _shifted(gradient, -shifts[:, step])
-            finite = gradient.flatten(1).isfinite().all(dim=1)
+            finite = gradient.sum(dim=(1, 2, 3)).isfinite()
             moved |= finite
             gradient = torch.where(_per_image(finite), gradient, 0)
-            shaped = _unit_size(self.prior.shape(gradient) * hidden, hidden)
+            shaped = _unit_size(self.prior.shape(gradient) * hidden, root)
             direction = torch.lerp(shaped, direction, self.momentum)
-            images = self._within_contrast(images + self.step_size * std * _unit_size(direction, hidden), hidden)
-            images = torch.where(visible, start, images.clamp(self.low, self.high))
+            images = images + _unit_size(direction, root, size=self.step_size * std)
+            images = self._within_contrast(images, hidden, root).clamp(self.low, self.high)
+            images = torch.where(visible, start, images)
         values = torch.where(_per_image(moved), images - start, torch.nan)
         log_p, predicted = answer(first, labels)
         if self.weighted:
             with torch.no_grad():
                 after, _ = answer(classify(images.to(masked.dtype)).float(), labels)
-            gain = (after - log_p).clamp(min=0)
-            values = _unit_size(values, hidden) * _per_image(gain)
+            values = _unit_size(values, root, size=(after - log_p).clamp(min=0))
         return Found(values, predicted, log_p)
 
-    def _within_contrast(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def _within_contrast(self, images: Tensor, hidden: Tensor, root: Tensor) -> Tensor:
         """Images drawn towards the mean colour, as far as their hidden pixels have too much contrast."""
         mean = self.prior.mean.to(images)[:, None, None]
-        size = _root_mean_square(images - mean, hidden)
-        allowed = self.contrast * self.prior.std
-        return torch.lerp(mean, images, _per_image(torch.where(size > allowed, allowed / size.clamp(min=1e-12), 1)))
+        deviation = (images - mean) * hidden
+        allowed = self.contrast * self.prior.std * root
+        size = torch.linalg.vector_norm(deviation, dim=(1, 2, 3))
+        return torch.addcmul(mean, deviation, _per_image((allowed / size.clamp(min=_TINY)).clamp(max=1)))
 
     def _shifts(self, keys: Tensor, size: torch.Size) -> Tensor:
         """Rows and columns that each image is shifted by in each step, integers, shape (B, num_steps, 2)."""
@@ -136,15 +139,15 @@ def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tup
     return gradient.to(torch.promote_types(gradient.dtype, torch.float32)), logits.detach()
 
 
-def _root_mean_square(values: Tensor, hidden: Tensor) -> Tensor:
-    """Of each image's hidden pixels, shape (B,)."""
-    number = hidden.expand_as(values).flatten(1).sum(dim=1)
-    return safe_divide((values * hidden).flatten(1).square().sum(dim=1), number).sqrt()
+def _unit_size(values: Tensor, root: Tensor, size: Tensor | float = 1.0) -> Tensor:
+    """Values, zero on visible pixels, at this root mean square over the hidden ones, image by image.
 
-
-def _unit_size(values: Tensor, hidden: Tensor) -> Tensor:
-    """Values over their root mean square over the hidden pixels, image by image."""
-    return safe_divide(values, _per_image(_root_mean_square(values, hidden)))
+    Args:
+        values: Shape ``(B, C, H, W)``.
+        root: Root of the number of hidden values of each image, shape ``(B,)``.
+        size: One number, or one an image. Values that are all zero stay so.
+    """
+    return values * _per_image(size * root / torch.linalg.vector_norm(values, dim=(1, 2, 3)).clamp(min=_TINY))
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -161,6 +164,6 @@ def _shifted(images: Tensor, shifts: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     rows = (torch.arange(height, device=images.device) - shifts[:, :1]) % height
     columns = (torch.arange(width, device=images.device) - shifts[:, 1:]) % width
-    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    # Much faster than indexing with rows and columns.
+    places = (rows[:, :, None] * width + columns[:, None]).flatten(1)[:, None]
+    return images.flatten(2).gather(2, places.expand(-1, images.shape[1], -1)).view_as(images)
