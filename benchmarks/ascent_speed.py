@@ -43,7 +43,7 @@ class FillSpeed:
     share: float
 
 
-def fill_speed(
+def fill_speed(  # noqa: PLR0913 - what is measured, and how
     model: nn.Module, images: Tensor, labels: Tensor, plan: Plan, *, pairs: int, clock: Clock = process_time
 ) -> FillSpeed:
     """Compare the fill with the bare loop.

@@ -8,10 +8,10 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from fitb_callbacks.demo import SmallCNN
 
-__all__ = ["MODELS", "build"]
+__all__ = ["MODELS", "Logits", "build"]
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """A transformers model as a plain function of images."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -19,6 +19,7 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images to logits."""
         return self.model(images).logits
 
 
@@ -30,7 +31,7 @@ def _resnet18() -> nn.Module:
     config = ResNetConfig(
         hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=10, num_channels=3
     )
-    return _Logits(ResNetForImageClassification(config))
+    return Logits(ResNetForImageClassification(config))
 
 
 def _small_vit() -> nn.Module:
@@ -38,7 +39,7 @@ def _small_vit() -> nn.Module:
         hidden_size=96, num_hidden_layers=6, num_attention_heads=4, intermediate_size=192, image_size=32, patch_size=4,
         num_labels=10,
     )  # fmt: skip
-    return _Logits(ViTForImageClassification(config))
+    return Logits(ViTForImageClassification(config))
 
 
 MODELS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,23 +11,26 @@ from fitb_callbacks.models.chunks import in_blocks
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.inputs import Inputs
-from fitb_callbacks.probing.masks import pair_keys
+from fitb_callbacks.probing.masks import pair_keys, step_of_patch
 from fitb_callbacks.probing.prior import ImagePrior
-from fitb_callbacks.probing.strategies import ProgressiveMasking, Targets
 from fitb_callbacks.probing.updates import UpdateFinder
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
-__all__ = ["FILL_GRADIENTS", "fill_images", "put_in"]
+__all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in"]
 
 _PATCHES_PER_SIDE = 8
 """Larger patches than those of random masks: what is drawn within one hangs together."""
 
 _PARTS = 4
+_STEPS_FIRST, _EXPONENT_FIRST = 24, 1.5
+"""The first part is drawn among original pixels. With fewer steps, or less coarse ones, it disturbs other networks more
+than a blank does (docs/photographs.md)."""
+
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
 
-FILL_GRADIENTS = _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
+FILL_GRADIENTS = _STEPS_FIRST + (_PARTS - 1) * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
 
 
@@ -55,38 +57,46 @@ def fill_images(inputs: Inputs, plan: Plan, *, seed: int, share: tuple[int, int]
         fitb_callbacks.utils.distributed.OtherRankError: If another process failed.
     """
     images = inputs.images
-    height, width = images.shape[-2:]
+    mine = torch.arange(len(images), device=images.device)[share[0] :: share[1]]
+    filled = fill_rows(inputs, mine, plan, seed=seed)
+    if share[1] == 1:
+        return filled
+    steps = images.new_zeros(len(images), *filled.shape[1:])
+    steps[mine] = filled
+    confirm()
+    torch.distributed.all_reduce(steps)  # an image is one rank's; the others hold zeros
+    return steps
+
+
+def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
+    """Fill some images in, by index ``(R,)``, as `fill_images` does: shape ``(R, 5, C, H, W)``."""
+    images, (height, width) = inputs.images, inputs.images.shape[-2:]
     grid = PatchGrid.for_images(images, max(1, round(min(height, width) / _PATCHES_PER_SIDE)))
     parts = min(_PARTS, grid.num_patches)
-    rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
-    in_parts, over_all = (
-        UpdateFinder(each, inputs.classify, plan) for each in (rule, replace(rule, num_steps=_STEPS_OVER_ALL))
-    )
-    masking = ProgressiveMasking(
-        Targets(images, inputs.labels, inputs.baseline, grid, seed), parts, fill=partial(put_in, inputs)
-    )
     first = torch.zeros(1, dtype=torch.long, device=images.device)
-    drawn = masking.draw(first)
-    steps = images.new_zeros(len(images), parts + 1, *images.shape[1:])
-    mine = torch.arange(len(images), device=images.device)[share[0] :: share[1]]
+    part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
+    rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
+    rules = [
+        replace(rule, num_steps=_STEPS_FIRST, exponent=_EXPONENT_FIRST),
+        *[rule] * (parts - 1),
+        replace(rule, num_steps=_STEPS_OVER_ALL),
+    ]
+    steps = images.new_zeros(len(rows), len(rules), *images.shape[1:])
 
-    def work(_: slice, rows: slice) -> None:
-        chosen = mine[rows]
-        filled = masking.find(in_parts, drawn, first, chosen).steps
-        assert filled is not None
-        last, nothing = (
-            filled[:, -1],
-            torch.zeros(len(chosen), 1, height, width, dtype=torch.bool, device=images.device),
-        )
-        keys = pair_keys(first + parts, chosen, seed=seed).flatten()
-        joined = last + over_all.find(last, inputs.labels[chosen], nothing, keys).values.nan_to_num()
-        steps[chosen] = torch.cat((filled, joined.to(filled.dtype)[:, None]), dim=1)
+    def work(_: slice, some: slice) -> None:
+        chosen = rows[some]
+        current, labels = images[chosen], inputs.labels[chosen]
+        for step, each in enumerate(rules):
+            visible = (part_of_pixel != step) if step < parts else torch.zeros_like(part_of_pixel, dtype=torch.bool)
+            visible = visible.expand(len(chosen), 1, height, width)
+            start = current if step == parts else torch.where(visible, current, inputs.baseline)
+            keys = pair_keys(first + step, chosen, seed=seed).flatten()
+            update = UpdateFinder(each, inputs.classify, plan).find(start, labels, visible, keys).values
+            current = (start + update.nan_to_num()).to(images.dtype)
+            steps[some, step] = current
 
-    if len(mine):
-        in_blocks(work, 1, len(mine), plan.chunk_size)
-    if share[1] > 1:
-        confirm()
-        torch.distributed.all_reduce(steps)  # an image is one rank's; the others hold zeros
+    if len(rows):
+        in_blocks(work, 1, len(rows), plan.chunk_size)
     return steps
 
 
