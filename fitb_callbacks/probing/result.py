@@ -249,7 +249,15 @@ class FillInBlanksResult:
             classes_without=sum(label not in covered for label in self.classes),
             spot=self._spot(),
             judge=judge,
+            recognised=self._recognised,
         )
+
+    @property
+    def _recognised(self) -> float | None:
+        """Share of the filled images that the model takes for their label."""
+        if self.fill_predictions is None:
+            return None
+        return (self.fill_predictions == self.labels).float().mean().item()
 
     def _spot(self) -> Spot | None:
         if self.reliance is None:

@@ -45,6 +45,7 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
     classes_without: int = 0,
     spot: Spot | None = None,
     judge: str | None = None,
+    recognised: float | None = None,
 ) -> dict[str, str]:
     """Say what the scores mean, to someone who sees them for the first time.
 
@@ -59,6 +60,7 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
         classes_without: How many of the probed classes have no prototype.
         spot: Where most images have what the model relies on most.
         judge: What the judge is, in words; None if that is not known.
+        recognised: Share of the filled images that the model takes for their label; None where nothing was filled.
 
     Returns:
         ``tone`` ("good", "unclear" or "bad"), ``headline`` and ``reason``.
@@ -82,11 +84,14 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
             f"It predicted the label of only {coverage:.0%} of the probe images under at least one mask.",
         )
     if "knows" not in score:
+        own = f"{score.get('accuracy_all', 0.0):.0%} of its own prototypes"
+        if recognised is not None:
+            own = f"{recognised:.0%} of what it fills in"
         return _said(
             "unclear",
             "Nobody but the model itself was asked.",
-            f"It recognises {score.get('accuracy_all', 0.0):.0%} of its own prototypes, which proves little: a model "
-            "recognises its own gradient. Probe with a judge, best with reference=, a small set of images you trust.",
+            f"It recognises {own}, which proves little: a model recognises its own gradient. Probe with a judge, best "
+            "with reference=, a small set of images you trust.",
         )
     who = f"The judge ({judge})" if judge else "The judge"
     if "structure" not in score:

@@ -55,6 +55,7 @@ class Write(Callback):
             "labels": probe.result.labels.tolist(),
             "kept": probe.result.kept.tolist(),
             "updates": probe.result.updates.tolist(),
+            "filled": probe.result.filled.tolist(),
             "step": trainer.global_step,
             "monitored": {key: value.item() for key, value in trainer.callback_metrics.items() if "fitb" in key},
         }

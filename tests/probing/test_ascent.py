@@ -12,7 +12,11 @@ from torch.utils.data import TensorDataset
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
 from fitb_callbacks.probing.ascent import AscentUpdate
+from fitb_callbacks.probing.autotune import Plan
+from fitb_callbacks.probing.fill import fill_rows
+from fitb_callbacks.probing.inputs import Inputs
 from fitb_callbacks.probing.prior import ImagePrior
+from fitb_callbacks.utils.patch_grid import PatchGrid
 
 SETTINGS = {"num_masks": 8, "chunk_size": 16}
 
@@ -161,6 +165,17 @@ def test_a_fill_does_not_depend_on_chunks_but_for_rounding(trained, probe_images
     other = FillInBlanks(**SETTINGS | {"chunk_size": 7}).probe(trained, images, labels)
     difference = (other.filled - filled.filled).abs().mean() / filled.filled.std()
     assert difference < 0.05
+
+
+def test_images_are_filled_by_any_process_as_by_one(trained, probe_images):
+    images, labels = (each[:4] for each in probe_images)
+    low, high = images.amin().view(1, 1, 1), images.amax().view(1, 1, 1)
+    inputs = Inputs(trained, images, labels, PatchGrid.for_images(images), low, high, low, num_classes=10)
+    shares = [torch.arange(rank, len(images), 2) for rank in (0, 1)]
+    steps = torch.empty(len(images), 5, *images.shape[1:])
+    for share in shares:
+        steps[share] = fill_rows(inputs, share, Plan(chunk_size=1), seed=0)
+    torch.testing.assert_close(steps, fill_rows(inputs, torch.arange(4), Plan(chunk_size=1), seed=0))
 
 
 def test_a_fill_repeats_and_the_seed_changes_it(trained, probe_images, filled):

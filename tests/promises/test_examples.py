@@ -1,5 +1,6 @@
 """Every example, run as a user would run it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import warm_process
 from mlflow_store import new_store
-from needs import needs_fashion_mnist
+from needs import needs_chinese_font, needs_fashion_mnist
 
+CARTON = re.compile(r"^(\D+?) +p\(carton\) ([\d.]+), median rank among 1,000 classes (\d+)$", re.M)
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -87,6 +89,18 @@ def test_shortcut(tmp_path):
     assert (tmp_path / "shortcut.png").exists()
     for name in values:
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
+
+
+@pytest.mark.slow
+@needs_chinese_font
+def test_watermark(tmp_path):
+    said = run("watermark.py", "--masks", "48", "--hidden", "2", "--output", tmp_path / "watermark.png")
+    found = {name.strip(): (float(p), int(rank)) for name, p, rank in CARTON.findall(said)}
+    assert found["Chinese characters"][0] > 10 * found["no mark"][0]
+    assert found["Chinese characters"][1] < found["Latin letters"][1] / 3
+    under, area = (int(share) for share in re.search(r"(\d+)% of what .* on (\d+)% of the picture", said).groups())
+    assert under > area
+    assert Image.open(tmp_path / "watermark.png").size == (448, 448)
 
 
 @pytest.mark.slow
