@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from fitb_callbacks.callback.audit import audited
+from fitb_callbacks.callback.audit import AuditError, audited
 from fitb_callbacks.callback.comparison import compared, scores_of, without_large_tensors
 from fitb_callbacks.callback.errors import ErrorPolicy, ProbeOffError
 from fitb_callbacks.callback.judge import RunJudge
@@ -606,7 +606,7 @@ class FillInBlanksCallback(Callback):
         elif is_out_of_memory(error) and trainer.world_size == 1:
             self._make_smaller()
         else:
-            reason = f": {error}" if isinstance(error, OtherRankError) else ""
+            reason = f": {error}" if isinstance(error, (OtherRankError, AuditError)) else ""
             self._errors.warn_once(
                 f"probe {type(error).__name__}",
                 f"the probe of epoch {moment.epoch} failed; training goes on{reason}",

@@ -194,3 +194,17 @@ def test_axe_finds_nothing(browser, served, scheme):  # noqa: F811
         found = Axe().run(page).response["violations"]
         assert not found, [(each["id"], each["nodes"][0]["html"]) for each in found]
     page.close()
+
+
+def test_the_table_of_what_works_names_tests_that_exist():
+    """Each row of docs/real-runs.md: the file, the function, and in brackets the cases."""
+    table = (ROOT / "docs" / "real-runs.md").read_text(encoding="utf-8").split("## What works")[1].split("\n\n**")[0]
+    named = re.findall(r"`((?:[\w/]+/)?\w+\.py)(?:::(\w+))?((?:\[[^`]+\])?)`", table)
+    assert len(named) > 60
+    for file, function, cases in named:
+        found = [path for path in (ROOT / "tests").rglob(Path(file).name) if str(path).endswith(file)]
+        assert found, file
+        text = found[0].read_text(encoding="utf-8")
+        assert f"def {function}(" in text if function else True, (file, function)
+        for case in cases[1:-1].split("][") if cases else ():
+            assert f'"{case}"' in text, (file, case)

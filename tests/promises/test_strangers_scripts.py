@@ -925,3 +925,18 @@ def test_a_whole_compiled_module_is_probed():
     probe, said, _ = with_and_without(make)
     assert said == []
     assert probe.result.labels.unique().tolist() == [0, 1, 2]
+
+
+def test_the_audit_names_what_is_too_large_to_be_put_back():
+    class Counts(Base):
+        def __init__(self):
+            super().__init__()
+            self.visits = [[0] for _ in range(1001)]  # items of longer lists are not copied
+
+        def forward(self, x):
+            self.visits[0][0] += 1
+            return self.net(x)
+
+    probe = FillInBlanksCallback(num_masks=4, images_per_class=1, max_overhead=None, audit=True)
+    with pytest.warns(UserWarning, match="the probe of epoch 0 changed attribute visits of the model"):
+        state_after(lambda: (Counts(), loaders(), {}), [probe])
