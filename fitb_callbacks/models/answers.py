@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["independent", "log_probability", "predicted"]
+__all__ = ["independent", "log_probability", "margin", "predicted"]
 
 
 def independent(logits: Tensor) -> Tensor:
@@ -43,6 +43,23 @@ def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.ndim == 3:
         logits, labels = _of_labels(logits, labels), torch.ones_like(labels)
     return -F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much each label's logit is above the highest other one, or above its own "no", shape ``(B,)``.
+
+    Args:
+        logits: Shape ``(B, classes)``, or ``(B, labels, 2)`` as of `independent`.
+        labels: Integers, shape ``(B,)``.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([1])).tolist()
+        [-2.0]
+    """
+    rows = torch.arange(len(labels), device=logits.device)
+    if logits.ndim == 3:
+        return (logits[..., 1] - logits[..., 0])[rows, labels]
+    return logits[rows, labels] - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
 def predicted(logits: Tensor, labels: Tensor | None = None) -> Tensor:

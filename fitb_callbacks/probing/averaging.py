@@ -109,11 +109,6 @@ class Average:
     steps: Tensor | None
 
     @property
-    def hidden(self) -> Tensor:
-        """Which patches the answers' masks hid, boolean, a row for each of the answers', shape ``(K, P)``."""
-        return self.masking.hidden(self.masking.draw(torch.arange(len(self.answers), device=self.num_updates.device)))
-
-    @property
     def mean(self) -> Tensor:
         """Mean update of each image, shape ``(N, C, H, W)``."""
         return _mean(self.means, self.halves)

@@ -18,18 +18,20 @@ from fitb_callbacks.scoring.nulls import permuted_patches
 __all__ = ["CUES", "Cue", "cue_profile", "mixed"]
 
 CUES: Mapping[str, str] = {
-    "shading": "the coarse shading (4 x 4 cells, fewer in images below 28 pixels)",
+    "spot": "the spot that the model looks at most",
     "colour": "the mean colour",
-    "shuffled": "the shuffled patches",
-    "detail": "the fine detail",
+    "shading": "the coarse shading (4 x 4 cells, fewer in images below 28 pixels)",
     "rim": "the rim",
+    "detail": "the finest detail",
+    "pattern": "how much there is of each pattern and how sharp it is, but not where (the amplitude spectrum)",
+    "shuffled": "the shuffled patches",
     "centre": "the centre",
 }
 """Cue to what is kept of an image, in words that complete "97% of the answers follow ..."."""
 
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
-_SHUFFLES = 2
+_DRAWS = 3  # images of another class, or orders of the patches, for each image
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,28 @@ class Cue:
         return (rate - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
-def cue_profile(classify: Classify, images: Tensor, labels: Tensor, *, chunk_size: int | None = None) -> dict[str, Cue]:
+def cue_profile(
+    classify: Classify,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    spots: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> dict[str, Cue]:
     """Keep one cue of each image, take the rest from an image of another class, and see which one the model names.
 
     A shortcut that is everywhere in an image (a tint, a shading, a border) has no patch that could be pointed at, but
     it shows here: most of the image is another class's, and the answer stays. The mixed images look more like the
     training data than images with something cut out would. Whether it is a fault depends on the task, since fruit may
-    well be told by colour; compare with the champion, or with the first epochs. Seven forward passes over the images.
+    well be told by colour; compare with the champion, or with the first epochs. Three forward passes over the images
+    for each cue.
 
     Args:
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
         images: Shape ``(N, C, H, W)``, at least one.
         labels: Shape ``(N,)``.
+        spots: Where each image has what the model looks at most, boolean, shape ``(N, H, W)``. None leaves out the cue
+            "spot".
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
 
     Returns:
@@ -83,12 +95,18 @@ def cue_profile(classify: Classify, images: Tensor, labels: Tensor, *, chunk_siz
         >>> profile["colour"].rate, profile["shuffled"].rate
         (1.0, 1.0)
     """
-    profile, others = {}, images[_of_another_class(labels)]
-    for name in CUES:
-        draws = range(_SHUFFLES if name == "shuffled" else 1)
-        answers = [
-            predicted(in_chunks(classify, mixed(name, images, others, seed=draw), chunk_size), labels) for draw in draws
-        ]
+    profile, partners = {}, [_of_another_class(labels, draw) for draw in range(_DRAWS)]
+
+    def mixture(name: str, draw: int) -> Tensor:
+        others = images[partners[draw]]
+        if spots is not None and name == "spot":
+            # Where the other image has its own, it would be two images' spots
+            return torch.where((spots | spots[partners[draw]])[:, None], images, others)
+        return mixed(name, images, others, seed=draw)
+
+    for name in CUES if spots is not None else [name for name in CUES if name != "spot"]:
+        logits = [in_chunks(classify, mixture(name, draw), chunk_size) for draw in range(_DRAWS)]
+        answers = [predicted(values, labels) for values in logits]
         rate = sum((answer == labels).float().mean().item() for answer in answers) / len(answers)
         chance = sum(_chance(answer, labels) for answer in answers) / len(answers)
         low, high = wilson_interval(rate, len(labels))
@@ -100,7 +118,7 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
     """Keep one cue of some images and take the rest from others. Shuffled patches have nothing of the others.
 
     Args:
-        cue: One of `CUES`.
+        cue: One of `CUES`, but for "spot".
         images: Shape ``(N, C, H, W)``.
         others: The same shape.
         seed: Of the shuffled patches.
@@ -119,7 +137,8 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
         "shading": lambda: others - _blurred(others, coarse) + _blurred(images, coarse),
         "colour": lambda: others - others.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True),
         "shuffled": lambda: permuted_patches(images, patch_size=of_patch, seed=seed),
-        "detail": lambda: images - _blurred(images, _SHUFFLED) + _blurred(others, _SHUFFLED),
+        "detail": lambda: images - _halved(images) + _halved(others),
+        "pattern": lambda: _with_amplitudes(others, images),
         "rim": lambda: torch.where(_inside(images, _RIM), others, images),
         "centre": lambda: torch.where(_inside(images, 1 / 4), images, others),
     }
@@ -127,12 +146,15 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
     return make[cue]().clamp(low, high)
 
 
-def _of_another_class(labels: Tensor) -> Tensor:
-    """For each image the number of one of another class, spread over all; its own where there is no other class."""
+def _of_another_class(labels: Tensor, draw: int = 0) -> Tensor:
+    """For each image the number of one of another class, spread over all; its own where there is no other class.
+
+    Further draws find other ones.
+    """
     number = len(labels)
     partners = torch.arange(number, device=labels.device)
     for index in range(number):
-        turns = (index + number // 2 + torch.arange(number, device=labels.device)) % number
+        turns = (index + number * (2 + draw) // 4 + torch.arange(number, device=labels.device)) % number
         different = turns[labels[turns] != labels[index]]
         if len(different):
             partners[index] = different[0]
@@ -143,6 +165,20 @@ def _blurred(images: Tensor, cells: int) -> Tensor:
     height, width = images.shape[-2:]
     coarse = F.adaptive_avg_pool2d(images, (min(cells, height), min(cells, width)))
     return F.interpolate(coarse, (height, width), mode="bilinear")
+
+
+def _halved(images: Tensor) -> Tensor:
+    """The images as they would look at half the resolution."""
+    height, width = images.shape[-2:]
+    return F.interpolate(F.avg_pool2d(images, 2, ceil_mode=True), (height, width), mode="bilinear")
+
+
+def _with_amplitudes(images: Tensor, others: Tensor) -> Tensor:
+    """The images with the amplitude spectrum of others; mean colours stay."""
+    with torch.autocast(images.device.type, enabled=False):
+        phases, amplitudes = torch.fft.fft2(images.float()).angle(), torch.fft.fft2(others.float()).abs()
+        made = torch.fft.ifft2(torch.polar(amplitudes, phases)).real.to(images.dtype)
+    return made - made.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True)
 
 
 def _inside(images: Tensor, share: float) -> Tensor:

@@ -34,6 +34,7 @@ from fitb_callbacks.probing.inputs import (
 )
 from fitb_callbacks.probing.judging import judged
 from fitb_callbacks.probing.prior import ImagePrior
+from fitb_callbacks.probing.reliance import MOST_MASKS
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.probing.settings import FillName, MaskingName, Normalization, ProbeSettings, TargetName, UpdateName
 from fitb_callbacks.probing.shortcuts import relies_on
@@ -252,7 +253,7 @@ class FillInBlanks:
 
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
-            relied = relies_on(inputs, averaged, chunk_size=plan.chunk_size)
+            relied = relies_on(inputs, num_masks=self._reliance_masks(), seed=self.seed, chunk_size=plan.chunk_size)
             averaged, mask_ratios = self._gentler(inputs, averaged, tuner, share)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             fill: dict[str, Any] = {} if self.fill is None else self._filled(inputs, plan, share)
@@ -479,6 +480,10 @@ class FillInBlanks:
     def _num_updates(self) -> int:
         """Updates of an image, kept or not: one a random mask, or one a partition."""
         return self.num_masks if self.masking == "random" else max(1, self.num_masks // self.num_steps)
+
+    def _reliance_masks(self) -> int:
+        """Masks that tell where the model looks; progressive ones are about what it knows beside that."""
+        return min(self.num_masks, MOST_MASKS) if self.masking == "random" else 0
 
     def _values(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low, high and baseline as tensors (C, 1, 1)."""

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
-from fitb_callbacks.probing.averaging import Average
 from fitb_callbacks.probing.cues import cue_profile
 from fitb_callbacks.probing.inputs import Inputs
-from fitb_callbacks.probing.reliance import reliance, reliance_summary
+from fitb_callbacks.probing.reliance import block_masks, margins, reliance, reliance_summary, spot_around
 from fitb_callbacks.scoring.intervals import wilson_interval
-from fitb_callbacks.scoring.structure import shortcut
+from fitb_callbacks.scoring.structure import shortcut_of
 
 __all__ = ["ReliesOn", "relies_on"]
 
@@ -25,7 +24,7 @@ class ReliesOn(NamedTuple):
     Attributes:
         metrics: Score name to value, see `fitb_callbacks.scoring.catalogue.METRICS`.
         intervals: Score name to the ends of its 95% interval.
-        maps: Each image's reliance on each patch, ``(N, rows, columns)``, on the CPU; None with progressive masks.
+        maps: Each image's reliance on each patch, ``(N, rows, columns)``, on the CPU; None if they were left out.
     """
 
     metrics: dict[str, float]
@@ -33,29 +32,43 @@ class ReliesOn(NamedTuple):
     maps: Tensor | None
 
 
-def relies_on(inputs: Inputs, averaged: Average, *, chunk_size: int | None = None) -> ReliesOn:
-    """Find out what the model relies on, by eight forward passes over the images and the masks of the probe.
+def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None = None) -> ReliesOn:
+    """Find out what the model relies on, by forward passes alone: one a mask, and two dozen for the cues.
 
     Args:
         inputs: Images, labels and model.
-        averaged: What the masks gave. Patches are told apart by random masks only.
+        num_masks: How many masks the reliance maps are made of; 0 leaves them out.
+        seed: Of these masks.
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
     """
     labels, number = inputs.labels, len(inputs.labels)
     answers = predicted(in_chunks(inputs.classify, inputs.images, chunk_size), labels)
     accuracy = (answers == labels).float().mean().item()
-    cues = cue_profile(inputs.classify, inputs.images, labels, chunk_size=chunk_size)
-    chance = 1 / inputs.num_classes
-    suspicion, _ = shortcut({name: cue.excess for name, cue in cues.items()}, (accuracy - chance) / (1 - chance))
-    metrics = {"image_accuracy": accuracy, "shortcut": suspicion}
-    intervals = {"image_accuracy": wilson_interval(accuracy, number)}
+    metrics, intervals = {"image_accuracy": accuracy}, {"image_accuracy": wilson_interval(accuracy, number)}
+    maps, spots = None, None
+    if num_masks:
+        maps = _maps(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
+        found = reliance_summary(maps, inputs.grid, labels.cpu())
+        metrics |= {"spot_share": found.share, "same_place": found.same_place, "class_place": found.class_place}
+        intervals["same_place"] = wilson_interval(found.same_place, int((maps.sum(dim=1) > 0).sum()))
+        spots = inputs.grid.to_pixels(spot_around(maps.argmax(dim=1), inputs.grid)).to(inputs.images.device)
+    cues = cue_profile(inputs.classify, inputs.images, labels, spots=spots, chunk_size=chunk_size)
     for name, cue in cues.items():
         metrics[f"cue_{name}"] = cue.excess
         intervals[f"cue_{name}"] = (cue.above_chance(cue.low), cue.above_chance(cue.high))
-    if averaged.steps is not None:
-        return ReliesOn(metrics, intervals, None)
-    maps = reliance(averaged.hidden, averaged.answers.log_p, averaged.num_updates)
-    found = reliance_summary(maps, inputs.grid)
-    metrics |= {"spot_share": found.share, "same_place": found.same_place}
-    intervals["same_place"] = wilson_interval(found.same_place, int((maps.sum(dim=1) > 0).sum()))
-    return ReliesOn(metrics, intervals, inputs.grid.to_grid(maps).to(torch.float32))
+    metrics["shortcut"] = shortcut_of(metrics, inputs.num_classes)[0]
+    return ReliesOn(metrics, intervals, None if maps is None else inputs.grid.to_grid(maps).to(torch.float32))
+
+
+def _maps(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None) -> Tensor:
+    hidden = block_masks(num_masks, inputs.grid, seed=seed)
+    margin = margins(
+        inputs.classify,
+        inputs.images,
+        inputs.labels,
+        hidden,
+        grid=inputs.grid,
+        baseline=inputs.baseline,
+        chunk_size=chunk_size,
+    )
+    return reliance(hidden, margin)

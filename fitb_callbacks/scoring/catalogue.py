@@ -191,6 +191,35 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         group="What the model relies on",
     ),
+    "class_place": Metric(
+        meaning="How often the most important patches of two images of a class lie within one step of each other",
+        better="neither",
+        bounds="0 to 1",
+        chance="0.05 with 14 x 14 patches",
+        when_low="A high value, and a high spot_share: the model looks at one spot, for each class at its own",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_spot": Metric(
+        meaning="Answers that follow the 3 x 3 patches that matter most in an image when the rest is of another class, "
+        "above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: a small spot decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
+    "cue_pattern": Metric(
+        meaning="Answers that follow the amplitude spectrum of an image (which patterns it has and how sharp it is, "
+        "but not where) when the rest is of another class, above chance",
+        better="neither",
+        bounds="-1 or more, to 1",
+        chance="0",
+        when_low="A high value: this cue decides",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    ),
     "cue_shading": Metric(
         meaning="Answers that follow the coarse shading (4 x 4 cells) of an image when the rest is of another class, "
         "above chance",
@@ -220,7 +249,8 @@ METRICS: dict[str, Metric] = {
         group="What the model relies on",
     ),
     "cue_detail": Metric(
-        meaning="Answers that follow the fine detail of an image when the rest is of another class, above chance",
+        meaning="Answers that follow the finest detail of an image (what half the resolution loses) when the rest is "
+        "of another class, above chance",
         better="neither",
         bounds="-1 or more, to 1",
         chance="0",

@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fitb_callbacks.scoring.structure import shortcut
+from fitb_callbacks.scoring.structure import shortcut_of
 
 __all__ = ["Spot", "interpret"]
 
 _SHORTCUT = 0.5  # suspicion from which one cue is called a shortcut
-_SPOT_SHARE, _SAME_PLACE = 0.6, 0.8  # reliance within one spot, and images in which it is the same one
+_SAME_PLACE = 0.5  # share of the images from which a place is named
 _MARGIN = 0.1  # by which the lower bound of what the model knows has to clear chance
 _FEWEST_IMAGES, _FEWEST_PER_CLASS = 20, 2
 _CUE = {
-    "shading": "the coarse shading",
     "colour": "the mean colour",
-    "shuffled": "what patches look like one by one, wherever they are",
-    "detail": "fine detail, whatever is in the middle",
+    "shading": "the coarse shading",
     "rim": "the rim",
+    "detail": "the finest detail",
+    "pattern": "patterns or sharpness, wherever they are",
+    "shuffled": "what patches look like one by one, wherever they are",
 }
 
 
@@ -121,26 +122,29 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
 
 
 def _shortcut_found(score: Mapping[str, float], *, num_classes: int, spot: Spot | None) -> dict[str, str] | None:
-    chance = 1 / num_classes
-    accuracy = (score.get("image_accuracy", 0.0) - chance) / (1 - chance)
-    cues = {name.removeprefix("cue_"): value for name, value in score.items() if name.startswith("cue_")}
-    suspicion, cue = shortcut(cues, accuracy)
-    if cue is not None and suspicion >= _SHORTCUT:
+    suspicion, cue = shortcut_of(score, num_classes)
+    if cue is None or suspicion < _SHORTCUT:
+        return None
+    if cue == "spot":
+        area = "a small spot" if spot is None else f"a spot of {spot.area:.0%} of the image"
         return _said(
-            "bad",
-            f"The model goes by {_CUE[cue]}.",
-            f"Where this comes from one image and the rest from an image of another class, "
-            f"{max(0.0, min(1.0, cues[cue])):.0%} of the answers follow it, chance taken off.",
+            "bad", "The model looks at one small spot.", f"The model is right for {area}, {_places(score, spot)}."
         )
-    concentrated = score.get("spot_share", 0) >= _SPOT_SHARE and score.get("same_place", 0) >= _SAME_PLACE
-    if spot is not None and concentrated and score["coverage"] >= 0.5:
-        return _said(
-            "bad",
-            "The model looks at one small spot.",
-            f"The model is right for a spot of {spot.area:.0%} of the image, {spot.place}, in "
-            f"{score['same_place']:.0%} of the images.",
-        )
-    return None
+    return _said(
+        "bad",
+        f"The model goes by {_CUE[cue]}.",
+        f"Where this comes from one image and the rest from an image of another class, "
+        f"{max(0.0, min(1.0, score[f'cue_{cue}'])):.0%} of the answers follow it, chance taken off.",
+    )
+
+
+def _places(score: Mapping[str, float], spot: Spot | None) -> str:
+    everywhere, in_class = score.get("same_place", 0.0), score.get("class_place", 0.0)
+    if spot is not None and everywhere >= _SAME_PLACE:
+        return f"{spot.place}, in {everywhere:.0%} of the images"
+    if in_class >= _SAME_PLACE:
+        return "for each class at a place of its own"
+    return "which need not lie at the same place"
 
 
 def _missing(low: float, num_classes: int, num_images: int, classes_without: int) -> str:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["shortcut", "structure"]
+__all__ = ["shortcut", "shortcut_of", "structure"]
 
-_RAMPS = {"shading": (0.40, 0.70), "colour": (0.15, 0.40), "rim": (0.15, 0.45), "shuffled": (0.60, 0.90)}
-"""Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully."""
+_RAMPS = {
+    "spot": (0.40, 0.65),
+    "colour": (0.18, 0.40),
+    "shading": (0.42, 0.65),
+    "rim": (0.12, 0.36),
+    "detail": (0.25, 0.50),
+    "pattern": (0.18, 0.36),
+    "shuffled": (0.60, 0.90),
+}
+"""Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully.
+
+Where several count fully, the first one names it: a tint is also a shading, and a shading reaches the rim."""
+
+_SPOT_SHARE, _SPOT_PLACE = (0.62, 0.72), (0.50, 0.70)
+"""The same for how concentrated reliance is, and for how often it is at one place; both are needed."""
 
 _LEAST_ACCURACY = 0.25
-_DETAIL = (0.45, 0.80)
-_CENTRE = 0.15  # as a share of the model's own: below, fine detail decides without what is in the middle
 
 
 def structure(knows: float, suspicion: float) -> float:
@@ -31,34 +42,54 @@ def structure(knows: float, suspicion: float) -> float:
     return max(0.0, knows) * (1 - suspicion)
 
 
-def shortcut(cues: Mapping[str, float], accuracy: float) -> tuple[float, str | None]:
+def shortcut(
+    cues: Mapping[str, float], accuracy: float, *, share: float = 0.0, place: float = 0.0
+) -> tuple[float, str | None]:
     """How far a single cue explains the model's answers, and which one.
 
     Every cue's excess over chance is taken as a share of the excess on the whole images. Where it starts to count was
-    chosen on one seed of the models in ``benchmarks/validity.py``; docs/scores.md has the table.
+    chosen on one seed of the models in ``benchmarks/validity.py``; docs/scores.md has what another seed shows.
 
     Args:
         cues: Cue to its excess over chance, see `fitb_callbacks.probing.cues`.
         accuracy: The excess over chance on the whole images, up to 1; below 0.25 there is too little to
             explain.
+        share: Share of the reliance within one spot of an image, in [0, 1].
+        place: How often that spot is at the same place, in all images or in those of a class, in [0, 1].
 
     Returns:
         Suspicion in [0, 1], and the cue, None if it is 0.
 
     Example:
-        >>> shortcut({"rim": 0.9, "shading": 0.1, "detail": 0.0, "centre": 0.0}, accuracy=0.95)
+        >>> shortcut({"rim": 0.9, "shading": 0.1}, accuracy=0.95)
         (1.0, 'rim')
-        >>> shortcut({"rim": 0.0, "shading": 0.2, "detail": 0.5, "centre": 0.4}, accuracy=0.95)
+        >>> shortcut({"rim": 0.0, "shading": 0.2}, accuracy=0.95)
         (0.0, None)
+        >>> shortcut({}, accuracy=0.95, share=0.9, place=0.8)
+        (1.0, 'spot')
     """
     if accuracy < _LEAST_ACCURACY:
         return 0.0, None
-    shares = {name: max(0.0, excess) / accuracy for name, excess in cues.items()}
-    found = {name: _ramp(shares.get(name, 0.0), *ends) for name, ends in _RAMPS.items()}
-    if shares.get("centre", 1.0) < _CENTRE:
-        found["detail"] = _ramp(shares.get("detail", 0.0), *_DETAIL)
+    found = {name: _ramp(cues.get(name, 0.0) / accuracy, *ends) for name, ends in _RAMPS.items()}
+    found["spot"] = max(found["spot"], min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)))
     name = max(found, key=lambda cue: found[cue])
     return (found[name], name) if found[name] > 0 else (0.0, None)
+
+
+def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, str | None]:
+    """The same from a probe's scores, by their names without prefix.
+
+    Example:
+        >>> shortcut_of({"image_accuracy": 1.0, "cue_rim": 0.9}, num_classes=10)
+        (1.0, 'rim')
+    """
+    chance = 1 / num_classes
+    return shortcut(
+        {name.removeprefix("cue_"): value for name, value in metrics.items() if name.startswith("cue_")},
+        (metrics.get("image_accuracy", 0.0) - chance) / (1 - chance),
+        share=metrics.get("spot_share", 0.0),
+        place=max(metrics.get("same_place", 0.0), metrics.get("class_place", 0.0)),
+    )
 
 
 def _ramp(value: float, start: float, end: float) -> float:

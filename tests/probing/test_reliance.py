@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fitb_callbacks.probing.masks import hidden_patches
-from fitb_callbacks.probing.reliance import Reliance, reliance, reliance_summary
+from fitb_callbacks.probing.reliance import Reliance, block_masks, margins, reliance, reliance_summary
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
 GRID = PatchGrid(28, 28, 4)
@@ -46,19 +46,54 @@ def test_it_does_not_depend_on_the_scale_of_the_logits():
     costs = torch.rand(6, 49, generator=torch.Generator().manual_seed(2)) ** 4
     log_p = answers(hidden, costs, noise=0.2)
     torch.testing.assert_close(reliance(hidden, 10 * log_p), reliance(hidden, log_p))
-    torch.testing.assert_close(reliance(hidden, -((-log_p + 5) ** 3)), reliance(hidden, log_p))
+    torch.testing.assert_close(reliance(hidden, log_p + 100), reliance(hidden, log_p), atol=1e-4, rtol=0)
 
 
-def test_only_the_masks_that_an_image_had_are_read():
+def test_an_answer_that_is_not_finite_counts_as_lost():
     hidden = masks(128)
-    costs = torch.zeros(2, 49)
+    costs = torch.zeros(1, 49)
     costs[:, 7] = 2.0
     log_p = answers(hidden, costs, noise=0.2)
-    spoiled = log_p.clone()
-    spoiled[64:, 1] = torch.nan
-    maps = reliance(hidden, spoiled, tried=torch.tensor([128, 64]))
-    torch.testing.assert_close(maps[0], reliance(hidden, log_p)[0])
-    torch.testing.assert_close(maps[1], reliance(hidden[:64], log_p[:64])[1])
+    spoiled = log_p.masked_fill(hidden[:, 7:8], torch.nan)
+    assert reliance(hidden, spoiled)[0].argmax() == 7
+
+
+def test_blocks_hide_a_quarter_at_four_offsets_and_do_not_depend_on_how_many_there_are():
+    hidden = block_masks(64, GRID, seed=3)
+    assert hidden.shape == (64, 49)
+    assert torch.equal(hidden[:10], block_masks(10, GRID, seed=3))
+    assert not torch.equal(hidden, block_masks(64, GRID, seed=4))
+    assert hidden.float().mean() == pytest.approx(0.25, abs=0.03)
+    # Neighbours are often hidden together, and each pair of them in some mask but not in another
+    laid = hidden.view(-1, 7, 7)
+    for pair in (laid[:, :, :-1] & laid[:, :, 1:], laid[:, :-1] & laid[:, 1:]):
+        assert pair.float().mean() > 0.12
+    for pair in (laid[:, :, :-1] ^ laid[:, :, 1:], laid[:, :-1] ^ laid[:, 1:]):
+        assert pair.any(dim=0).all()
+
+
+def test_margins_are_those_of_the_images_under_the_masks():
+    images, labels = torch.rand(3, 2, 8, 8), torch.tensor([0, 2, 1])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 3))
+    grid, baseline = PatchGrid(8, 8, 2), torch.tensor([0.2, 0.7])[:, None, None]
+    hidden = block_masks(9, grid, seed=0)
+    found = margins(model, images, labels, hidden, grid=grid, baseline=baseline, chunk_size=4)
+    for number, mask in enumerate(grid.to_pixels(hidden)):
+        logits = model(torch.where(mask, baseline, images)).detach()
+        for index, label in enumerate(labels.tolist()):
+            others = [value for name, value in enumerate(logits[index].tolist()) if name != label]
+            assert found[number, index].item() == pytest.approx(logits[index, label].item() - max(others), abs=1e-5)
+
+
+def test_the_summary_finds_a_place_for_each_class():
+    labels = torch.arange(20) % 2
+    maps = torch.zeros(20, 49)
+    maps[torch.arange(20), torch.tensor([0, 48])[labels]] = 1
+    found = reliance_summary(maps, GRID, labels)
+    assert found.class_place == 1
+    assert found.same_place == 0.5
+    assert reliance_summary(maps, GRID, torch.arange(20) // 2).class_place == 0  # neighbours of different places
+    assert reliance_summary(maps, GRID, torch.arange(20)).class_place == 0  # no classmates
 
 
 @pytest.mark.parametrize("log_p", [torch.zeros(32, 2), torch.full((32, 2), torch.nan), torch.zeros(0, 2)])
