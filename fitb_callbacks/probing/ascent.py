@@ -24,6 +24,7 @@ __all__ = ["AscentUpdate"]
 
 _SMALLEST_DOUBT = 1e-7
 _TINY = 1e-20
+_MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tup
     """The gradient of log p(label), at any positive scale an image, and the logits."""
     leaf = images.detach().requires_grad_()
     logits = differentiable_logits(classify, leaf)
-    log_p, _ = answer(logits, labels)
+    # However loud a network is, the runner-up alone must not stand for all other classes
+    loudness = logits.detach().std(dim=1, keepdim=True) / _MOST_LOUD
+    log_p, _ = answer(logits / loudness.nan_to_num(nan=1.0).clamp(min=1), labels)
     # Gradients are in proportion to 1 - p(label). Divided by it, they survive half precision.
     doubt = -torch.expm1(log_p.detach())
     (gradient,) = torch.autograd.grad(log_p, leaf, grad_outputs=doubt.clamp(min=_SMALLEST_DOUBT).reciprocal())
