@@ -136,13 +136,19 @@ def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tup
     """The gradient of log p(label), at any positive scale an image, and the logits."""
     leaf = images.detach().requires_grad_()
     logits = differentiable_logits(classify, leaf)
-    # However loud a network is, the runner-up alone must not stand for all other classes
-    loudness = logits.detach().std(dim=1, keepdim=True) / _MOST_LOUD
-    log_p, _ = answer(logits / loudness.nan_to_num(nan=1.0).clamp(min=1), labels)
+    log_p, _ = answer(_tempered(logits), labels)
     # Gradients are in proportion to 1 - p(label). Divided by it, they survive half precision.
     doubt = -torch.expm1(log_p.detach())
     (gradient,) = torch.autograd.grad(log_p, leaf, grad_outputs=doubt.clamp(min=_SMALLEST_DOUBT).reciprocal())
     return gradient.to(torch.promote_types(gradient.dtype, torch.float32)), logits.detach()
+
+
+def _tempered(logits: Tensor) -> Tensor:
+    """Logits that are not too loud: however sure a network is, its runner-up must not stand for all other classes."""
+    if logits.ndim == 3:  # independent labels have no runner-up
+        return logits
+    loudness = logits.detach().std(dim=1, keepdim=True) / _MOST_LOUD
+    return logits / loudness.nan_to_num(nan=1.0).clamp(min=1)
 
 
 def _unit_size(values: Tensor, root: Tensor, size: Tensor | float = 1.0) -> Tensor:
