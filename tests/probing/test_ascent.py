@@ -218,6 +218,51 @@ def test_few_small_and_constant_images_are_filled(shape, constant):
     assert result.filled.max() <= images.max() + 1e-6
 
 
+def test_one_image_of_one_class_is_filled_by_itself(trained, probe_images):
+    """Its own spectrum and colours are all that there is to go by."""
+    image, label = (each[:1] for each in probe_images)
+    result = FillInBlanks(**SETTINGS).probe(trained, image, label)
+    assert result.classes == label.tolist()
+    assert result.fill_predictions.tolist() == label.tolist()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_that_are_not_finite_are_refused(trained, probe_images, value):
+    images, labels = probe_images
+    images = images.clone()
+    images[2, 0, 1, 1] = value
+    with pytest.raises(ValueError, match="images must be finite; got NaN or infinite values"):
+        FillInBlanks(**SETTINGS).probe(trained, images, labels)
+
+
+def test_images_smaller_than_a_shift_are_filled():
+    """A twentieth of three pixels is none, and a shift of half an image goes round."""
+    images = torch.rand(2, 1, 3, 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
+    assert FillInBlanks(num_masks=2).probe(model, images, torch.tensor([0, 1])).filled.isfinite().all()
+    masked, visible = hidden_half(images)
+    found = rule_for(images, max_shift=3.0).find(model, masked, torch.tensor([0, 1]), visible, torch.arange(2))
+    assert found.values.isfinite().all()
+
+
+def test_a_network_that_breaks_under_bfloat16_autocast_leaves_the_baseline(probe_images):
+    images, labels = probe_images
+
+    class Breaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = self.linear(images.flatten(1))
+            return logits * torch.inf if logits.dtype == torch.bfloat16 else logits
+
+    with torch.autocast("cpu", torch.bfloat16):
+        result = FillInBlanks(**SETTINGS).probe(Breaks(), images, labels)
+    assert (result.filled == result.settings["baseline"][0]).all()
+    assert result.metrics["nonfinite"] == 1
+
+
 def test_a_network_that_breaks_under_half_precision_leaves_the_baseline():
     """Its logits overflow to infinity in half precision, so no gradient is finite: nothing is drawn, nothing raised."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()
