@@ -12,6 +12,7 @@ __all__ = ["report_head", "verdict_line", "version_description"]
 _SIGNS = {"passed": "✓", "waived": "!", "refused": "✗"}
 _TONES = {"passed": "good", "waived": "unclear", "refused": "bad"}
 _MOST_REASONS = 3
+_MOST_SCORES = 4
 
 
 def verdict_line(verdict: Mapping[str, Any]) -> str:
@@ -78,11 +79,11 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
         structure 0.23, champion 0.91. [Evidence](#/evidence)
     """
     scores, champion = verdict["scores"], verdict["champion_scores"] or {}
-    keys = dict.fromkeys(("structure", *(rule["key"] for rule in verdict["rules"])))
+    rules = sorted(verdict["rules"], key=lambda rule: bool(rule["passed"]))  # what failed first
+    keys = list(dict.fromkeys(("structure", *(rule["key"] for rule in rules))))
     compared = "; ".join(
         f"{key} {scores[key]:.2f}" + (f", champion {champion[key]:.2f}" if key in champion else "")
-        for key in keys
-        if key in scores
+        for key in [key for key in keys if key in scores][:_MOST_SCORES]
     )
     words = on_one_line(f"{said['headline']} {said['reason']}")
     return f"**{verdict_line(verdict)}**\n\n{words}\n\n{compared}. [Evidence]({evidence})"
