@@ -151,7 +151,7 @@ def logged_accuracy(metrics: Mapping[str, Tensor], prefix: str) -> tuple[str, fl
         name
         for name, value in metrics.items()
         if "acc" in name.lower() and _HELD_OUT.search(name.lower()) and not name.startswith(f"{prefix}/")
-        if value.numel() == 1 and 0 <= value <= 1
+        if isinstance(value, Tensor) and value.numel() == 1 and 0 <= value <= 1
     ]
     name = min(found, key=lambda each: (len(each), each), default=None)
     return None if name is None else (name, round(float(metrics[name]), 6))
