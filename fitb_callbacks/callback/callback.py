@@ -772,7 +772,8 @@ class FillInBlanksCallback(Callback):
 
     def _flush(self, trainer: Trainer, *, validated: bool = True) -> None:
         if trainer.is_global_zero and self._reporter.waits:
-            loggers, accuracy = [logger for logger in trainer.loggers if not is_dummy(logger)], None
+            loggers = [logger for logger in trainer.loggers if not is_dummy(logger)]
+            accuracy: tuple[str, float] | None = None
             with self._degrade("accuracy", "the training's own accuracy is not in the report"):
                 accuracy = logged_accuracy(trainer.callback_metrics, self.prefix) if validated else None
             self._reporter.flush(loggers, accuracy)
