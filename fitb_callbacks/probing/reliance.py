@@ -174,7 +174,7 @@ def reliance_summary(maps: Tensor, grid: PatchGrid, labels: Tensor | None = None
     """Concentration of reliance, and whether it sits at one place in all images.
 
     Args:
-        maps: As of `reliance`, shape ``(N, P)``. Images without any reliance are left out.
+        maps: As of `reliance`, shape ``(N, P)``. Images without any reliance have no spot, and so none at a place.
         grid: The patches.
         labels: Shape ``(N,)``. None leaves out ``class_place``.
 
@@ -185,7 +185,7 @@ def reliance_summary(maps: Tensor, grid: PatchGrid, labels: Tensor | None = None
         >>> found.share, found.same_place, (found.row, found.column)
         (1.0, 1.0, (1, 6))
     """
-    some = maps.sum(dim=1) > 0
+    number, some = len(maps), maps.sum(dim=1) > 0
     maps, labels = maps[some], None if labels is None else labels[some]
     spots = _spots(grid)
     chance = float(spots.float().mean(dim=0).max())
@@ -203,11 +203,11 @@ def reliance_summary(maps: Tensor, grid: PatchGrid, labels: Tensor | None = None
     return Reliance(
         share=share,
         area=area,
-        same_place=votes.max().item() / len(maps),
+        same_place=votes.max().item() / number,
         row=best // grid.columns,
         column=best % grid.columns,
         chance=chance,
-        class_place=0.0 if labels is None else _agreement(spots[tops][:, tops], labels),
+        class_place=0.0 if labels is None else _agreement(spots[tops][:, tops], labels) * len(maps) / number,
     )
 
 

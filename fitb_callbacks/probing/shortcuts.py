@@ -50,7 +50,7 @@ def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | No
         maps = _maps(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
         found = reliance_summary(maps, inputs.grid, labels.cpu())
         metrics |= {"spot_share": found.share, "same_place": found.same_place, "class_place": found.class_place}
-        intervals["same_place"] = wilson_interval(found.same_place, int((maps.sum(dim=1) > 0).sum()))
+        intervals["same_place"] = wilson_interval(found.same_place, number)
         spots = inputs.grid.to_pixels(spot_around(maps.argmax(dim=1), inputs.grid)).to(inputs.images.device)
     cues = cue_profile(inputs.classify, inputs.images, labels, spots=spots, chunk_size=chunk_size)
     for name, cue in cues.items():

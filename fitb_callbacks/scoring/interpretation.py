@@ -75,7 +75,7 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
         The model is right for a spot of 4% of the image, at the lower right, in 93% of the images.
     """
     score = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    found = _shortcut_found(score, num_classes=num_classes, spot=spot)
+    found = _shortcut_found(score, intervals, num_classes=num_classes, spot=spot)
     if found is not None:
         return found
     if (coverage := score["coverage"]) < 0.5:
@@ -121,10 +121,23 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
     )
 
 
-def _shortcut_found(score: Mapping[str, float], *, num_classes: int, spot: Spot | None) -> dict[str, str] | None:
+def _shortcut_found(
+    score: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    *,
+    num_classes: int,
+    spot: Spot | None,
+) -> dict[str, str] | None:
     suspicion, cue = shortcut_of(score, num_classes)
     if cue is None or suspicion < _SHORTCUT:
         return None
+    at_least = {name: intervals.get(name, (value,))[0] for name, value in score.items() if name.startswith("cue_")}
+    if shortcut_of({**score, **at_least}, num_classes)[0] == 0:
+        return _said(
+            "unclear",
+            f"The model may go by {_CUE.get(cue, 'one small spot')}.",
+            "That is how it looks on these probe images, but they are too few to be sure.",
+        )
     if cue == "spot":
         area = "a small spot" if spot is None else f"a spot of {spot.area:.0%} of the image"
         return _said(

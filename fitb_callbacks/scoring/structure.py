@@ -20,9 +20,10 @@ _RAMPS = {
 Where several count fully, the first one names it: a tint is also a shading, and a shading reaches the rim."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.62, 0.72), (0.50, 0.70)
-"""The same for how concentrated reliance is, and for how often it is at one place; both are needed."""
+"""The same for how concentrated reliance is, and for how often it is at one place. A spot is a shortcut if reliance is
+concentrated there and either it suffices for the answer, or it is at one place."""
 
-_LEAST_ACCURACY = 0.25
+_LEAST_ACCURACY = 0.4
 
 
 def structure(knows: float, suspicion: float) -> float:
@@ -52,7 +53,7 @@ def shortcut(
 
     Args:
         cues: Cue to its excess over chance, see `fitb_callbacks.probing.cues`.
-        accuracy: The excess over chance on the whole images, up to 1; below 0.25 there is too little to
+        accuracy: The excess over chance on the whole images, up to 1; below 0.4 there is too little to
             explain.
         share: Share of the reliance within one spot of an image, in [0, 1].
         place: How often that spot is at the same place, in all images or in those of a class, in [0, 1].
@@ -71,7 +72,7 @@ def shortcut(
     if accuracy < _LEAST_ACCURACY:
         return 0.0, None
     found = {name: _ramp(cues.get(name, 0.0) / accuracy, *ends) for name, ends in _RAMPS.items()}
-    found["spot"] = max(found["spot"], min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)))
+    found["spot"] = min(_ramp(share, *_SPOT_SHARE), max(found["spot"], _ramp(place, *_SPOT_PLACE)))
     name = max(found, key=lambda cue: found[cue])
     return (found[name], name) if found[name] > 0 else (0.0, None)
 

@@ -1,0 +1,83 @@
+"""What is said of the scores: green is hard to get, amber says what is missing, red where to look."""
+
+import pytest
+
+from fitb_callbacks.scoring.interpretation import Spot, interpret
+from fitb_callbacks.scoring.structure import shortcut
+
+GOOD = {
+    "coverage": 1.0,
+    "knows": 0.8,
+    "judge_ceiling": 0.95,
+    "structure": 0.8,
+    "image_accuracy": 0.97,
+    "cue_rim": 0.02,
+    "cue_shading": 0.1,
+    "spot_share": 0.5,
+    "same_place": 0.2,
+}
+INTERVALS = {"knows": (0.7, 0.9)}
+SPOT = Spot("at the lower right", 0.04)
+
+
+def said(scores=None, intervals=None, **facts):
+    facts = {"num_classes": 10, "num_images": 40, "spot": SPOT, **facts}
+    return interpret(GOOD | (scores or {}), INTERVALS | (intervals or {}), **facts)
+
+
+def test_green_when_nothing_is_missing():
+    assert said()["tone"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes_without": 2}, "2 of 10 classes have no prototype"),
+        ({"num_images": 12}, "12 probe images are too few"),
+        ({"intervals": {"knows": (0.05, 0.9)}}, "hardly better than chance"),
+        ({"scores": {"coverage": 0.4}}, "does not know these images yet"),
+        ({"scores": {"structure": float("nan")}}, "cannot tell these classes apart"),
+        ({"scores": {"cue_rim": 0.6}, "intervals": {"cue_rim": (0.05, 0.8)}}, "may go by the rim"),
+    ],
+)
+def test_amber_names_what_is_missing(change, words):
+    found = said(**change)
+    assert found["tone"] == "unclear"
+    assert words in found["headline"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (
+            {"spot_share": 0.9, "same_place": 0.93},
+            "a spot of 4% of the image, at the lower right, in 93% of the images",
+        ),
+        ({"spot_share": 0.9, "class_place": 0.9}, "a spot of 4% of the image, for each class at a place of its own"),
+        ({"spot_share": 0.9, "cue_spot": 0.9}, "a spot of 4% of the image, which need not lie at the same place"),
+        ({"cue_rim": 0.9}, "90% of the answers follow it"),
+    ],
+)
+def test_red_says_where_to_look(scores, words):
+    found = said(scores)
+    assert found["tone"] == "bad"
+    assert words in found["reason"]
+
+
+def test_a_fill_that_looks_like_nothing_is_red():
+    assert said(intervals={"knows": (-0.1, 0.2)}, scores={"knows": 0.05})["tone"] == "bad"
+
+
+def test_a_spot_needs_both_concentration_and_a_place_or_that_it_suffices():
+    assert shortcut({"spot": 0.9}, 1.0, share=0.5, place=0.9) == (0.0, None)
+    assert shortcut({"spot": 0.0}, 1.0, share=0.9, place=0.3) == (0.0, None)
+    assert shortcut({"spot": 0.9}, 1.0, share=0.9, place=0.3) == (1.0, "spot")
+
+
+def test_a_tint_is_called_a_colour_though_it_is_a_shading_too():
+    assert shortcut({"colour": 0.6, "shading": 0.9, "rim": 0.5}, 1.0)[1] == "colour"
+    assert shortcut({"colour": 0.0, "shading": 0.9, "rim": 0.5}, 1.0)[1] == "shading"
+
+
+def test_a_model_that_is_hardly_ever_right_is_not_accused():
+    assert shortcut({"colour": 0.3}, 0.3) == (0.0, None)
