@@ -13,15 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitb_callbacks.data.sources import ImageSet
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.judges import StreamedJudge, judge_from_state
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.arrays import read_npz
 
-__all__ = ["JUDGE_FILE", "SETTINGS_FILE", "TrainingRecord", "images_digest", "read_record", "write_record"]
+__all__ = [
+    "IMAGES_FILE",
+    "JUDGE_FILE",
+    "SETTINGS_FILE",
+    "TrainingRecord",
+    "images_digest",
+    "read_record",
+    "write_record",
+]
 
-SETTINGS_FILE, JUDGE_FILE = "settings.json", "judge.npz"
+SETTINGS_FILE, JUDGE_FILE, IMAGES_FILE = "settings.json", "judge.npz", "images.npz"
+_MOST_BYTES = 2**24  # of the images: a hundred in colour of 100 x 100 pixels are kept, of 224 x 224 not
 _FORMAT = "fitb-callbacks training 1"
 
 
@@ -36,6 +46,7 @@ class TrainingRecord:
         max_images: Most probe images in all.
         images: Digest of images and labels, see `images_digest`.
         judge: The judge, if it was one that learned from images.
+        data: The images themselves, as the model took them; None where they were too large to be kept.
     """
 
     settings: Mapping[str, Any]
@@ -44,12 +55,15 @@ class TrainingRecord:
     max_images: int
     images: str
     judge: StreamedJudge | None
+    data: ImageSet | None = None
 
 
 def write_record(
     probe: FillInBlanks, result: FillInBlanksResult, judge: Judge | None, *, images_per_class: int, max_images: int
 ) -> dict[str, bytes]:
-    """A training run's probe as files by name, without pickle: JSON, and the judge as an ``.npz``.
+    """A training run's probe as files by name, without pickle: JSON, and judge and images as ``.npz``.
+
+    Images of more than 16 MiB in all are left out.
 
     Args:
         probe: The probe.
@@ -80,7 +94,30 @@ def write_record(
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in judge.state_dict().items()}
         np.savez(file, **arrays)
         files[JUDGE_FILE] = file.getvalue()
+    if (data := _images_file(result)) is not None:
+        files[IMAGES_FILE] = data
     return files
+
+
+def _images_file(result: FillInBlanksResult) -> bytes | None:
+    if result.images.nbytes > _MOST_BYTES:
+        return None
+    exact = result.images.float() if result.images.dtype == torch.bfloat16 else result.images  # NumPy has no bfloat16
+    arrays = {"images": exact.numpy(), "labels": result.labels.numpy()}
+    if result.class_names is not None:
+        arrays["class_names"] = np.array(result.class_names)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _read_images(content: bytes, digest: str) -> ImageSet:
+    arrays = read_npz(io.BytesIO(content))
+    images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    if images_digest(images, labels) != digest:
+        raise ValueError("the images are not those that were probed")
+    names = tuple(arrays["class_names"].tolist()) if "class_names" in arrays else None
+    return ImageSet(images, labels, names)
 
 
 def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
@@ -98,7 +135,8 @@ def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
             arrays = read_npz(io.BytesIO(files[JUDGE_FILE]))
             state: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
             judge = judge_from_state({**state, "image_shape": arrays["image_shape"].tolist()})
-        return TrainingRecord(**content, judge=judge)
+        data = _read_images(files[IMAGES_FILE], content["images"]) if IMAGES_FILE in files else None
+        return TrainingRecord(**content, judge=judge, data=data)
     except Exception as error:  # of whatever the files hold
         raise ValueError(f"the settings stored with the training run cannot be read: {error}") from error
 

@@ -90,14 +90,15 @@ class Reporter:
             draw=self._can_draw(),
             scores=self._scores,
         )
-        changed, self._recorded = settings != self._recorded, settings
+        changed = {name: content for name, content in settings.items() if self._recorded.get(name) != content}
+        self._recorded = dict(settings)
         for logger in loggers:
             recognise(logger)
             kind = type(logger).__name__
             failed = f"{kind} did not take what was probed in epoch {epoch}; training goes on"
             with self._errors.survive(f"{kind} failed", failed):
                 if changed:
-                    log_files(logger, prefix, settings)
+                    log_files(logger, prefix, changed)
                 if not give(logger, logged):
                     self._errors.warn_once(
                         kind,

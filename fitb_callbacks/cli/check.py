@@ -42,7 +42,9 @@ def check(
             help="models:/NAME/VERSION, models:/NAME@ALIAS, models:/MODEL_ID, runs:/RUN_ID/NAME, or a checkpoint file."
         ),
     ],
-    data: Annotated[str | None, typer.Option(help=f"Images to probe on: {DATA_HELP}.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help=f"Images to probe on: {DATA_HELP}; by default those that training recorded.")
+    ] = None,
     at_least: Annotated[list[str] | None, typer.Option("--min", metavar="KEY=VALUE", help="A score's least.")] = None,
     at_most: Annotated[list[str] | None, typer.Option("--max", metavar="KEY=VALUE", help="A score's most.")] = None,
     champion: Annotated[
@@ -61,6 +63,16 @@ def check(
     ] = False,
     trusted: Annotated[
         str | None, typer.Option(help=f"Trusted images whose class means judge the prototypes: {DATA_HELP}.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="What training subtracts from pixels in [0, 1]: one number, or one a channel: 0.5,0.4,0.4.",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="What it then divides by; of --data and --trusted.")
     ] = None,
     images_per_class: Annotated[
         int | None, typer.Option(min=1, help="Probe images of each class; as in training, or 10.")
@@ -106,6 +118,8 @@ def check(
             "champion": champion,
             "data": data,
             "trusted": trusted,
+            "mean": _numbers("--mean", mean),
+            "std": _numbers("--std", std),
             "images_per_class": images_per_class,
             "certain": certain or None,
         }
@@ -159,6 +173,14 @@ def _waiver(name: str | None, reason: str | None) -> Waiver | None:
     return None if name is None and reason is None else Waiver(name or "", reason or "")
 
 
+def _numbers(argument: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers between commas."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{argument} must be numbers with commas between them; got {text!r}") from error
+
+
 def _open_rules(checked: RegistryCheck) -> str | None:
     """Why there is no verdict although everything was probed; None if there is one."""
     if checked.verdict != "open":
@@ -194,7 +216,8 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool, tracking_u
     """The verdict for people: tables of the rules and the scores, and at the end the verdict and where it is."""
     found = checked.check
     against = "" if checked.champion is None else f", champion {checked.champion}"
-    _say(console, escape(on_one_line(f"{checked.model}{against}, on {len(found.candidate.images)} images")))
+    images = f"on {len(found.candidate.images)} images, {checked.data}"
+    _say(console, escape(on_one_line(f"{checked.model}{against}, {images}")))
     console.print(_rules_table(checked))
     console.print(_scores_table(checked))
     if checked.judge is not None:

@@ -19,8 +19,9 @@ from fitb_callbacks.utils.arrays import read_npz
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.rng import isolate_rng
+from fitb_callbacks.utils.validation import check_number, check_number_between
 
-__all__ = ["ImageSet", "open_images"]
+__all__ = ["ImageSet", "Standardization", "open_images"]
 
 _MOST_PIXELS = 2**26  # of a picture: 8,192 x 8,192
 
@@ -38,6 +39,46 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """What a model's training did to pixels in [0, 1]: less a mean, by a standard deviation.
+
+    Attributes:
+        mean: One value a channel, or one for all.
+        std: Likewise; greater than 0.
+
+    Raises:
+        ValueError: If a value is not a number, or not greater than 0.
+
+    Example:
+        >>> Standardization((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
+        2.0
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for value in self.mean:
+            check_number("mean", value)
+        for value in self.std:
+            check_number_between("std", value, 0, math.inf)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Standardise images ``(N, C, H, W)``.
+
+        Raises:
+            ValueError: If they have another number of channels.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, images.shape[1]):
+                raise ValueError(
+                    f"{name} must hold one value, or one for each of {images.shape[1]} channels; got {values}"
+                )
+        mean, std = (torch.tensor(values, dtype=images.dtype).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
 
 
 def open_images(

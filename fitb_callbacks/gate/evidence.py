@@ -34,12 +34,13 @@ _CI_PAGES = ("CI_JOB_URL", "BUILD_URL", "CIRCLE_BUILD_URL", "BUILDKITE_BUILD_URL
 _KEY = "FITB_SIGNING_KEY"
 
 
-def provenance(candidate: FillInBlanksResult, rules: Rules, *, model_files: str) -> dict[str, Any]:
+def provenance(candidate: FillInBlanksResult, rules: Rules, *, data: str, model_files: str) -> dict[str, Any]:
     """Who checked a model, on what data and with which versions, as JSON types.
 
     Args:
         candidate: The candidate's probe.
         rules: The rules that were applied.
+        data: Where the images are from.
         model_files: Digest of the model's files.
     """
     versions = {"python": platform.python_version()}
@@ -50,7 +51,7 @@ def provenance(candidate: FillInBlanksResult, rules: Rules, *, model_files: str)
         "user": getpass.getuser(),
         "ci": _ci_page(),
         "time": utc_now(),
-        "data": rules.data,
+        "data": data,
         "data_digest": images_digest(candidate.images, candidate.labels),
         "trusted": rules.trusted,
         "rules_digest": rules.digest,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
 from fitb_callbacks.gate.description import version_description
@@ -152,6 +153,7 @@ class RegistryCheck:
         model: Address of the model, with its version.
         champion: Address of the champion's version; None without one.
         check: The verdict.
+        data: Where the images are from.
         judge: Who judged the prototypes, in words; None if nobody did.
         training: What training saw; None if its run has no record of a probe.
         skipped: Rules that could not be applied, since there is no champion yet.
@@ -167,6 +169,7 @@ class RegistryCheck:
     model: str
     champion: str | None
     check: ModelCheck
+    data: str = ""
     judge: str | None = None
     training: TrainingScores | None = None
     skipped: tuple[str, ...] = ()
@@ -221,7 +224,8 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
     """Check a model of MLflow's registry, or a checkpoint file; record the verdict; move an alias on a pass.
 
     The probe takes the settings of the rules, then those that the champion's training run stored, then the defaults:
-    never those of the candidate, which could choose an easy probe for itself. Nothing is written before everything is
+    never those of the candidate, which could choose an easy probe for itself. Images that the rules do not name are
+    those that the champion's training run recorded, and for a first version its own. Nothing is written before all is
     decided. The version's tags are written after the run that holds the evidence, and the alias moves after the tags.
     Nothing at all is written for a checkpoint file.
 
@@ -277,8 +281,7 @@ class _Found:
 
 def _check_arguments(model: str, rules: Rules, promotion: Promotion) -> None:
     """Refuse what can be seen to be wrong before anything is read."""
-    if rules.data is None:
-        raise ValueError("there must be images to probe on: --data, or data in the file of rules")
+    _ = rules.standardization  # raises
     known = {each.name for each in fields(FillInBlanks)}
     if unknown := sorted(set(rules.settings) - known):
         raise ValueError(f"the probe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
@@ -366,7 +369,7 @@ class _Check:
 
     def run(self) -> RegistryCheck:
         """Load, probe, decide."""
-        probe = self._probe()
+        probe, recorded = self._probe(), self._recorded()
         if self.rules.trusted is None and self._stored_judge is None:
             for rule in self.rules.rules:
                 if rule.needs_judge:
@@ -375,7 +378,7 @@ class _Check:
         loaded = self._load(self.candidate)
         other = None if self.champion is None else self._load(self.champion)
         self.on_step("Reading the images")
-        chosen = self._images(loaded)
+        chosen, source = recorded or self._images(loaded)
         judge, words = self._judge(chosen)
         self.on_step("Probing the model" if other is None else "Probing both models")
         check = check_model(
@@ -398,7 +401,8 @@ class _Check:
             check=check,
             judge=words,
             training=self._training(check),
-            provenance=provenance(check.candidate, self.rules, model_files=loaded.digest),
+            data=source,
+            provenance=provenance(check.candidate, self.rules, data=source, model_files=loaded.digest),
         )
 
     @property
@@ -428,7 +432,25 @@ class _Check:
         module = load_checkpoint(found.address, class_path, allow_pickle=allow_pickle)
         return LoadedModel(module, None, files_digest(Path(found.address)))
 
-    def _images(self, loaded: LoadedModel) -> ImageSet:
+    def _recorded(self) -> tuple[ImageSet, str] | None:
+        """The images that a training run recorded, and which one's they are; None if the rules name others."""
+        if self.rules.data is not None:
+            return None
+        found = self.candidate if self.champion is None else self.champion
+        data = None if found.record is None else found.record.data
+        if data is None:
+            raise ValueError(
+                "there must be images to probe on: --data, or data in the file of rules; "
+                f"the training of {found.address} recorded none"
+            )
+        if self.rules.standardization is not None:
+            raise ValueError("mean and std go with --data; recorded images are as the model takes them")
+        chosen = ImageSelection(per_class=self.rules.images_per_class or 2**31, max_images=2**31)
+        chosen.offer(data.images, data.labels)
+        images = ImageSet(chosen.images, chosen.labels, data.class_names)
+        return images, f"recorded in the training of {found.address}"
+
+    def _images(self, loaded: LoadedModel) -> tuple[ImageSet, str]:
         data, per_class, max_images = self.rules.data, self.rules.images_per_class, None
         assert data is not None
         if per_class is None and self._record is not None:
@@ -438,7 +460,9 @@ class _Check:
         shape = tuple(chosen.images.shape[1:])
         if loaded.image_shape is not None and shape != loaded.image_shape:
             raise ValueError(f"the model's signature wants images of {loaded.image_shape}; {data} holds {shape}")
-        return chosen
+        if (standardization := self.rules.standardization) is not None:
+            chosen = dataclasses.replace(chosen, images=standardization(chosen.images))
+        return chosen, data
 
     def _judge(self, chosen: ImageSet) -> tuple[StreamedJudge | None, str | None]:
         """A judge of trusted images if there are any, otherwise that of the champion's training."""
@@ -446,7 +470,7 @@ class _Check:
             judge = self._stored_judge
             shared = "the champion's training images, whose shortcuts it shares"
             return judge, None if judge is None else f"{judge.name} on {shared}"
-        judge = open_judge(self.rules.trusted, chosen)
+        judge = open_judge(self.rules.trusted, chosen, standardization=self.rules.standardization)
         return judge, f"{judge.name} on {self.rules.trusted}"
 
     def _training(self, check: ModelCheck) -> TrainingScores | None:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from fitb_callbacks.data.sources import Standardization
 from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
 from fitb_callbacks.utils.messages import on_one_line
 from fitb_callbacks.utils.validation import check_number
@@ -134,8 +135,11 @@ class Rules:
     Attributes:
         rules: The bounds; none for `default_rules`.
         champion: The model to compare with: an alias, a version or a model's address; None without one.
-        data: Probe images, see `fitb_callbacks.data.sources.open_images`.
+        data: Probe images, see `fitb_callbacks.data.sources.open_images`; None for those that a training run recorded.
         trusted: Trusted images that the judge learns from, in the same way.
+        mean: What the model's training subtracts from pixels in [0, 1], one value a channel or one for all; of both
+            ``data`` and ``trusted``.
+        std: What it then divides them by.
         images_per_class: Probe images of each class.
         certain: Whether every rule is decided by the whole 95% interval of its score.
         settings: Settings of the probe, see `fitb_callbacks.FillInBlanks`.
@@ -145,9 +149,24 @@ class Rules:
     champion: str | None = None
     data: str | None = None
     trusted: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     images_per_class: int | None = None
     certain: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def standardization(self) -> Standardization | None:
+        """What is done to pixels; None for nothing.
+
+        Raises:
+            ValueError: If only one of mean and std is given, or one is no number.
+        """
+        if self.mean is None and self.std is None:
+            return None
+        if self.mean is None or self.std is None:
+            raise ValueError("mean and std go together; only one was given")
+        return Standardization(self.mean, self.std)
 
     @property
     def digest(self) -> str:
@@ -213,6 +232,8 @@ class Rules:
             "champion": (str, int),
             "data": (str,),
             "trusted": (str,),
+            "mean": (list, float, int),
+            "std": (list, float, int),
             "images_per_class": (int,),
             "certain": (bool,),
             "settings": (dict,),
@@ -229,6 +250,8 @@ class Rules:
         values = {name: content[name] for name in others if name in content}
         if "champion" in values:
             values["champion"] = str(values["champion"])
+        for name in values.keys() & {"mean", "std"}:
+            values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
         return cls(rules=tuple(rules), **values)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.integrations.mlflow.client import raise_if_away, server_message
 from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
-from fitb_callbacks.integrations.probe_manifest import JUDGE_FILE, SETTINGS_FILE, TrainingRecord, read_record
+from fitb_callbacks.integrations.probe_manifest import (
+    IMAGES_FILE,
+    JUDGE_FILE,
+    SETTINGS_FILE,
+    TrainingRecord,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +42,7 @@ def training_record(client: MlflowClient, model: RegistryModel) -> TrainingRecor
                 return None
             files = {
                 name: Path(client.download_artifacts(model.run_id, f"{_PREFIX}/{name}", folder)).read_bytes()
-                for name in (SETTINGS_FILE, JUDGE_FILE)
+                for name in (SETTINGS_FILE, JUDGE_FILE, IMAGES_FILE)
                 if name in stored
             }
     except MlflowException as error:

@@ -222,6 +222,7 @@ def test_an_undefined_score_is_no_verdict(trained, images):
         ("max_drop: {peer_accuracy: 1}", "as the two models judge each other; use min"),
         ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
         ("settings: [1]", "settings must be of type dict"),
+        ("mean: grey", "mean must be of type list; got 'grey'"),
     ],
 )
 def test_rules_that_are_none_are_named(tmp_path, text, says):

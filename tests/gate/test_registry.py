@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.cli import app
-from fitb_callbacks.data.sources import open_images
+from fitb_callbacks.data.sources import Standardization, open_images
 from fitb_callbacks.gate.registry import CouldNotCheckError, Promotion, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules
 from fitb_callbacks.integrations.mlflow import lookup, registry
@@ -71,9 +71,10 @@ class Store:
         )
 
     def check(self, version, *arguments, data=None):
-        """The command; version is a number, or a whole address."""
+        """The command; version is a number, or a whole address; no data where it is empty."""
         address = f"models:/digits/{version}" if version.isdigit() else version
-        everything = ["check", address, "--data", data or self.data, "--tracking-uri", self.uri, *arguments]
+        images = [] if data == "" else ["--data", data or self.data]
+        everything = ["check", address, *images, "--tracking-uri", self.uri, *arguments]
         return CliRunner().invoke(app, [str(argument) for argument in everything])
 
 
@@ -252,6 +253,59 @@ def test_every_kind_of_model_gives_the_same_scores(registered):
     assert "peer_accuracy" in checkpoint.keys() - from_file.keys()
     chosen = open_images(registered.data, per_class=2)
     assert FillInBlanks(num_masks=16).probe(module, chosen.images, chosen.labels).metrics == from_file
+
+
+def scores_of(done):
+    return json.loads(done.stdout)["scores"]
+
+
+@pytest.mark.parametrize("version", [GOOD, WEAK])  # against the champion, and the champion itself, which has none
+def test_images_that_training_recorded_are_the_default(registered, version):
+    """The champion's, or those of the first version itself; the same ones as with --data and training's numbers."""
+    options = ["--min", "coverage=0", "--set", "num_masks=16", "--dry-run", "--json", "-"]
+    recorded = registered.check(version, *options, data="")
+    assert recorded.exit_code == 0, recorded.output
+    given = registered.check(version, *options, "--images-per-class", "2")
+    assert scores_of(recorded) == scores_of(given)
+    made = [json.loads(done.stdout)["provenance"] for done in (recorded, given)]
+    assert made[0]["data_digest"] == made[1]["data_digest"]
+    assert made[0]["data"] == "recorded in the training of models:/digits/1"
+    fewer = registered.check(version, *options, "--images-per-class", "1", data="")
+    assert json.loads(fewer.stdout)["images"] == 10
+
+
+def test_without_data_and_without_a_record_there_is_a_line(registered):
+    file = str(next(registered.folder.rglob("*.ckpt")))
+    done = registered.check(file, *RULES, "--class", "small_module:SmallModule", data="")
+    assert done.exit_code == 2
+    assert (
+        f"there must be images to probe on: --data, or data in the file of rules; the training of {file}" in done.output
+    )
+
+
+def test_pixels_are_standardised_as_in_training(registered, tmp_path):
+    with np.load(registered.data) as arrays:
+        np.savez("bright.npz", images=0.25 * arrays["images"] + 0.5, labels=arrays["labels"])
+    options = [*RULES, "--dry-run", "--json", "-"]
+    plain = registered.check(GOOD, *options, "--trusted", registered.data)
+    undone = registered.check(
+        GOOD, *options, "--trusted", "bright.npz", "--mean", "0.5", "--std", "0.25", data="bright.npz"
+    )
+    assert undone.exit_code == 0, undone.output
+    assert scores_of(undone) == pytest.approx(scores_of(plain), abs=1e-3)
+    (tmp_path / "rules.yaml").write_text("mean: 0.5\nstd: [0.25]\ndata: bright.npz\ntrusted: bright.npz\n")
+    assert Rules.load("rules.yaml").standardization == Standardization((0.5,), (0.25,))
+    for wrong, says in (
+        (["--mean", "0.5"], "mean and std go together"),
+        (["--mean", "0.5", "--std", "0"], "std must be a number greater than 0"),
+        (["--mean", "half", "--std", "1"], "--mean must be numbers with commas between them; got 'half'"),
+        (["--mean", "0.5,0.5", "--std", "1"], "mean must hold one value, or one for each of 1 channels"),
+    ):
+        done = registered.check(GOOD, *RULES, *wrong)
+        assert done.exit_code == 2
+        assert says in done.output
+    done = registered.check(GOOD, *RULES, "--mean", "0", "--std", "1", data="")
+    assert "mean and std go with --data; recorded images are as the model takes them" in done.output
 
 
 def test_rules_from_a_file_and_trusted_images(registered, tmp_path):
