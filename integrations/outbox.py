@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from fitb_callbacks.utils.messages import one_line
+
 __all__ = ["Outbox", "Parcel", "outbox_folder"]
 
 _log = logging.getLogger(__name__)
@@ -168,7 +170,8 @@ class Outbox:
     def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
-            _log.warning("could not deliver, will try again; meanwhile parcels wait in %s: %s", self.folder, error)
+            reason = one_line(error)  # without passwords
+            _log.warning("could not deliver, will try again; meanwhile parcels wait in %s: %s", self.folder, reason)
 
 
 def outbox_folder() -> Path:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fitb_callbacks.utils.messages import on_one_line
+
 __all__ = ["resend"]
 
 
@@ -26,7 +28,7 @@ def resend(
 
     sent, failures = resend(folder)
     for run, error in failures.items():
-        console.print(f"Not sent: {run}: {error}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Not sent: {run}: {on_one_line(str(error))}", highlight=False, soft_wrap=True, markup=False)
     colour, sign = ("red", "✗") if failures else ("green", "✓")
     console.print(f"[bold {colour}]{sign} {sent} parcels sent[/]" + (f"; {len(failures)} runs not" if failures else ""))
     if failures:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from fitb_callbacks.integrations.folder import RECORDS, record_name
+from fitb_callbacks.integrations.mlflow.addresses import whole_address, without_password
 from fitb_callbacks.integrations.mlflow.description import (
     ARTIFACTS,
     merged,
     page_entries,
 )
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
+from fitb_callbacks.utils.messages import mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,7 +129,12 @@ _ENTRY = "entry.json"
 
 
 def _parcel(tracking_uri: str, run_id: str, step: int, content: Mapping[str, object]) -> dict[str, bytes]:
-    entry = {"tracking_uri": tracking_uri, "run_id": run_id, "step": step, "timestamp": time.time_ns() // 10**6}
+    entry = {
+        "tracking_uri": without_password(tracking_uri),
+        "run_id": run_id,
+        "step": step,
+        "timestamp": time.time_ns() // 10**6,
+    }
     return {_ENTRY: json.dumps({**entry, **content}).encode()}
 
 
@@ -146,7 +153,7 @@ def deliver(parcel: Path) -> None:
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
     entry = json.loads((parcel / _ENTRY).read_text())
-    uri, run_id = entry["tracking_uri"], entry["run_id"]
+    uri, run_id = whole_address(entry["tracking_uri"]), entry["run_id"]
     check_health(uri)
     client = MlflowClient(uri)
     model_id = entry.get("model_id")
@@ -231,9 +238,9 @@ def check_health(tracking_uri: str) -> None:
     try:
         reply = http_request(credentials, "/health", "GET", **options)
     except MlflowException as error:
-        raise ConnectionError(str(error)) from error
+        raise ConnectionError(mask_password(str(error))) from error
     if reply.status_code >= 500:
-        raise ConnectionError(f"{tracking_uri}/health answers {reply.status_code}")
+        raise ConnectionError(f"{mask_password(tracking_uri)}/health answers {reply.status_code}")
 
 
 def _encoded(image: object, file_format: str) -> bytes:
