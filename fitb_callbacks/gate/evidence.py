@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,8 @@ def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) 
     Args:
         check: The verdict on the model.
         verdict: The same as JSON types, with the "model" it is on and the "judge" in words.
-        folder: Where ``verdict.json``, ``settings.json``, ``junit.xml``, the grids, the record of the
-            candidate's probe and ``report.html`` go.
+        folder: Where ``verdict.json``, ``settings.json``, ``packages.txt`` (all that is installed here), ``junit.xml``,
+            the grids, the record of the candidate's probe and ``report.html`` go.
 
     Returns:
         Name to picture of the grids, height x width x 3, uint8.
@@ -117,6 +117,8 @@ def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) 
         Image.fromarray(picture).save(folder / f"{name.replace(' ', '-')}.png")
     (folder / "verdict.json").write_text(json.dumps(verdict, indent=1, allow_nan=False))
     (folder / "settings.json").write_text(json.dumps(dict(check.candidate.settings), indent=1))
+    installed = sorted({f"{each.name}=={each.version}\n" for each in distributions()}, key=str.lower)
+    (folder / "packages.txt").write_text("".join(installed))
     (folder / "junit.xml").write_text(junit_xml(verdict["model"], check.outcomes))
     record = make_record(check.candidate, judge=verdict["judge"])
     write_record(folder, record)

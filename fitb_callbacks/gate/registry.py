@@ -563,6 +563,7 @@ class _Recorder:
         self.on_step("Moving the alias")
         registry, name, version = self._registry(), str(self.model.name), str(self.model.version)
         registry.move_alias(self.client, name, alias, version=version, expected=self.holder)
+        self.written = f"run {checked.run_id}, the version's tags and the alias {alias} were"
         if self.holder != version:
             details = {"from": self.holder, "time": utc_now(), "digest": checked.digest}
             registry.note_promotion(self.client, name, version, alias, details)

@@ -39,6 +39,9 @@ _OLDEST_LOCK = 60.0  # seconds
 
 _PREFIX = "fitb"
 _VERDICT = f"{_PREFIX}.verdict"
+_PENDING = "pending"
+"""The verdict of a run, and of a version, of which not everything is written yet."""
+_OPTIONAL = [f"{_PREFIX}.{key}" for key in ("waiver", "signature", "training")]
 
 
 class AliasMovedError(RuntimeError):
@@ -46,8 +49,8 @@ class AliasMovedError(RuntimeError):
 
 
 def start_run(client: MlflowClient, model: RegistryModel) -> str:
-    """Create the run "registry-check" beside the training run, without a verdict yet; return its id."""
-    tags = {f"{_PREFIX}.model": model.address}
+    """Create the run "registry-check" beside the training run, with the verdict "pending"; return its id."""
+    tags = {f"{_PREFIX}.model": model.address, _VERDICT: _PENDING}
     run = client.create_run(_experiment(client, model), run_name="registry-check", tags=tags)
     return str(run.info.run_id)
 
@@ -120,16 +123,18 @@ def _mark_failed(client: MlflowClient, run_id: str) -> None:
 def tag(client: MlflowClient, model: RegistryModel, tags: Mapping[str, str], verdict: str) -> None:
     """Tag a version, or an unregistered model, with a verdict.
 
-    An older verdict is removed first and the new one is set last, so that a verdict and its tags belong together
-    wherever this is interrupted.
+    The verdict is "pending" first and set last, so that a verdict and its tags belong together wherever this is
+    interrupted. Setting tags takes less permission on the server than deleting them, so what an earlier check said and
+    this one does not is "none".
     """
+    values = {f"{_PREFIX}.{key}": value for key, value in tags.items()}
     if model.name is not None and model.version is not None:
-        client.delete_model_version_tag(model.name, model.version, _VERDICT)
-        for key, value in (*tags.items(), ("verdict", verdict)):
-            client.set_model_version_tag(model.name, model.version, f"{_PREFIX}.{key}", value)
+        before = client.get_model_version(model.name, model.version).tags
+        values = {key: "none" for key in _OPTIONAL if key in before} | values
+        for key, value in ((_VERDICT, _PENDING), *values.items(), (_VERDICT, verdict)):
+            client.set_model_version_tag(model.name, model.version, key, value)
     elif model.model_id is not None:
-        values = {f"{_PREFIX}.{key}": value for key, value in (*tags.items(), ("verdict", verdict))}
-        client.set_logged_model_tags(model.model_id, values)
+        client.set_logged_model_tags(model.model_id, {**values, _VERDICT: verdict})
 
 
 def describe(client: MlflowClient, model: RegistryModel, run_id: str, text: str) -> None:

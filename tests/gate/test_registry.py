@@ -32,6 +32,7 @@ from fitb_callbacks.cli import app
 from fitb_callbacks.data.sources import Standardization, open_images
 from fitb_callbacks.gate.registry import CouldNotCheckError, Promotion, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules
+from fitb_callbacks.gate.verify import verify
 from fitb_callbacks.integrations.mlflow import lookup, registry
 from fitb_callbacks.integrations.mlflow.client import connected
 from fitb_callbacks.scoring.catalogue import METRICS
@@ -406,8 +407,21 @@ def checked(store, kill_at):
         check_registered(
             "models:/digits/2", rules, tracking_uri=store.uri, promotion=Promotion("champion"), on_step=on_step
         )
-    assert kill_at in steps
+    assert kill_at in (*steps, None)
     return str(caught.value)
+
+
+def killed_in(store, monkeypatch, owner, name, *, key=None):
+    """A check whose server is killed just before a call, of the tag of that key if one is given; what it says."""
+    call = getattr(owner, name)
+
+    def last(*arguments, **options):
+        if key is None or key in arguments:
+            store.server.stop()
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, last)
+    return checked(store, None)
 
 
 def left_behind(store):
@@ -457,7 +471,41 @@ def test_killed_before_the_alias(registered):
     assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
 
 
-def test_an_interruption_among_the_tags_leaves_no_verdict(registered):
+@pytest.mark.slow
+def test_killed_within_the_evidence(registered, monkeypatch):
+    said = killed_in(registered, monkeypatch, MlflowClient, "log_artifacts")
+    tags, champion, runs = left_behind(registered)
+    assert f"part of run {runs[0].info.run_id} was written" in said
+    assert runs[0].data.tags["fitb.verdict"] == "pending"
+    assert runs[0].info.status != "FINISHED"
+    assert (tags, champion) == ({}, WEAK)
+
+
+@pytest.mark.slow
+def test_killed_among_the_tags(registered, monkeypatch):
+    said = killed_in(registered, monkeypatch, MlflowClient, "set_model_version_tag", key="fitb.digest")
+    tags, champion, runs = left_behind(registered)
+    assert f"run {runs[0].info.run_id} was written" in said
+    assert tags["fitb.verdict"] == "pending"
+    assert champion == WEAK
+    verified = CliRunner().invoke(app, ["verify", "models:/digits/2", "--tracking-uri", registered.uri])
+    assert verified.exit_code == 1
+    assert "the verdict on models:/digits/2 is pending" in verified.output
+
+
+@pytest.mark.slow
+def test_killed_after_the_alias(registered, monkeypatch):
+    said = killed_in(registered, monkeypatch, registry, "note_promotion")
+    tags, champion, _ = left_behind(registered)
+    assert "the version's tags and the alias champion were written" in said
+    assert (tags["fitb.verdict"], champion) == ("passed", GOOD)
+    monkeypatch.undo()
+    assert (
+        CliRunner().invoke(app, ["verify", "models:/digits@champion", "--tracking-uri", registered.uri]).exit_code == 0
+    )
+
+
+def test_an_interruption_among_the_tags_leaves_a_pending_verdict(registered):
     """Not even an older one beside newer scores."""
     found = lookup.find_model(registered.client, "models:/digits/2")
     details = {"scores": "old", "run_id": "old", "digest": "old", "time": "old"}
@@ -473,12 +521,14 @@ def test_an_interruption_among_the_tags_leaves_no_verdict(registered):
             self.left -= 1
             super().set_model_version_tag(*arguments, **options)
 
-    for calls in range(5):
+    for calls in range(6):
         client = Fuse(registered.uri)
         client.left = calls
         with pytest.raises(KeyboardInterrupt):
             registry.tag(client, found, dict.fromkeys(details, "new"), "refused")
-        assert "fitb.verdict" not in registered.version(GOOD).tags
+        assert registered.version(GOOD).tags["fitb.verdict"] == ("passed" if calls == 0 else "pending")
+        assert calls or registered.version(GOOD).tags["fitb.scores"] == "old"
+    assert not any(finding.holds for finding in verify(registered.client, found))
     registry.tag(registered.client, found, dict.fromkeys(details, "new"), "refused")
     assert set(registered.version(GOOD).tags.values()) == {"new", "refused"}
 

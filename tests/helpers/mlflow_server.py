@@ -14,8 +14,9 @@ from warm_process import Warm
 class Server:
     """`mlflow server` in a process of its own, on a port that stays the same over restarts."""
 
-    def __init__(self, folder, **environment):
+    def __init__(self, folder, *arguments, **environment):
         self.folder = folder
+        self.arguments = arguments
         self.environment = environment
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -27,7 +28,7 @@ class Server:
     def start(self):
         command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--artifacts-destination", str(self.folder / "artifacts"), *self.arguments]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
         self.process = Warm(*command, environment=environment, folder=self.folder)
         deadline = time.monotonic() + 120
