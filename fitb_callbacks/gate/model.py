@@ -125,7 +125,7 @@ def _check_judge(rules: Sequence[Rule], candidate: FillInBlanksResult) -> None:
         raise ValueError(
             f"the judge recognises only {ceiling:.0%} of the images themselves, so it cannot decide '{judged[0]}': "
             "give trusted images that look more like these (--trusted), or let the champion judge "
-            f"(--champion, --min {PEER_ACCURACY}=0.5)"
+            f"(--champion, --min {PEER_ACCURACY}=0.4)"
         )
 
 

@@ -62,13 +62,13 @@ def verify(client: MlflowClient, model: RegistryModel) -> list[Finding]:
         for key, value in client.get_model_version(model.name, model.version).tags.items()
         if key.startswith("fitb.")
     }
-    missing = [key for key in ("verdict", "digest", "run_id") if key not in tags]
-    if missing:
-        return [Finding(False, f"{model.address} has no recorded verdict: the tag fitb.{missing[0]} is missing")]
-    if tags["verdict"] == "pending":
+    if tags.get("verdict") == "pending":
         return [
             Finding(False, f"the verdict on {model.address} is pending: its check has not ended, or was interrupted")
         ]
+    missing = [key for key in ("verdict", "digest", "run_id") if key not in tags]
+    if missing:
+        return [Finding(False, f"{model.address} has no recorded verdict: the tag fitb.{missing[0]} is missing")]
     findings = [Finding(True, f"the version is tagged {tags['verdict']!r} by run {tags['run_id']}")]
     try:
         run = client.get_run(tags["run_id"])

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.integrations.mlflow.sink import outbox
 from mlflow_server import Server
 from quick import quiet_trainer
 from small_module import SmallModule
@@ -62,7 +63,8 @@ def train_and_register(uri, loaders, folder):
     logger = MLFlowLogger(experiment_name="digits", tracking_uri=uri)
     module = SmallModule()
     probe = FillInBlanksCallback(num_masks=16, images_per_class=4, max_overhead=None)
-    quiet_trainer(folder, max_epochs=3, logger=logger, callbacks=[probe]).fit(module, *loaders)
+    quiet_trainer(folder, max_epochs=2, logger=logger, callbacks=[probe]).fit(module, *loaders)
+    assert outbox(uri, logger.run_id).settle(120) == 0
     untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for network, run_id in ((module.net, logger.run_id), (untrained, None)):
         with mlflow.start_run(run_id=run_id, experiment_id=logger.experiment_id):
@@ -119,6 +121,7 @@ def fresh_environment(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_installation_to_a_refused_and_a_promoted_model(server, loaders, tmp_path, monkeypatch):
     signed_in(monkeypatch, ADMIN)
     allow(server.uri, train_and_register(server.uri, loaders, tmp_path))
