@@ -100,8 +100,8 @@ def default_rules(*, champion: bool, trusted: bool) -> tuple[Rule, ...]:
       most of its answers. A model of which that is true follows something that is everywhere. Classes that do differ in
       such a cue, as fruit does in colour, need rules of their own.
     - With a champion: it is not right on clearly fewer of them than the champion, and the champion recognises two in
-      five of its prototypes. Models of one recipe recognise each other's; those that follow a mark are hardly recognised,
-      whatever their accuracy. docs/registry.md has what was measured.
+      five of its prototypes. Models of one recipe recognise each other's; those that follow a mark are hardly
+      recognised, whatever their accuracy. docs/registry.md has what was measured.
     - With trusted images: a judge of these sees the classes in the prototypes.
 
     Args:
