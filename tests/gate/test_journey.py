@@ -85,8 +85,8 @@ def allow(uri, experiment_id):
 
     users = get_app_client("basic-auth", tracking_uri=uri)
     users.create_user(*GATE)
-    users.create_experiment_permission(experiment_id, GATE[0], "EDIT")
-    users.create_registered_model_permission("digits", GATE[0], "EDIT")
+    users.grant_user_permission(GATE[0], "experiment", experiment_id, "EDIT")
+    users.grant_user_permission(GATE[0], "registered_model", "digits", "EDIT")
 
 
 def commands():
