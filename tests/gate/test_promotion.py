@@ -116,27 +116,27 @@ def test_first_version_second_version_tampering_and_rollback(server, digits_file
     assert "the evidence has changed: settings.json" in changed.output
 
 
-def test_a_signature_needs_the_key(server, digits_file, trained, monkeypatch):
+def test_a_signature_needs_the_key(server, digits_file, trained):
     """Whoever may write to the server cannot make a verdict that holds where the key is known."""
     uri, name, client = server.uri, "signed", MlflowClient(server.uri)
     model = register(uri, name, trained)
-    monkeypatch.setenv("CI_JOB_URL", "https://ci.example.com/job/7")
-    unsigned = check(uri, model, digits_file, "--json", "unsigned.json")
-    assert unsigned.exit_code == 0, unsigned.output
-    made = json.loads(Path("unsigned.json").read_text())["provenance"]
-    assert made["ci"] == "https://ci.example.com/job/7"
-    assert (made["server_user"], made["certain"], made["previous_digest"]) == (None, False, None)
-    assert made.keys() >= {"user", "time", "versions", "data_digest", "rules_digest", "model_digest"}
-    monkeypatch.setenv("FITB_SIGNING_KEY", "known to the gate")
-    missing = fitb(uri, "verify", model)
-    assert missing.exit_code == 1
-    assert "the signature is missing or wrong" in missing.output
-    assert check(uri, model, digits_file).exit_code == 0
-    assert len(client.get_model_version(name, "1").tags["fitb.signature"]) == 64
-    assert fitb(uri, "verify", model).exit_code == 0
-    monkeypatch.setenv("FITB_SIGNING_KEY", "guessed")
-    assert fitb(uri, "verify", model).exit_code == 1
-    monkeypatch.delenv("FITB_SIGNING_KEY")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CI_JOB_URL", "https://ci.example.com/job/7")
+        unsigned = check(uri, model, digits_file, "--json", "unsigned.json")
+        assert unsigned.exit_code == 0, unsigned.output
+        made = json.loads(Path("unsigned.json").read_text())["provenance"]
+        assert made["ci"] == "https://ci.example.com/job/7"
+        assert (made["server_user"], made["certain"], made["previous_digest"]) == (None, False, None)
+        assert made.keys() >= {"user", "time", "versions", "data_digest", "rules_digest", "model_digest"}
+        patch.setenv("FITB_SIGNING_KEY", "known to the gate")
+        missing = fitb(uri, "verify", model)
+        assert missing.exit_code == 1
+        assert "the signature is missing or wrong" in missing.output
+        assert check(uri, model, digits_file).exit_code == 0
+        assert len(client.get_model_version(name, "1").tags["fitb.signature"]) == 64
+        assert fitb(uri, "verify", model).exit_code == 0
+        patch.setenv("FITB_SIGNING_KEY", "guessed")
+        assert fitb(uri, "verify", model).exit_code == 1
     assert check(uri, model, digits_file).exit_code == 0
     assert client.get_model_version(name, "1").tags["fitb.signature"] == "none", "of an earlier check"
 
