@@ -55,6 +55,7 @@ from fitb_callbacks.scoring.catalogue import ScoresName
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.distributed import OtherRankError, all_or_none, all_reduce_max
 from fitb_callbacks.utils.messages import one_line
+from fitb_callbacks.utils.nested import tensors_in
 from fitb_callbacks.utils.rng import isolate_rng
 from fitb_callbacks.utils.validation import check_choice, check_integer, check_known
 
@@ -62,6 +63,8 @@ __all__ = ["FillInBlanksCallback"]
 
 Stage = Literal["fit", "validate", "test"]
 _TRY = ProbeSize(masks=8, images=8)
+_CHECKPOINT_BYTES = 9.5 * 10**6
+"""What all tensors may take in a checkpoint."""
 
 
 class FillInBlanksCallback(Callback):
@@ -115,9 +118,10 @@ class FillInBlanksCallback(Callback):
             of each of the first 20 classes, under ``prefix_by_class/name class``. Monitors, `history` and `fitb report`
             have all of them either way.
         on_error: "warn" logs each kind of error once, and training goes on; "raise" ends training.
-        max_overhead: Share of the training's time that probes may take, above 0; None for any. If there is not enough
-            time, there are fewer masks, then fewer images, then not every chance to probe is taken. The size found in
-            the first probe is kept, so that scores compare. The first probe always runs.
+        max_overhead: Share of the training's time that the callback may take, above 0; None for any. If there is not
+            enough time, there are fewer masks, then fewer images, then not every chance to probe is taken. The size of
+            the first probe is kept, so that scores compare. At least one is made: as soon as there is time, at the
+            last chance, or at the first one if another callback monitors a score.
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, attributes, hooks,
             optimizers, schedulers, other callbacks, random numbers) before and after each probe, and report what
             changed, as an error (see ``on_error``). Costs reading all of it twice a probe.
@@ -313,8 +317,8 @@ class FillInBlanksCallback(Callback):
         self._probe_if_due(trainer, pl_module, "epoch end")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe once in a run that had neither validations nor ends of epochs."""
-        if not self.history and self._schedule.probed_epoch < 0:
+        """Probe once in a run that had no chance before, or no time."""
+        if not self.history and (self._schedule.probed_epoch < 0 or self._budget.waits):
             self._probe_if_due(trainer, pl_module, "run end")
 
     # --- the run ---------------------------------------------------------------------------------------------------
@@ -337,6 +341,7 @@ class FillInBlanksCallback(Callback):
         self._pending: tuple[Tensor, Tensor] | None = None
         self._batch: Any = None
         self._checked, self._checked_by = False, ""
+        self._given_taken = False
         self._image_shape: tuple[int, ...] | None = None
         self._num_classes = 0
         self._off_everywhere = False
@@ -386,7 +391,12 @@ class FillInBlanksCallback(Callback):
         return (
             self._is_on(trainer)
             and dataloader_idx == self.dataloader_idx
-            and (not self._checked or self._images.images is None or self._is_first_batch(trainer))
+            and (
+                not self._checked
+                or self._images.images is None
+                or self._images.wants_to_look
+                or self._is_first_batch(trainer)
+            )
         )
 
     def _is_first_batch(self, trainer: Trainer) -> bool:
@@ -394,7 +404,7 @@ class FillInBlanksCallback(Callback):
 
     def _step_begins(self, stage: str, pl_module: LightningModule, batch: Any) -> None:
         reader = self._readers[stage]
-        with self._degrade("batch", f"a {stage} batch could not be read"):
+        with self._budget.aside(), self._degrade("batch", f"a {stage} batch could not be read"):
             reader.begin(pl_module, batch)
             self._batch = batch
             if reader.understood and not reader.watches:  # now, as a step may change its batch in place
@@ -407,7 +417,7 @@ class FillInBlanksCallback(Callback):
         if batch is None:
             return
         pending, self._pending = self._pending, None
-        with self._degrade("batch", f"a {stage} batch could not be read"):
+        with self._budget.aside(), self._degrade("batch", f"a {stage} batch could not be read"):
             if not reader.understood:
                 self._understand(reader, trainer, pl_module, batch, seen)
             if reader.understood and not self._errors.off:
@@ -443,6 +453,8 @@ class FillInBlanksCallback(Callback):
         wanted = stage != "training" or not validates_in_this_epoch(trainer)
         if wanted and self._images.images is None and not trainer.sanity_checking:
             self._images.offer(images, labels)
+        elif stage != "training" and self._images.wants_to_look and not trainer.sanity_checking:
+            self._images.look_for(images, labels)
         if stage == "training":
             images, labels = everything
             self._run_judge.stream(folded(images), labels, epoch=trainer.current_epoch)
@@ -530,8 +542,10 @@ class FillInBlanksCallback(Callback):
         return result
 
     def _take_given_images(self, like: Tensor) -> None:
-        if self.probe_images is None or self._images.images is not None:
+        if self.probe_images is None or self._given_taken:
             return
+        self._given_taken = True
+        self._images.give_up_images()
         with isolate_rng():
             for batch in batches_of(self.probe_images, name="probe_images"):
                 images, labels = read_batch(batch, self.batch_adapter)
@@ -541,7 +555,9 @@ class FillInBlanksCallback(Callback):
                         f"{tuple(images.shape[1:])}"
                     )
                 self._images.offer(*self._without_bad_items(images.to(like.dtype), labels))
-        self._images.fix(world_size=1)  # every process has the same ones
+        if self._images.fix(world_size=1):  # every process has the same ones
+            self._errors.warn_once("other images", _OTHER_IMAGES)
+            self._last_probes = {}
 
     # --- the probe -------------------------------------------------------------------------------------------------
 
@@ -584,61 +600,91 @@ class FillInBlanksCallback(Callback):
         return Moment(trainer.current_epoch, step - 1 if kind in ("epoch end", "run end") else step, kind, last)
 
     def _probe(self, trainer: Trainer, pl_module: LightningModule, moment: Moment) -> None:
+        before = 0
+        while self._attempt(trainer, pl_module, moment):  # out of memory: outside the handler, tensors are free by now
+            before = before or self._number_of_images
+            self._make_smaller()
+        if before and not self._errors.off:
+            self._errors.warn_once(
+                "memory",
+                f"a probe ran out of memory; from now on it takes {self._number_of_images} images, not {before}",
+            )
+
+    @property
+    def _number_of_images(self) -> int:
+        return 0 if self._images.images is None else len(self._images.images)
+
+    def _attempt(self, trainer: Trainer, pl_module: LightningModule, moment: Moment) -> bool:
+        """Probe; returns whether that failed for lack of memory, the same on every process."""
+        if self._errors.off:
+            return False
+        results: list[FillInBlanksResult] | None = None
         try:
             with audited(trainer, pl_module) if self.audit else nullcontext():
                 started = time.perf_counter()
-                with all_or_none(trainer.world_size), muted(pl_module):
-                    results = self._run(trainer, pl_module)
+                try:
+                    with all_or_none(trainer.world_size), muted(pl_module):
+                        results = self._run(trainer, pl_module, moment)
+                except Exception as error:
+                    if self.on_error != "raise" and self._memory_ran_out(trainer, error):
+                        return True
+                    raise
                 seconds = time.perf_counter() - started
                 if results is not None:
-                    self._report(trainer, pl_module, results, moment, seconds)
+                    with self._budget.aside():
+                        self._report(trainer, pl_module, results, moment, seconds)
         except Exception as error:  # noqa: BLE001 - a probe runs the user's model, and must not end training
-            self._failed(trainer, error, moment)
+            self._failed(error, moment)
         finally:
             self._budget.restart()
+        return False
 
-    def _failed(self, trainer: Trainer, error: Exception, moment: Moment) -> None:
+    def _memory_ran_out(self, trainer: Trainer, error: Exception) -> bool:
+        """Whether a probe failed for lack of memory on any process, each of which must call this."""
+        short = is_out_of_memory(error) and self._images.images is not None
+        return short if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(short, all=False))
+
+    def _failed(self, error: Exception, moment: Moment) -> None:
         """An error in a probe: raised if that was asked for, otherwise said once."""
         if self.on_error == "raise":
             raise error
         if isinstance(error, LookupError) and self._images.images is None:
             self._errors.switch_off(f"{error}. {_ADVICE}")
-        elif is_out_of_memory(error) and trainer.world_size == 1:
-            self._make_smaller()
-        else:
-            reason = f": {error}" if isinstance(error, (OtherRankError, AuditError)) else ""
-            self._errors.warn_once(
-                f"probe {type(error).__name__}",
-                f"the probe of epoch {moment.epoch} failed; training goes on{reason}",
-                trace=True,
-            )
+            return
+        reason = f": {error}" if isinstance(error, (OtherRankError, AuditError)) else ""
+        self._errors.warn_once(
+            f"probe {type(error).__name__}",
+            f"the probe of epoch {moment.epoch} failed; training goes on{reason}",
+            trace=True,
+        )
 
     def _make_smaller(self) -> None:
-        """After running out of memory: fewer images from now on, or off."""
-        assert self._images.images is not None
-        number = len(self._images.images) // 2
+        """After running out of memory: half the images from now on, or off."""
+        number = self._number_of_images // 2
         if number == 0:
             self._errors.switch_off("there is not enough memory for a probe of a single image")
             return
-        self._errors.warn_once("memory", f"a probe ran out of memory; from now on it takes {number} images")
         self._images.images, self._images.labels = self._images.first(number)
         self._last_probes = {}
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult] | None:
+    def _run(self, trainer: Trainer, pl_module: LightningModule, moment: Moment) -> list[FillInBlanksResult] | None:
         """What every probe finds, the same on every process; None if there is no time for any."""
-        self._images.fix(trainer.world_size)
+        if self._images.fix(trainer.world_size):
+            self._errors.warn_once("other images", _OTHER_IMAGES)
+            self._last_probes = {}
         assert self._images.images is not None
         tried, try_seconds = self._try_speed
-        elapsed, try_seconds = all_reduce_max([self._budget.tick(), try_seconds], trainer.world_size)
+        times = [self._budget.tick(), self._budget.take_aside(), try_seconds]
+        elapsed, aside, try_seconds = all_reduce_max(times, trainer.world_size)
         self._budget.trained(elapsed)
+        self._budget.spend_aside(aside)
         self._budget.measure(tried, try_seconds, gradients_beside_masks=self._gradients_beside_masks())
         wanted = ProbeSize(max(probe.num_masks for probe in self._probes()), len(self._images.images))
         size = self._budget.size(wanted)
-        due, why = self._budget.due(size)
+        due, why = self._budget.due(size, wanted_now=self._cannot_wait(trainer, moment))
         if not due:
-            self._errors.warn_once(
-                "time", f"not every chance is taken to probe: {why}. max_overhead=None takes every one"
-            )
+            which = "the first probe waits, for its time or the end of the run" if self._budget.waits else _NOT_EVERY
+            self._errors.warn_once("time", f"{which}: {why}. max_overhead=None takes every chance")
             return None
         started = time.perf_counter()
         with self._as_in_the_run(trainer, pl_module):
@@ -649,6 +695,13 @@ class FillInBlanksCallback(Callback):
         self._budget.spend(size, seconds, masks_made=made)
         self._say_size(wanted, size, made)
         return results
+
+    def _cannot_wait(self, trainer: Trainer, moment: Moment) -> bool:
+        """Whether a run that has no probe yet needs one now: it is the last chance, or another callback looks at it."""
+        if moment.kind == "run end" or stage_of(trainer) != "fit":
+            return True
+        last_epoch = trainer.max_epochs is not None and moment.epoch + 1 == trainer.max_epochs
+        return (last_epoch and moment.last_validation) or bool(self._monitors and self._monitors.keys())
 
     def _gradients_beside_masks(self) -> int:
         """Gradients that filling an image in takes: so many steps for each part of a partition."""
@@ -667,7 +720,7 @@ class FillInBlanksCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, probe: FillInBlanks, size: ProbeSize
     ) -> FillInBlanksResult:
         images, labels = self._images.first(size.images)
-        share, limit = (trainer.global_rank, trainer.world_size), self._budget.limit()
+        share, limit = (trainer.global_rank, trainer.world_size), self._budget.limit(size)
         probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size.masks))
         if is_sharded(trainer):  # each forward pass needs every process, so all do the same ones
             share, limit = (0, 1), None
@@ -812,11 +865,12 @@ class FillInBlanksCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Probe images, history and what is compared: tensors and primitives, loadable with ``weights_only=True``.
 
+        Less than 10 MB: probe images take what room the rest leaves, or are left out and chosen anew.
+
         A checkpoint from the middle of the first epoch holds the images found so far (with several processes, those
         of the first process).
         """
-        return {
-            **self._images.state_dict(),
+        state = {
             "history": self.history,
             "probed_epoch": self._schedule.probed_epoch,
             "probed_step": self._schedule.probed_step,
@@ -826,6 +880,8 @@ class FillInBlanksCallback(Callback):
             "settings": self._settings(),
             **self._run_judge.state_dict(),
         }
+        room = _CHECKPOINT_BYTES - sum(tensor.nbytes for _, tensor in tensors_in(state))
+        return state | self._images.state_dict(room)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same probe images, history, class means and last probe."""
@@ -844,7 +900,7 @@ class FillInBlanksCallback(Callback):
             )
             self._budget.load_state_dict({})
             if {"images_per_class", "max_images"} & set(changed):
-                self._images.begin()
+                self._images.begin()  # said already
         self._last_probes = {} if changed else dict(state_dict["last_probes"])
 
     def _settings(self) -> dict[str, Any]:
@@ -862,6 +918,11 @@ class FillInBlanksCallback(Callback):
             )
 
 
+_OTHER_IMAGES = (
+    "the probe images are not those of the checkpoint, which are not among this run's: scores before and after do not "
+    "compare"
+)
+_NOT_EVERY = "not every chance is taken to probe"
 _ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"

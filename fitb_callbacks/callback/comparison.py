@@ -20,7 +20,7 @@ from fitb_callbacks.scoring.judges.module import ModuleJudge
 __all__ = ["carryover_accuracy", "compared", "scores_of", "without_large_tensors"]
 
 _LONGEST_SIDE = 32
-_MOST_BYTES = 2**20
+_MOST_BYTES = 2**19
 
 
 def compared(
@@ -72,7 +72,7 @@ def compared(
 
 
 def without_large_tensors(last: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `compared` returned for the next probe, for a checkpoint: without the prototypes if they take over 1 MB.
+    """What `compared` returned for the next probe, for a checkpoint: no prototypes of over half a MB.
 
     Example:
         >>> import torch

@@ -12,10 +12,14 @@ from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of
 from fitb_callbacks.scoring.judges import STREAMED_JUDGES, StreamedJudge
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.module import ModuleJudge
+from fitb_callbacks.utils.nested import tensors_in
 
 __all__ = ["RunJudge"]
 
 _MOST_BATCHES = 1000
+
+_MOST_BYTES = 7.5 * 10**6
+"""What the judge may take in a checkpoint: a ridge judge of 1,000 classes does."""
 
 
 class RunJudge:
@@ -140,14 +144,25 @@ class RunJudge:
         return f"{judge.name} on {'training' if self._reference is None else 'trusted'} images"
 
     def state_dict(self) -> dict[str, Any]:
-        """What the judge has learned from the training batches of all processes, as tensors and primitives."""
-        return {
-            "streamed": None if self._streamed is None else (self._gathered or self._streamed).state_dict(),
-            "streamed_epoch": self._streamed_epoch,
-        }
+        """What the judge has learned from the training batches of all processes, as tensors and primitives.
+
+        A judge of very many classes is left out, and learns anew after a resume.
+        """
+        state = None if self._streamed is None else (self._gathered or self._streamed).state_dict()
+        if sum(tensor.nbytes for _, tensor in tensors_in(state)) > _MOST_BYTES:
+            state = None
+        return {"streamed": state, "streamed_epoch": self._streamed_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same judge; reads what `state_dict` gave, and passes over other keys."""
-        if self._streamed is not None and state_dict.get("streamed") is not None:
-            self._streamed.load_state_dict(state_dict["streamed"])
-            self._streamed_epoch = state_dict["streamed_epoch"]
+        if self._streamed is None or state_dict["streamed_epoch"] is None:
+            return
+        if state_dict["streamed"] is None:
+            self._errors.warn_once(
+                "judge state",
+                f"the checkpoint holds no judge, as it would take over {_MOST_BYTES / 1e6:g} MB: it learns anew, so "
+                "judged scores before and after do not compare exactly",
+            )
+            return
+        self._streamed.load_state_dict(state_dict["streamed"])
+        self._streamed_epoch = state_dict["streamed_epoch"]

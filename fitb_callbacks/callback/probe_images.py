@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -14,8 +15,8 @@ from fitb_callbacks.utils.validation import check_integer
 
 __all__ = ["ProbeImages", "first_of_each", "pack", "unpack"]
 
-_MOST_BYTES = 8 * 10**6
-"""What the images may take in a checkpoint."""
+_SAMPLED = 64
+"""Values of an image by which it is recognised."""
 
 
 class ProbeImages:
@@ -47,23 +48,65 @@ class ProbeImages:
         """Choose anew."""
         self.images = self.labels = None
         self._candidates, self._spare = self._empty(), self._empty()
+        self._before: Tensor | None = None  # samples of a checkpoint's images, until the run's own data are known
+        self._seen_again = False
+        self._packed: tuple[Tensor, dict[str, Any]] | None = None
 
     def offer(self, images: Tensor, labels: Tensor) -> None:
         """Take what is wanted of a batch: images ``(B, C, H, W)``, labels ``(B,)``."""
         self._candidates.offer(images, labels)
 
+    def give_up_images(self) -> None:
+        """Choose anew, but remember what a checkpoint's images were."""
+        before = self._before
+        self.begin()
+        self._before = before
+
+    @property
+    def wants_to_look(self) -> bool:
+        """Whether it is not known yet if this run's data hold the images that a checkpoint held."""
+        return self.images is not None and self._before is not None and not self._seen_again
+
+    def look_for(self, images: Tensor, labels: Tensor) -> None:
+        """See whether a checkpoint's images are in a batch of this run; `fix` chooses anew if none ever is."""
+        assert self._before is not None
+        samples = _sampled(images)
+        if samples.shape[1] == self._before.shape[1]:
+            self._seen_again = bool((samples[:, None] == self._before).all(dim=2).any())
+        if self.wants_to_look:
+            self.offer(images, labels)
+
     def offer_spare(self, images: Tensor, labels: Tensor) -> None:
         """The same, for want of others: by max_steps, a first epoch may end before its validation."""
         self._spare.offer(images, labels)
 
-    def fix(self, world_size: int) -> None:
+    def fix(self, world_size: int) -> bool:
         """Settle on the images, the same ones on every process, unless that is done. Every process must call this.
+
+        Returns:
+            Whether they are others than those that a checkpoint held.
 
         Raises:
             LookupError: If nothing was offered.
         """
-        if self.images is not None:
-            return
+        before, self._before = self._before, None
+        if self.images is not None and before is not None and not self._are_here(world_size):
+            self.images = None
+        if self.images is None:
+            self._choose(world_size)
+        assert self.images is not None
+        return before is not None and not torch.equal(_sampled(self.images), before)
+
+    def _are_here(self, world_size: int) -> bool:
+        """Whether a checkpoint's images are in this run's data, as far as any process looked."""
+        looked: list[Any] = [(self._seen_again, len(self._candidates))]
+        if world_size > 1:
+            looked *= world_size
+            confirm()
+            torch.distributed.all_gather_object(looked, looked[0])
+        return any(seen for seen, _ in looked) or not any(number for _, number in looked)
+
+    def _choose(self, world_size: int) -> None:
         for candidates in (self._candidates, self._spare):
             if world_size > 1:
                 parts: list[Any] = [None] * world_size
@@ -92,24 +135,30 @@ class ProbeImages:
         chosen = first_of_each(self.labels, number)
         return self.images[chosen], self.labels[chosen]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, room: float = math.inf) -> dict[str, Any]:
         """The images, or what was found so far, as tensors and primitives.
 
-        Images that would take more than 8 MB are left out, and chosen anew after a resume.
+        Args:
+            room: Bytes for them. Images that take more are left out and chosen anew after a resume. It is known then
+                whether they are the same.
         """
         candidates = self._candidates.state_dict() if self.images is None else None
         if candidates is not None and candidates["images"] is not None:
-            candidates["images"] = pack(candidates["images"])
+            candidates["images"] = _if_small(pack(candidates["images"]), room)
             candidates = None if candidates["images"] is None else candidates
+        if self.images is not None and (self._packed is None or self._packed[0] is not self.images):
+            self._packed = self.images, pack(self.images)
         return {
-            "images": None if self.images is None else pack(self.images),
+            "images": None if self.images is None or self._packed is None else _if_small(self._packed[1], room),
             "labels": self.labels,
+            "sample": self._before if self.images is None else _sampled(self.images),
             "candidates": candidates,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same images; reads what `state_dict` gave, and passes over other keys."""
         self.begin()
+        self._before = state_dict["sample"]
         if state_dict["images"] is not None:
             self.images, self.labels = unpack(state_dict["images"]), state_dict["labels"]
         if (candidates := state_dict["candidates"]) is not None:
@@ -131,8 +180,18 @@ def first_of_each(labels: Tensor, number: int) -> Tensor:
     return torch.argsort(place, stable=True)[:number].sort().values
 
 
-def pack(images: Tensor) -> dict[str, Any] | None:
-    """Images in little space, without loss, as tensors and primitives; None if that would take more than 8 MB.
+def _sampled(images: Tensor) -> Tensor:
+    """A few values of each image, by which it is recognised, on the CPU, shape ``(N, values)``."""
+    values = images.detach().flatten(1)
+    return values[:, :: max(1, values.shape[1] // _SAMPLED)].float().cpu().clone()
+
+
+def _if_small(packed: dict[str, Any], room: float) -> dict[str, Any] | None:
+    return packed if packed["content"].nbytes <= room else None
+
+
+def pack(images: Tensor) -> dict[str, Any]:
+    """Images in little space, without loss, as tensors and primitives.
 
     Images that were bytes once, normalised or not, have at most 256 values a channel: these are kept with one byte a
     pixel. Then everything is deflated.
@@ -157,7 +216,7 @@ def pack(images: Tensor) -> dict[str, Any] | None:
         packed["dtype"] = images.dtype
     deflated = zlib.compress(content.numpy().tobytes(), level=6)
     packed["content"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
-    return packed if len(deflated) <= _MOST_BYTES else None
+    return packed
 
 
 def unpack(packed: dict[str, Any]) -> Tensor:

@@ -196,13 +196,15 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         if progress is not None:
             progress(finished + done, finished + total * left)
 
+    states = [checkpoint.callback for checkpoint in checkpoints if checkpoint.callback is not None]
+    first_size = next((state["size"] for state in states if state["size"]), None)  # the first probe may have waited
     for checkpoint in checkpoints:
         model = load(checkpoint.path)
         started = time.perf_counter()
         results = []
         for number, probe in enumerate(probes):
             shown = torch.arange(len(images))
-            if masks_of_the_run and checkpoint.callback is not None and (size_had := checkpoint.callback["size"]):
+            if masks_of_the_run and (size_had := (checkpoint.callback or {}).get("size") or first_size):
                 probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size_had["masks"]))
                 shown = first_of_each(labels, size_had["images"])
             found = probe.probe(

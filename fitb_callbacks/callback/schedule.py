@@ -69,6 +69,8 @@ class Schedule:
 
     def is_due(self, moment: Moment) -> tuple[bool, str]:
         """Whether to probe now, and why or why not."""
+        if moment.kind == "run end":
+            return True, "the last chance"
         if moment.kind == "batch end":
             due = self.every_n_train_steps is not None and (moment.step + 1) % self.every_n_train_steps == 0
             return due, f"every {self.every_n_train_steps} steps" if due else "in the middle of an epoch"

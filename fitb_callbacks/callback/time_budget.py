@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +51,10 @@ class ProbeSize:
 class TimeBudget:
     """Decides how large a probe may be, and whether there is time for one at all.
 
-    The time that probes may have taken so far is a share of the time that the training itself has taken so far. The
-    first probe always runs, in the size that fits, or in the smallest one. Later ones keep to its size, so that their
-    scores compare; the size only ever becomes smaller. If there is no time for the smallest, probes are left out.
+    All that the callback does may have taken a share of the time that the training itself has taken so far. The first
+    probe runs as soon as there is time for the smallest one, or at the last chance; in the size that fits. Later ones
+    keep to its size, so that their scores compare; the size only ever becomes smaller. If there is no time for a probe,
+    it is left out.
 
     Args:
         max_overhead: The share, above 0. None sets no limit.
@@ -65,6 +68,8 @@ class TimeBudget:
         >>> budget.trained(seconds=100)
         >>> budget.measure(ProbeSize(8, 8), seconds=0.1)  # a try: 64 masked images took 0.1 s
         >>> size = budget.size(ProbeSize(256, 40))
+        >>> budget.due(size)
+        (True, '')
         >>> size, budget.allowed
         (ProbeSize(masks=256, images=40), 5.0)
         >>> budget.spend(size, seconds=5.0)
@@ -91,6 +96,9 @@ class TimeBudget:
         self._beside = 0
         self._predicted = math.nan
         self._probes = 0
+        self._aside = 0.0
+        self.waits = False
+        """Whether there has been no time for the first probe yet."""
 
     # --- the clock -------------------------------------------------------------------------------------------------
 
@@ -100,6 +108,28 @@ class TimeBudget:
         seconds = 0.0 if self._last is None else now - self._last
         self._last = now
         return seconds
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count a block's time as the probes', not the training's; `take_aside` tells how much."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self._aside += seconds
+            self._last = None if self._last is None else self._last + seconds
+
+    def take_aside(self) -> float:
+        """Seconds in `aside` since the last call. Read by `spend_aside`."""
+        seconds, self._aside = self._aside, 0.0
+        return seconds
+
+    def spend_aside(self, seconds: float) -> None:
+        """Add time that the callback took beside its probes, such as for pictures, the same on every process."""
+        self._spent += seconds
+        if self._probes:
+            self._predicted += seconds
 
     def restart(self) -> None:
         """Leave out the time since the last tick: the probe's own."""
@@ -137,17 +167,22 @@ class TimeBudget:
         # A probe stops by itself at its time limit, but for its first masks
         while allowed is not None and self._cost(fitting) > allowed and (next_size := fitting.smaller()) is not None:
             fitting = next_size
-        self._size = fitting
         return fitting
 
-    def due(self, size: ProbeSize) -> tuple[bool, str]:
-        """Whether there is time for a probe of this size, and why not."""
+    def due(self, size: ProbeSize, *, wanted_now: bool = False) -> tuple[bool, str]:
+        """Whether there is time for a probe of this size, and why not.
+
+        Args:
+            size: Of the probe.
+            wanted_now: Whether the first probe cannot wait: this is the last chance, or its scores are monitored.
+        """
         allowed = self.allowed
-        if allowed is None or self._probes == 0:
+        if allowed is None or (self._probes == 0 and wanted_now):
             return True, ""
         predicted = self._cost(size) if math.isnan(self._predicted) else self._predicted
         if predicted <= allowed:
             return True, ""
+        self.waits = self._probes == 0
         return (
             False,
             f"max_overhead={self.max_overhead} leaves {allowed:.2g} s, and a probe takes about {predicted:.2g} s",
@@ -164,6 +199,7 @@ class TimeBudget:
         allowed, first = self.allowed, self._probes == 0
         self._spent += seconds
         self._probes += 1
+        self.waits = False
         self._predicted = seconds
         self.last_overhead = seconds / self._interval if self._interval > 0 else math.nan
         self._interval = 0.0
@@ -186,10 +222,12 @@ class TimeBudget:
             return 0.0
         return self._per_masked_image * (min(size.masks, _SURE_MASKS) + self._beside) * size.images
 
-    def limit(self) -> float | None:
-        """Time limit of the probe that starts now, in seconds."""
-        allowed = self.allowed
-        return None if allowed is None else max(allowed, 1e-3) * (_PATIENCE if self._probes else 1.0)
+    def limit(self, size: ProbeSize) -> float | None:
+        """Time limit for the masks of a probe of this size that starts now, in seconds."""
+        if self.allowed is None:
+            return None
+        beside = 0.0 if math.isnan(self._per_masked_image) else self._per_masked_image * self._beside * size.images
+        return max(self.allowed * (_PATIENCE if self._probes else 1.0) - beside, 1e-3)
 
     # --- state -----------------------------------------------------------------------------------------------------
 

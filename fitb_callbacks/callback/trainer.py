@@ -54,14 +54,21 @@ def refused_strategy(trainer: Trainer) -> str | None:
         >>> refused_strategy(Trainer(logger=False, accelerator="cpu")) is None
         True
     """
-    if not _has_base(trainer.strategy, "DeepSpeedStrategy", "FSDPStrategy"):
-        return None
-    name = type(trainer.strategy).__name__
-    return (
-        f"{name} splits the model's parameters over processes in a way that a probe cannot follow, so nothing is "
-        "probed. Train with strategy=ModelParallelStrategy() (FSDP2), which can be probed, or probe a consolidated "
-        "checkpoint: FillInBlanks().probe(model, images, labels)"
-    )
+    for kind, reason in _REFUSED.items():
+        if _has_base(trainer.strategy, kind):
+            return (
+                f"{type(trainer.strategy).__name__} {reason}, so nothing is probed. Train with "
+                "strategy=ModelParallelStrategy() (FSDP2), which can be probed, or probe a consolidated checkpoint: "
+                "FillInBlanks().probe(model, images, labels)"
+            )
+    return None
+
+
+_REFUSED = {
+    "DeepSpeedStrategy": "takes gradients by its own engine, which gives none for the images",
+    "FSDPStrategy": "splits the model's parameters over processes in a way that was never tested with a probe, as it "
+    "runs on GPUs only",
+}
 
 
 def is_sharded(trainer: Trainer) -> bool:

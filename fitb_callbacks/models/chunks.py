@@ -12,19 +12,14 @@ from fitb_callbacks.models.logits import Classify
 
 __all__ = ["in_blocks", "in_chunks", "is_out_of_memory", "usual_chunk_size"]
 
-_OUT_OF_MEMORY = (
-    "can't allocate memory",  # torch's allocator on a CPU, Linux
+_OUT_OF_MEMORY = (  # in lower case
+    "out of memory",  # CUDA, HIP, XPU and MPS, their runtimes and drivers
+    "allocate memory",  # torch's allocator on a CPU, Linux
     "not enough memory",  # the same on Windows
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "HIP out of memory",
-    "HIP error: out of memory",
-    "XPU out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "MPS backend out of memory",
-    "Invalid buffer size",  # MPS, for a single tensor that is too large
+    "status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER and the like
+    "out_of_device_memory",  # XPU
+    "invalid buffer size",  # MPS, for a single tensor that is too large
+    "memoryerror",  # of another process
 )
 
 
@@ -125,6 +120,7 @@ def is_out_of_memory(error: Exception) -> bool:
         False
     """
     # Only accelerators' own allocators raise torch's type for it; libraries and drivers raise others.
+    said = str(error).lower()
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in _OUT_OF_MEMORY
+        words in said for words in _OUT_OF_MEMORY
     )

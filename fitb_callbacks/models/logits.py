@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fitb_callbacks.utils.messages import describe
 
@@ -48,7 +49,7 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
             given = images.clone()
         version = None if given.is_inference() else given._version
         try:
-            output = model(given) if logits_fn is None else logits_fn(model, given)
+            output = _called(model, given) if logits_fn is None else logits_fn(model, given)
         except NotImplementedError as error:
             raise TypeError(
                 f"{type(model).__name__} gives no logits: {error}. Define forward(), or pass "
@@ -61,6 +62,22 @@ def classifier(model: nn.Module, logits_fn: LogitsFn | None = None) -> Classify:
         return find_logits(output, batch_size=len(images))
 
     return classify
+
+
+def _called(model: nn.Module, images: Tensor) -> Any:
+    """What a model makes of images, without what wraps it to train on several devices.
+
+    Fabric's wrapper raises unless gradients are taken by ``fabric.backward``; DistributedDataParallel's waits for other
+    processes. The precision that Fabric set up is kept.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.module(images)
+    if any(base.__name__ == "_FabricModule" for base in type(model).__mro__):
+        precision: Any = model._strategy.precision  # type: ignore[union-attr]
+        inner: Any = model.module
+        with precision.forward_context():
+            return precision.convert_output(inner(precision.convert_input(images)))
+    return model(images)
 
 
 def find_logits(output: Any, *, batch_size: int) -> Tensor:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from fitb_callbacks.models.chunks import usual_chunk_size
+from fitb_callbacks.models.chunks import is_out_of_memory, usual_chunk_size
 from fitb_callbacks.models.logits import LogitsFn
 
 __all__ = ["Plan", "Tuner", "tuner_for"]
@@ -213,7 +213,12 @@ def tuner_for(model: nn.Module, images: Tensor, logits_fn: LogitsFn | None = Non
 def _agree(updates_with: Callable[[Plan], Tensor], plan: Plan) -> bool:
     """Whether a few updates are the same in both memory formats."""
     plan = replace(plan, chunk_size=min(plan.chunk_size, _CHECKED_PAIRS))
-    expected = updates_with(replace(plan, channels_last=not plan.channels_last))
+    try:
+        expected = updates_with(replace(plan, channels_last=not plan.channels_last))
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):  # the work itself gets by with smaller chunks
+            return False
+        raise
     try:
         found = updates_with(plan)
     except Exception:  # noqa: BLE001 - a model may well take images in one format only, and raise anything

@@ -75,13 +75,16 @@ def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
     assert "rank 1 failed with RuntimeError: only here" in log
 
 
-@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
-def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy):
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [(FSDPStrategy, "splits the model's parameters"), (DeepSpeedStrategy, "takes gradients by its own engine")],
+)
+def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy, reason):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, barebones=True)
     trainer.strategy.__class__ = strategy  # these cannot be made without a GPU
     trainer.state.fn = "fit"
     with pytest.warns(
-        UserWarning, match=f"off for this run: {strategy.__name__} splits.*ModelParallelStrategy"
+        UserWarning, match=f"off for this run: {strategy.__name__} {reason}.*ModelParallelStrategy"
     ) as said:
         FillInBlanksCallback().setup(trainer, SmallModule(), "fit")
     assert len(said) == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import warm_process
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
@@ -106,6 +107,80 @@ def test_halving_counts_every_mask_once():
     direct = FillInBlanks(num_masks=33, chunk_size=5).probe(model, images, labels)
     assert torch.equal(halved.kept, direct.kept)
     torch.testing.assert_close(halved.updates, direct.updates)
+
+
+NO_MEMORY = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 17.90 GB, other allocations: 1.20 GB)"),
+    RuntimeError("Invalid buffer size: 20.00 GB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+def little_memory(net, error, most=8):
+    """The network; more than a few images at once do not fit into its memory."""
+
+    class LittleMemory(type(net)):
+        def forward(self, images):
+            if len(images) > most:
+                raise error
+            return super().forward(images)
+
+    net.__class__ = LittleMemory
+    return net
+
+
+def fit_with_little_memory(trainer, digits, callback):
+    small = [
+        DataLoader(TensorDataset(*(tensor[rows] for tensor in digits.tensors)), batch_size=8)
+        for rows in (slice(64), slice(64, 128))
+    ]
+    run = trainer(callbacks=[callback], max_epochs=3)
+    run.fit(little_memory(SmallModule(), callback.error), *small)
+    assert run.current_epoch == 3
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:24])
+def test_out_of_memory_costs_no_epoch(trainer, digits, error, recwarn):
+    """Whatever the device calls it, and whether the model, its convolutions or the judge ask for too much."""
+    judge = little_memory(SmallModule(), error).eval()
+    callback = FillInBlanksCallback(num_masks=16, max_overhead=None, judge=judge)
+    callback.error = error
+    fit_with_little_memory(trainer, digits, callback)
+    assert [entry["epoch"] for entry in callback.history] == [0, 1, 2]
+    assert callback.history[-1]["carryover_accuracy"] >= 0
+    assert callback.history[-1]["judge_ceiling"] >= 0
+    assert not [each for each in recwarn if "FillInBlanks" in str(each.message)]
+
+
+@pytest.mark.parametrize("room", [8, 0])
+def test_without_memory_for_its_images_a_probe_takes_fewer_or_none(trainer, digits, room, monkeypatch):
+    """The images themselves do not fit, which no model can show on this machine."""
+    probe = FillInBlanks.probe
+
+    def with_little_room(self, model, images, *arguments, **options):
+        if len(images) > room and options.get("judge") is not None:
+            raise MemoryError
+        return probe(self, model, images, *arguments, **options)
+
+    monkeypatch.setattr(FillInBlanks, "probe", with_little_room)
+    callback = FillInBlanksCallback(num_masks=16, max_overhead=None)
+    callback.error = MemoryError()
+    with pytest.warns(UserWarning, match="FillInBlanks") as said:
+        fit_with_little_memory(trainer, digits, callback)
+    (line,) = [str(each.message) for each in said if "FillInBlanks" in str(each.message)]
+    if room:
+        assert "from now on it takes 5 images, not 40" in line
+        assert [entry["epoch"] for entry in callback.history] == [0, 1, 2]
+        assert len(callback.result.images) == 5
+    else:
+        assert "not enough memory for a probe of a single image" in line
+        assert callback.history == []
 
 
 class SometimesInfinite(nn.Module):

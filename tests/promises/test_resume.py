@@ -1,8 +1,10 @@
 """A run that was killed goes on as if it had not been."""
 
 import json
+import math
 import os
 import signal
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 import warm_process
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback import callback as callback_module
 from fitb_callbacks.callback.probe_images import unpack
 from small_module import SmallModule
 
@@ -118,3 +122,108 @@ def test_a_checkpoint_with_our_state_loads_without_us(trainer, loaders, tmp_path
     run.fit(SmallModule(), *loaders, ckpt_path=path)
     assert run.current_epoch == 2
     assert isinstance(SmallModule.load_from_checkpoint(path), LightningModule)
+
+
+def resumed(trainer, loaders, path, **settings):
+    """One epoch more; the callback, and what it said."""
+    probe = FillInBlanksCallback(**{"max_overhead": None, "num_masks": 4, "images_per_class": 2} | settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(callbacks=[probe], max_epochs=2).fit(SmallModule(), *loaders, ckpt_path=path)
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    return probe, [str(each.message) for each in caught if "FillInBlanks" in str(each.message)]
+
+
+@pytest.fixture
+def first_epoch(trainer, loaders, tmp_path):
+    """The checkpoint of a run's first epoch, and its callback."""
+    probe = FillInBlanksCallback(max_overhead=None, num_masks=4, images_per_class=2)
+    return checkpointed(trainer, loaders, tmp_path, [probe]), probe
+
+
+def test_the_same_settings_and_data_are_compared(trainer, loaders, first_epoch):
+    path, before = first_epoch
+    probe, said = resumed(trainer, loaders, path)
+    assert said == []
+    assert torch.equal(probe.result.images, before.result.images)
+    assert probe.history[1]["drift"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"images_per_class": 3}, "images_per_class was 2, is 3"),
+        ({"patch_size": 4}, "patch_size was None, is 4"),
+        ({"masking": "progressive"}, "maskings was ['random'], is ['progressive']"),
+    ],
+)
+def test_other_settings_are_said_and_not_compared(trainer, loaders, first_epoch, settings, says):
+    probe, (said,) = resumed(trainer, loaders, first_epoch[0], **settings)
+    assert says in said
+    assert "scores before and after do not compare" in said
+    assert math.isnan(probe.history[1]["drift"])
+    assert len(probe.result.images) == 10 * settings.get("images_per_class", 2)
+
+
+def other(loader):
+    """The same images in negative, which no longer are those of the checkpoint."""
+    images, labels = loader.dataset[:]
+    return DataLoader(TensorDataset(1 - images, labels), batch_size=50)
+
+
+def test_other_data_are_said_and_probed(trainer, loaders, first_epoch):
+    path, before = first_epoch
+    probe, (said,) = resumed(trainer, [other(each) for each in loaders], path)
+    assert "the probe images are not those of the checkpoint" in said
+    torch.testing.assert_close(probe.result.images, 1 - before.result.images)
+    assert math.isnan(probe.history[1]["drift"])
+
+
+def test_a_shuffled_validation_holds_the_images_all_the_same(trainer, loaders, first_epoch):
+    path, before = first_epoch
+    shuffled = DataLoader(loaders[1].dataset, batch_size=5, shuffle=True)
+    probe, said = resumed(trainer, (loaders[0], shuffled), path)
+    assert said == []
+    assert torch.equal(probe.result.images, before.result.images)
+
+
+def test_given_images_are_those_that_are_given(trainer, loaders, first_epoch):
+    images, labels = loaders[0].dataset[:10]
+    probe, (said,) = resumed(trainer, loaders, first_epoch[0], probe_images=(images, labels))
+    assert "the probe images are not those of the checkpoint" in said
+    assert len(probe.result.images) <= 10
+    assert all((image == images).flatten(1).all(dim=1).any() for image in probe.result.images)
+
+
+@pytest.mark.parametrize("data", ["the same", "other"])
+def test_images_too_large_for_a_checkpoint_are_chosen_anew(trainer, loaders, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(callback_module, "_CHECKPOINT_BYTES", 0)
+    before = FillInBlanksCallback(max_overhead=None, num_masks=4, images_per_class=2)
+    path = checkpointed(trainer, loaders, tmp_path, [before])
+    assert torch.load(path, weights_only=True)["callbacks"][before.state_key]["images"] is None
+    probe, said = resumed(trainer, loaders if data == "the same" else [other(each) for each in loaders], path)
+    assert torch.equal(probe.result.images, before.result.images) == (data == "the same")
+    assert len(said) == (data == "other")
+
+
+class ManyClasses(SmallModule):
+    """A thousand classes of photographs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.AvgPool2d(28), torch.nn.Flatten(), torch.nn.Linear(192, 1000))
+
+
+def test_a_checkpoint_grows_by_less_than_10_megabytes(trainer, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (96, 3, 224, 224), generator=generator) / 255
+    data = DataLoader(TensorDataset(images, torch.arange(96) * 10 + 9), batch_size=32)
+    sizes = []
+    for callbacks in ([], [FillInBlanksCallback(max_overhead=None, num_masks=2, fill=None)]):
+        run = trainer(callbacks=callbacks, max_epochs=1)
+        run.fit(ManyClasses(), data, data)
+        run.save_checkpoint(tmp_path / "large.ckpt")
+        sizes.append((tmp_path / "large.ckpt").stat().st_size)
+    assert len(callbacks[0].result.images) == 64
+    assert callbacks[0].state_dict()["streamed"]["class_sums"].shape[0] == 1000
+    assert 7e6 < sizes[1] - sizes[0] < 10e6
