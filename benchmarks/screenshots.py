@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     parser.add_argument("--only", nargs="*", choices=("tensorboard", "mlflow", "report"))
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     demo = arguments.demo.resolve()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
