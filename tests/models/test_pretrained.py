@@ -61,7 +61,5 @@ def test_the_demo_fills_the_photographs_in(tmp_path):
     result = FillInBlanksResult.load(tmp_path / "photos.npz")
     assert torch.equal(result.fill_predictions, result.labels)
     assert result.covered.all()
-    said = result.interpretation()
-    assert said["headline"] == "Nobody but the model itself was asked."
-    assert said["reason"].startswith("It recognises 100% of what it fills in, which proves little")
+    assert result.interpretation()["tone"] == "unclear"  # four photographs are too few for a verdict
     assert (tmp_path / "photos.png").stat().st_size > 50_000
