@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from fitb_callbacks.gate.description import report_head
 from fitb_callbacks.integrations.folder import write_record
 from fitb_callbacks.integrations.record import make_record
 from fitb_callbacks.integrations.report.page import render_report
@@ -496,6 +497,35 @@ def test_two_runs_side_by_side(opened, trained, probe_images, digits, tmp_path):
     screenshot(page, "report-two", tmp_path, full_page=True)
     report(tmp_path / "good.npz", tmp_path / "other.npz", "--output", tmp_path / "differ.html")
     assert "different settings (num_masks)" in opened(tmp_path / "differ.html").locator("#compared-note").inner_text()
+
+
+@needs_browser
+def test_the_report_of_a_check_opens_with_the_rules_and_both_models(opened, trained, probe_images, tmp_path):
+    images, labels = probe_images
+    candidate = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    records = [
+        make_record(FillInBlanks(num_masks=4, fill=None).probe(model, images, labels)) for model in (candidate, trained)
+    ]
+    rule = {"rule": "coverage at least <b>0.9</b>", "kind": "min", "key": "coverage", "bound": 0.9, "interval": None}
+    verdict = {"verdict": "refused", "rules": [{**rule, "value": 0.25, "passed": False, "certain": True}]}
+    page = render_report(
+        records[:1], title="m/2", beside={"m/1, the champion": records[1:]}, check=report_head(verdict)
+    )
+    (tmp_path / "check.html").write_text(page, encoding="utf-8")
+    page = opened(tmp_path / "check.html", viewport={"width": 1366, "height": 768})
+    assert page.locator("main section h2").first.inner_text().startswith("✗ REFUSED: 1 of 1 rule failed: coverage")
+    assert page.locator("#check tbody tr").inner_text().split("\t") == [rule["rule"], "0.250", "", "no"]
+    assert page.locator("#check b").count() == 0
+    for part in ("#check", "#compared-scores"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 768, part
+    assert page.locator("#compared-scores thead th").all_inner_texts() == ["score", "m/2", "m/1, the champion"]
+    assert not page.locator("#epochs").is_visible()
+    assert not page.locator("#main-chart").is_visible()
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert Axe().run(page).violations_count == 0
+    screenshot(page, "report-check", tmp_path, full_page=True)
 
 
 def test_text_in_records_cannot_leave_the_script(trained, probe_images):
