@@ -15,12 +15,14 @@ from fitb_callbacks.cli.console import exit_on_error, figure, say_verdict, work_
 __all__ = ["demo"]
 
 _EXPLANATION = """
-After each epoch, parts of 40 validation images were hidden, and the model's gradients showed how it would fill them.
-  val acc    how often the model is right: what you see without this package
-  structure  the headline: does it know what the classes look like, and use it? 1 is best, chance is 0
-  knows      how high a judge, which is not the model, ranks the class of what the model fills in
-  shortcut   how far one simple cue, such as colour or the rim, explains the answers; lower is better
-  accuracy, F1 and coverage are the paper's: how often the model recognises what it filled in itself
+After each epoch, parts of four validation images of each class were hidden, and
+the model's gradients showed how it would fill them in.
+  val acc    how often the model is right: all you see without this package
+  structure  the headline: it knows the classes, and uses that. 1 is best
+  knows      how high a judge ranks the class of what the model fills in
+  shortcut   how far one simple cue explains the answers; lower is better
+  coverage   images whose class the model knew while parts were hidden
+  accuracy   how often it recognises its own prototypes, as in the paper; so F1
 """
 
 
