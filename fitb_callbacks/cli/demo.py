@@ -22,8 +22,10 @@ the model's gradients showed how it would fill them in.
   knows      how high a judge ranks the class of what the model fills in
   shortcut   how far one simple cue explains the answers; lower is better
   coverage   images whose class the model knew while parts were hidden
-  accuracy   how often it recognises its own prototypes, as in the paper; so F1
+  accuracy   how often it recognises its own prototypes, as in the paper
 """
+
+_DIGITS = {"epoch": 0, "seconds": 1}  # of the table
 
 
 class DemoData(StrEnum):
@@ -80,13 +82,12 @@ def demo(
         "shortcut": "shortcut",
         "coverage": "coverage",
         "accuracy": "accuracy",
-        "f1_macro": "F1\nmacro",
         "seconds": "seconds",
     }
     for title in columns.values():
         table.add_column(title, justify="right")
     for row in run.history:
-        table.add_row(*(figure(row[key], 0 if key == "epoch" else 3) for key in columns))
+        table.add_row(*(figure(row[key], _DIGITS.get(key, 3)) for key in columns))
     console.print(table)
     console.print(f"The last prototypes: {run.picture}", highlight=False, soft_wrap=True)
     console.print("Make a page of the run, or open the dashboards, with", highlight=False)
