@@ -130,7 +130,7 @@ def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     for row, logged in zip(rows, history, strict=True):
         assert int(row["step"]) == logged["step"]
-        for name in ("structure", "coverage", "drift", "progressive/accuracy_all"):
+        for name in ("structure", "coverage", "knows", "progressive/coverage"):
             wanted = logged[name]
             assert (
                 row[f"fitb/{name}"] == ""
