@@ -342,6 +342,7 @@ class FillInBlanksCallback(Callback):
         self._batch: Any = None
         self._checked, self._checked_by = False, ""
         self._given_taken = False
+        self._forward_only = False
         self._image_shape: tuple[int, ...] | None = None
         self._num_classes = 0
         self._off_everywhere = False
@@ -510,6 +511,14 @@ class FillInBlanksCallback(Callback):
         images, labels = images[good.to(images.device)], labels[good]
         if not len(images):
             return
+        self._forward_only = reader.usage is not None and not reader.usage.differentiable
+        if self._forward_only:
+            self._run_judge.give_up()
+            self._errors.warn_once(
+                "gradients",
+                "no gradient passes from the logits back to the images, so nothing is filled in; what the model relies "
+                f"on is measured by forward passes: {self.prefix}/shortcut, {self.prefix}/spot_share",
+            )
         with self._errors_switch_off(reader):
             result = self._tried(trainer, pl_module, reader, images)
             self._num_classes = int(result.settings["num_classes"])
@@ -751,6 +760,8 @@ class FillInBlanksCallback(Callback):
 
     def _compared(self, pl_module: LightningModule, result: FillInBlanksResult) -> FillInBlanksResult:
         """The result with what has changed since the last probe, undefined in the first."""
+        if self._forward_only:
+            return result
         masking = result.settings["masking"]
         result, self._last_probes[masking] = compared(
             pl_module, result, self._last_probes.get(masking), self.used_logits_fn
@@ -764,7 +775,8 @@ class FillInBlanksCallback(Callback):
             yield
 
     def _probes(self) -> list[FillInBlanks]:
-        return [self.probe, *self.further_probes.values()]
+        probes = [self.probe, *self.further_probes.values()]
+        return [dataclasses.replace(probe, update="none") for probe in probes] if self._forward_only else probes
 
     # --- what comes of it ------------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Usage:
         num_classes: Number of classes, 2 for a single logit.
         multi_label: Whether several classes may be true of one image.
         notes: What a user should know, in sentences.
+        differentiable: Whether gradients pass from the logits back to the images.
     """
 
     images: Tensor
@@ -67,6 +68,7 @@ class Usage:
     num_classes: int
     multi_label: bool = False
     notes: tuple[str, ...] = ()
+    differentiable: bool = True
 
 
 def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | None = None) -> Usage:
@@ -107,11 +109,17 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
         )
     _check_single(entries)
     failures: list[str] = []
+    forward_only: Usage | None = None
     for attempt in _attempts(model, seen, loss, entries, batch, rerun):
         found = _tried(model, attempt, loss, compare=attempt.compares and not seen.training)
-        if isinstance(found, Usage):
+        if isinstance(found, Usage) and found.differentiable:
             return found
-        failures.append(f"{attempt.name}: {found}")
+        if isinstance(found, Usage):
+            forward_only = forward_only or found
+        else:
+            failures.append(f"{attempt.name}: {found}")
+    if forward_only is not None:
+        return forward_only
     raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
 
 
@@ -295,14 +303,21 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool
                 return problem
             compute = _in_whole_batches(compute, len(images))
             notes.append(f"the model only takes batches of {len(images)} images, so others are filled up to that")
-        if not _differentiable(model, compute, images[:2]):
+        differentiable = _differentiable(model, compute, images[:2])
+        if not differentiable and (differentiable := _differentiable(model, _with_gradients(compute), images[:2])):
             compute = _with_gradients(compute)
-            if not _differentiable(model, compute, images[:2]):
-                return "its logits carry no gradient back to the images"
             notes.append("gradients are let through torch.no_grad() and detach() while the model is probed")
         simple = attempt.simple and not notes and at == 1 and loss.function not in _PROBABILITIES
         num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
-    usage = Usage(images, loss.target, None if simple else compute, loss.function, int(num_classes), notes=tuple(notes))
+    usage = Usage(
+        images,
+        loss.target,
+        None if simple else compute,
+        loss.function,
+        int(num_classes),
+        notes=tuple(notes),
+        differentiable=differentiable,
+    )
     return as_multi_label(usage, compute) if _is_multi_label(loss) else usage
 
 

@@ -35,13 +35,13 @@ from fitb_callbacks.probing.inputs import (
 from fitb_callbacks.probing.judging import judged
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.reliance import MOST_MASKS
-from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.probing.result import FillInBlanksResult, without_pictures
 from fitb_callbacks.probing.settings import FillName, MaskingName, Normalization, ProbeSettings, TargetName, UpdateName
 from fitb_callbacks.probing.shortcuts import relies_on
 from fitb_callbacks.probing.stopping import StoppingRule
 from fitb_callbacks.probing.strategies import Masking, ProgressiveMasking, RandomMasking, Targets
 from fitb_callbacks.probing.transform import prototype
-from fitb_callbacks.probing.updates import GradientUpdate, UpdateFinder, UpdateRule
+from fitb_callbacks.probing.updates import GradientUpdate, NoUpdate, UpdateFinder, UpdateRule
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.classification import self_consistency
 from fitb_callbacks.scoring.intervals import wilson_interval
@@ -94,7 +94,8 @@ class FillInBlanks:
             divide the patches evenly, masks differ by one patch. Random masks have no use for it.
         update: "gradient"; "bfgs" for the second-order direction (section 4.5), which takes about twice ``bfgs_steps``
             gradients a mask; or "ascent" for several steps that are shaped to look like the images, see
-            `fitb_callbacks.probing.ascent`, which takes ``ascent_steps``.
+            `fitb_callbacks.probing.ascent`, which takes ``ascent_steps``. "none" takes forward passes only, for models
+            through which no gradient passes: there are no prototypes, but what the model relies on is measured.
         bfgs_steps: Quasi-Newton steps before the direction is taken, at least 1.
         ascent_steps: Ascent steps under a mask, at least 1.
         normalize: First stage of the threshold transform (equation 4): "rms", "max_abs", "min_max", "z_score" or None,
@@ -256,7 +257,8 @@ class FillInBlanks:
             relied = relies_on(inputs, num_masks=self._reliance_masks(), seed=self.seed, chunk_size=plan.chunk_size)
             averaged, mask_ratios = self._gentler(inputs, averaged, tuner, share)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
-            fill: dict[str, Any] = {} if self.fill is None else self._filled(inputs, plan, share)
+            fills = self.fill is not None and self.update != "none"
+            fill: dict[str, Any] = self._filled(inputs, plan, share) if fills else {}
         result = self._score(inputs, averaged, prototypes, predictions, class_names)
         result = replace(
             result,
@@ -267,6 +269,8 @@ class FillInBlanks:
             settings=result.settings if depth is None else {**result.settings, "depth": depth},
             **fill,
         )
+        if self.update == "none":
+            return without_pictures(result)
         return result if judge is None else judged(result, judge)
 
     def _check(self, model: nn.Module, images: Tensor, labels: Tensor | None, logits_fn: LogitsFn | None) -> Inputs:
@@ -310,7 +314,7 @@ class FillInBlanks:
             num_updates=self._num_updates(),
             round_length=masking.round_length,
             masks_per_update=masking.masks_per_update,
-            tolerance=self.tolerance,
+            tolerance=None if self.update == "none" else self.tolerance,  # nothing that could be known better
             seconds=seconds,
         )
         plan = tuner.best if tuner is not None else Plan(self.chunk_size or usual_chunk_size(inputs.images))
@@ -324,7 +328,7 @@ class FillInBlanks:
         """The average with gentler masks where all others failed, and the ratio of each image's masks."""
         if self.masking != "random":
             return averaged, None
-        if not self.gentler:
+        if not self.gentler or self.update == "none":
             return averaged, torch.full((len(inputs.labels),), self.mask_ratio)
 
         def average_again(some: Inputs, ratio: float) -> Average:
@@ -475,7 +479,7 @@ class FillInBlanks:
         if self.update == "ascent":
             prior, weighted = ImagePrior.from_images(inputs.images), self.masking == "random"
             return AscentUpdate(prior, inputs.low, inputs.high, num_steps=self.ascent_steps, weighted=weighted)
-        return GradientUpdate()
+        return GradientUpdate() if self.update == "gradient" else NoUpdate()
 
     def _num_updates(self) -> int:
         """Updates of an image, kept or not: one a random mask, or one a partition."""

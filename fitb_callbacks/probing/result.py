@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from fitb_callbacks.plotting.layout import Heading
 
-__all__ = ["FillInBlanksResult"]
+__all__ = ["FillInBlanksResult", "without_pictures"]
 
 _FORMAT = "fitb-callbacks result 2"
 
@@ -123,7 +124,9 @@ class FillInBlanksResult:
 
         An uncovered image counts as wrong; NaN stands for a class without an image.
         """
-        right = {"accuracy": self.covered & (self.predictions == self.labels), "coverage": self.covered}
+        right = {"coverage": self.covered}
+        if self.has_pictures:
+            right["accuracy"] = self.covered & (self.predictions == self.labels)
         if self.judged is not None:
             right["judge_accuracy"] = self.judged == self.labels
         return {name: by_class(of, self.labels, num_classes=self._num_classes) for name, of in right.items()}
@@ -146,6 +149,11 @@ class FillInBlanksResult:
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the classes have no names."""
         return self.class_names[label] if self.class_names else str(label)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are updates and prototypes: not with ``update="none"``."""
+        return bool(self.settings.get("update") != "none")
 
     @property
     def depth(self) -> int | None:
@@ -188,7 +196,7 @@ class FillInBlanksResult:
                 image=show(self.images[index]),
                 visible=visible,
                 update=show(self.updates[index]),
-                prototype=show(self.prototypes[index]) if self.covered[index] else None,
+                prototype=show(self.prototypes[index]) if self.covered[index] and self.has_pictures else None,
                 answer=self.class_name(int(shown[index])) if shown[index] >= 0 else None,
                 right=bool(shown[index] == self.labels[index]),
                 low=low,
@@ -382,3 +390,16 @@ class FillInBlanksResult:
             raise
         except Exception as error:
             raise ValueError(f"{os.fspath(path)!r} is not a saved FillInBlanksResult: {error}") from error
+
+
+_WITHOUT_PICTURES = ("coverage", "nonfinite", "image_accuracy", "shortcut", "spot_share", "same_place", "class_place")
+
+
+def without_pictures(result: FillInBlanksResult) -> FillInBlanksResult:
+    """The result of forward passes only: scores of updates and prototypes are undefined, and no class is recognised."""
+    metrics = {
+        name: value if name in _WITHOUT_PICTURES or name.startswith("cue_") else math.nan
+        for name, value in result.metrics.items()
+    }
+    intervals = {name: ends for name, ends in result.intervals.items() if not math.isnan(metrics.get(name, math.nan))}
+    return replace(result, predictions=torch.full_like(result.predictions, -1), metrics=metrics, intervals=intervals)

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 MaskingName = Literal["random", "progressive"]
-UpdateName = Literal["gradient", "bfgs", "ascent"]
+UpdateName = Literal["gradient", "bfgs", "ascent", "none"]
 Normalization = Literal["rms", "max_abs", "min_max", "z_score"]
 FillName = Literal["ascent"]
 TargetName = Literal["label", "predicted"]

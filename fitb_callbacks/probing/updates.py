@@ -16,7 +16,7 @@ from fitb_callbacks.models.answers import log_probability, predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.autotune import Plan, Tuner
 
-__all__ = ["Found", "GradientUpdate", "UpdateFinder", "UpdateRule", "answer", "differentiable_logits"]
+__all__ = ["Found", "GradientUpdate", "NoUpdate", "UpdateFinder", "UpdateRule", "answer", "differentiable_logits"]
 
 _SMALLEST_DOUBT = 1e-7
 
@@ -101,6 +101,29 @@ class GradientUpdate:
         doubt = torch.expm1(log_p.detach()).neg_().clamp_(min=_SMALLEST_DOUBT)
         (ascent,) = torch.autograd.grad(log_p, leaf, grad_outputs=doubt.reciprocal())
         return Found(ascent * doubt[:, None, None, None], predicted, log_p.detach())
+
+
+class NoUpdate:
+    """No update, for models through which no gradient passes: only what they answer under each mask.
+
+    Example:
+        >>> import torch
+        >>> found = NoUpdate().find(
+        ...     torch.nn.Flatten(), torch.zeros(1, 1, 1, 2), torch.tensor([1]), torch.zeros(1, 1, 1, 2).bool(),
+        ...     keys=torch.tensor([0]),
+        ... )
+        >>> found.values.flatten().tolist(), found.predicted.tolist(), round(found.log_p.exp().item(), 4)
+        ([0.0, 0.0], [0], 0.5)
+    """
+
+    proportional_to_doubt: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = True
+
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+        """See `UpdateRule.find`."""
+        with torch.no_grad():
+            log_p, predicted_label = answer(classify(masked).float(), labels)
+        return Found(torch.zeros_like(masked, dtype=torch.float32), predicted_label, log_p)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,13 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
             "The model does not know these images yet.",
             f"It predicted the label of only {coverage:.0%} of the probe images under at least one mask.",
         )
+    if "accuracy_all" not in score:
+        return _said(
+            "unclear",
+            "Nothing was filled in.",
+            "No gradient passes from the model's answers back to the images, so only forward passes say what it relies "
+            "on. They found no shortcut.",
+        )
     if "knows" not in score:
         own = f"{score.get('accuracy_all', 0.0):.0%} of its own prototypes"
         if recognised is not None:

@@ -66,20 +66,6 @@ class SelfSupervised(Forward):
         return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
 
 
-class QuantizedPart(Base):
-    """A part in integers, through which no gradient passes."""
-
-    def __init__(self):
-        super().__init__()
-        from torch.ao.quantization import quantize_dynamic
-
-        self.body = quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), {nn.Linear}, torch.qint8)
-        self.net = nn.Sequential(nn.ReLU(), nn.Linear(8, CLASSES))
-
-    def forward(self, x):
-        return self.net(self.body(x))
-
-
 class Siamese(Base):
     """Are two images of one class? Both go through the network; one of them is no image with a label."""
 
@@ -100,5 +86,4 @@ OFF = {
     "text": (Text, TensorDataset(torch.randint(9, (24, 7)), LABELS), "no image entered"),
     "self-supervised": (SelfSupervised, PLAIN, "self-supervised"),
     "pairs of images": (Siamese, PLAIN, "forward takes 2 images at once"),
-    "a part in integers": (QuantizedPart, PLAIN, "carry no gradient back to the images"),
 }

@@ -614,6 +614,20 @@ class QuantizationAware(Base):
         return self.net(x)
 
 
+class QuantizedPart(Base):
+    """A part in integers, through which no gradient passes."""
+
+    def __init__(self):
+        super().__init__()
+        from torch.ao.quantization import quantize_dynamic
+
+        self.body = quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), {nn.Linear}, torch.qint8)
+        self.net = nn.Sequential(nn.ReLU(), nn.Linear(8, CLASSES))
+
+    def forward(self, x):
+        return self.net(self.body(x))
+
+
 class Attention(Base):
     """Torch's own transformer, normalisation and a column of weights in the step."""
 
@@ -940,3 +954,21 @@ def test_the_audit_names_what_is_too_large_to_be_put_back():
     probe = FillInBlanksCallback(num_masks=4, images_per_class=1, max_overhead=None, audit=True)
     with pytest.warns(UserWarning, match="the probe of epoch 0 changed attribute visits of the model"):
         state_after(lambda: (Counts(), loaders(), {}), [probe])
+
+
+def test_a_model_without_gradients_is_asked_by_forward_passes():
+    """A part in integers: no prototypes, but where it looks, and no score is made up."""
+    probe, said, trainer = with_and_without(of(QuantizedPart, max_epochs=24), every_n_epochs=24, num_masks=256)
+    assert len(said) == 1
+    assert said[0].startswith("no gradient passes from the logits back to the images, so nothing is filled in")
+    assert [entry["epoch"] for entry in probe.history] == [0, 23]
+    result, last = probe.result, probe.history[-1]
+    assert last["coverage"] == 1
+    assert last["image_accuracy"] == 1
+    assert "fitb/structure" not in trainer.callback_metrics
+    for name in ("accuracy", "accuracy_all", "f1_macro", "area", "reliability"):
+        assert np.isnan(last[name]), name
+    rows = result.reliance.sum(dim=2)  # it looks at the rows of the bars
+    assert float(rows[:, [0, 3, 6]].sum(dim=1).mean()) > 0.6
+    assert result.interpretation()["tone"] != "good"
+    assert result.figure().size[0] == 900
