@@ -62,10 +62,11 @@ def opened(browser: Browser, address: str, size: tuple[int, int]) -> Iterator[Pa
     page.close()
 
 
-def save(page: Page, path: Path) -> None:
-    """What can be seen without scrolling, in 256 colours."""
+def save(page: Page, path: Path, part: tuple[int, int, int, int] | None = None) -> None:
+    """What can be seen without scrolling, or a part of it (left, upper, right, lower), in 256 colours."""
     page.wait_for_timeout(3000)
-    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256).save(path, optimize=True)
+    whole = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    whole.crop(part).quantize(256).save(path, optimize=True)
     print(path, flush=True)
 
 
@@ -88,7 +89,7 @@ def mlflow(browser: Browser, demo: Path, output: Path) -> None:
         address = f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
         with opened(browser, address, (1500, 1000)) as page:
             page.get_by_text("fitb.verdict").first.wait_for()
-            save(page, output / "mlflow-overview.png")
+            save(page, output / "mlflow-overview.png", (195, 8, 1120, 905))  # without menu and assistant
         with opened(browser, f"{address}/model-metrics", (1500, 900)) as page:
             page.get_by_placeholder("Search metric charts").fill(f"fitb/{SHOWN}")
             slider = page.get_by_role("slider").first
