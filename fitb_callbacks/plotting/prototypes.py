@@ -97,4 +97,6 @@ def legend_of(cells: Sequence[Cell], shown: int) -> str:
     rest = f" {shown} of {len(cells)} classes." if shown < len(cells) else ""
     if gentler := [cell.name for cell in cells[:shown] if cell.gentler]:
         rest += f" Masks had to hide less than usual for {', '.join(gentler)}."
+    if any(cell.is_volume for cell in cells):
+        rest += " Each volume is shown by the slices through its centre, one across each axis."
     return f"Large: {large}; below it, the class the model sees. Small: the image, and {value_map}.{rest}"

@@ -41,6 +41,7 @@ class Cell:
         filled: The image filled in until no original pixel is left, shape ``(C, H, W)``; None without a fill.
         reliance: What hiding each patch costs in log p(label), shape ``(rows, columns)``; None if not measured.
         gentler: Whether its update is from masks that hide less than the usual ones.
+        is_volume: Whether pictures are three slices of a volume, side by side.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Cell:
     filled: Tensor | None = None
     reliance: Tensor | None = None
     gentler: bool = False
+    is_volume: bool = False
 
     @property
     def masked(self) -> Tensor:

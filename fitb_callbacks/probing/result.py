@@ -206,6 +206,7 @@ class FillInBlanksResult:
                 filled=None if self.filled is None else show(self.filled[index]),
                 reliance=None if self.reliance is None else self._shown_reliance(index),
                 gentler=bool(gentler[index]),
+                is_volume=self.depth is not None,
             )
             for index in indices
         ]
