@@ -15,9 +15,7 @@ _RAMPS = {
     "pattern": (0.18, 0.36),
     "shuffled": (0.60, 0.90),
 }
-"""Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully.
-
-Where several count fully, the first one names it: a tint is also a shading, and a shading reaches the rim."""
+"""Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.62, 0.72), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place. A spot is a shortcut if reliance is
@@ -73,8 +71,12 @@ def shortcut(
         return 0.0, None
     found = {name: _ramp(cues.get(name, 0.0) / accuracy, *ends) for name, ends in _RAMPS.items()}
     found["spot"] = min(_ramp(share, *_SPOT_SHARE), max(found["spot"], _ramp(place, *_SPOT_PLACE)))
+    suspicion = max(found.values())
+    # A tint is also a shading, and a shading reaches the rim: the wider cue gets the name
+    found["rim"] *= 1 - found["shading"]
+    found["shading"] *= 1 - found["colour"]
     name = max(found, key=lambda cue: found[cue])
-    return (found[name], name) if found[name] > 0 else (0.0, None)
+    return (suspicion, name) if suspicion > 0 else (0.0, None)
 
 
 def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, str | None]:

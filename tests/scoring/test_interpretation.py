@@ -77,6 +77,7 @@ def test_a_spot_needs_both_concentration_and_a_place_or_that_it_suffices():
 def test_a_tint_is_called_a_colour_though_it_is_a_shading_too():
     assert shortcut({"colour": 0.6, "shading": 0.9, "rim": 0.5}, 1.0)[1] == "colour"
     assert shortcut({"colour": 0.0, "shading": 0.9, "rim": 0.5}, 1.0)[1] == "shading"
+    assert shortcut({"shading": 0.57, "rim": 0.37}, 1.0) == (1.0, "shading")
 
 
 def test_a_model_that_is_hardly_ever_right_is_not_accused():
