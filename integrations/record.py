@@ -6,15 +6,18 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from fitb_callbacks.plotting.tiles import cell_tiles
 from fitb_callbacks.scoring.classification import answer_counts
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from fitb_callbacks.plotting.tiles import Picture
+    from fitb_callbacks.plotting.tiles import Cell, Picture
     from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["FORMAT", "KEYS", "Gallery", "Record", "make_record"]
@@ -134,7 +137,8 @@ def make_record(  # noqa: PLR0913 - the fields of a record
     first = result.shown_images[: len(classes)]
     images += [index for index in first if index not in images]
     cells = result.cells(images)
-    tiles = [cell_tiles(cell) for cell in cells]
+    large = [cell_tiles(_shrunk(cells[images.index(index)], _TILE)) for index in first]
+    small = [cell_tiles(_shrunk(cell, _SMALL_TILE)) for cell in cells]
     metrics = dict(result.metrics if scores is None else scores)
     ranks = None if result.judge_ranks is None else result.judge_ranks.tolist()
     return {
@@ -157,7 +161,7 @@ def make_record(  # noqa: PLR0913 - the fields of a record
         "confusion": {
             who: answer_counts(result.labels, given, classes).int().tolist() for who, given in result.answers.items()
         },
-        "pictures": _sheets([tiles[images.index(index)] for index in first], columns=len(first), side=_TILE),
+        "pictures": _sheets(large, columns=len(first)),
         "gallery": {
             "number": [classes.index(labels[index]) for index in images],
             "shown": [cell.answer for cell in cells],
@@ -166,7 +170,7 @@ def make_record(  # noqa: PLR0913 - the fields of a record
             },
             "ranks": [None if ranks is None else _defined(ranks[index]) for index in images],
             "columns": _COLUMNS,
-            "pictures": _sheets(tiles, columns=_COLUMNS, side=_SMALL_TILE),
+            "pictures": _sheets(small, columns=_COLUMNS),
         },
     }
 
@@ -180,33 +184,43 @@ def _name(result: FillInBlanksResult, label: int) -> str | None:
     return None if label < 0 else result.class_name(label)
 
 
-def _sheets(tiles: Sequence[Sequence[Picture]], *, columns: int, side: int) -> dict[str, str]:
+def _shrunk(cell: Cell, side: int) -> Cell:
+    """The same with smaller images, before they are coloured, which saves time."""
+    height, width = cell.image.shape[-2:]
+    if max(height, width) <= side:
+        return cell
+    longer = max(height, width)
+    size = (max(1, height * side // longer), max(1, width * side // longer))
+
+    def averaged(image: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(image.float(), size)
+
+    return replace(
+        cell,
+        image=averaged(cell.image),
+        visible=averaged(cell.visible) > 0.5,
+        update=averaged(cell.update),
+        prototype=None if cell.prototype is None else averaged(cell.prototype),
+        filled=None if cell.filled is None else averaged(cell.filled),
+    )
+
+
+def _sheets(tiles: Sequence[Sequence[Picture]], *, columns: int) -> dict[str, str]:
     """Data URIs of three sheets, from the three tiles of each image."""
     kinds = zip(*tiles, strict=True)
-    return {
-        name: _data_uri(_sheet(each, columns, side), lossless=max(each[0].shape[:2]) <= _LOSSLESS_UP_TO)
-        for name, each in zip(("image", "map", "prototype"), kinds, strict=True)
-    }
+    return {name: _data_uri(each, columns) for name, each in zip(("image", "map", "prototype"), kinds, strict=True)}
 
 
-def _sheet(tiles: Sequence[Picture], columns: int, side: int) -> Image.Image:
-    """Tiles in rows, none of them larger than ``side``; the last row is filled up with black."""
+def _data_uri(tiles: Sequence[Picture], columns: int) -> str:
+    """Tiles in rows; the last row is filled up with black."""
     from PIL import Image
 
     height, width = tiles[0].shape[:2]
-    scale = min(1.0, side / max(height, width))
-    small = max(1, int(width * scale)), max(1, int(height * scale))
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * small[0], rows * small[1]))
+    sheet = np.zeros((-(-len(tiles) // columns) * height, columns * width, 3), np.uint8)
     for place, tile in enumerate(tiles):
-        picture = Image.fromarray(tile)
-        if scale < 1:
-            picture = picture.resize(small, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (place % columns * small[0], place // columns * small[1]))
-    return sheet
-
-
-def _data_uri(sheet: Image.Image, *, lossless: bool) -> str:
+        top, left = place // columns * height, place % columns * width
+        sheet[top : top + height, left : left + width] = tile
     file = io.BytesIO()
-    sheet.save(file, "WEBP", lossless=lossless, quality=80, method=4)
+    lossless = max(height, width) <= _LOSSLESS_UP_TO
+    Image.fromarray(sheet).save(file, "WEBP", lossless=lossless, quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,6 +1,8 @@
 """`fitb report`, as a user types it, and its page in a real browser."""
 
+import base64
 import dataclasses
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from browser import browser, needs_browser, screenshot  # noqa: F401 - browser is a fixture
@@ -497,6 +500,18 @@ def test_two_runs_side_by_side(opened, trained, probe_images, digits, tmp_path):
     screenshot(page, "report-two", tmp_path, full_page=True)
     report(tmp_path / "good.npz", tmp_path / "other.npz", "--output", tmp_path / "differ.html")
     assert "different settings (num_masks)" in opened(tmp_path / "differ.html").locator("#compared-note").inner_text()
+
+
+def test_large_images_become_small_tiles_of_the_same_shape():
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    images = torch.rand(20, 3, 120, 240)
+    record = make_record(FillInBlanks(num_masks=2, fill=None).probe(model, images, torch.arange(20) % 4))
+    assert record["gallery"]["number"] == [number % 4 for number in range(20)]
+    assert [record["gallery"]["number"][index] for index in record["first"]] == [0, 1, 2, 3]
+    for pictures, size in ((record["pictures"], (4 * 96, 48)), (record["gallery"]["pictures"], (16 * 64, 2 * 32))):
+        for uri in pictures.values():
+            assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == size
+    assert len(json.dumps(record)) < 60_000
 
 
 @needs_browser
