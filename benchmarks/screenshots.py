@@ -92,12 +92,12 @@ def mlflow(browser: Browser, demo: Path, output: Path) -> None:
             save(page, output / "mlflow-overview.png", (195, 8, 1120, 905))  # without menu and assistant
         with opened(browser, f"{address}/model-metrics", (1500, 900)) as page:
             page.get_by_placeholder("Search metric charts").fill(f"fitb/{SHOWN}")
-            slider = page.get_by_role("slider").first
-            slider.wait_for()
-            for _ in range(5):  # the demo's epochs
-                slider.press("ArrowRight")
-                page.wait_for_timeout(1000)
-            save(page, output / "mlflow.png")
+            page.get_by_role("slider").first.wait_for()
+            for slider in page.get_by_role("slider").all():
+                for _ in range(5):  # the demo's epochs
+                    slider.press("ArrowRight")
+                    page.wait_for_timeout(500)
+            save(page, output / "mlflow.png", (195, 8, 1120, 900))
 
 
 def report(browser: Browser, demo: Path, output: Path) -> None:
