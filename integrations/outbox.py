@@ -24,6 +24,7 @@ Parcel = Mapping[str, bytes]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _MOST_REMOVALS = 100
+_WAIT_AT_THE_END = 5.0
 _counter = itertools.count()
 
 
@@ -57,6 +58,7 @@ class Outbox:
         self._starting_or_ending = threading.Lock()
         self._closing = threading.Event()
         self._complained = False
+        self._deadline = 0.0  # of the last attempts, when closing
 
     def put(self, parcel: Parcel) -> None:
         """Write a parcel to disk, whole or not at all, and see that it is delivered.
@@ -118,12 +120,17 @@ class Outbox:
         if refusals:
             raise refusals[0]
 
-    def settle(self, seconds: float = 5.0) -> int:
+    def settle(self, seconds: float | None = None) -> int:
         """Wait until everything is delivered or the time is up; then the thread makes at most one more attempt.
+
+        Args:
+            seconds: How long to wait, at least 0. None takes ``$FITB_OUTBOX_WAIT``, by default 5.
 
         Returns:
             Number of parcels that are left, which is also logged.
         """
+        seconds = _wait_at_the_end() if seconds is None else seconds
+        self._deadline = time.monotonic() + seconds
         self._closing.set()  # ends a pause between attempts
         if not self._background and self.waiting():
             try:
@@ -161,10 +168,14 @@ class Outbox:
                 pause = _FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 self._complain(error)
-                if closing:
+                left = self._deadline - time.monotonic()
+                if closing and left <= pause:
                     self._thread = None
                     return
-                self._closing.wait(pause)
+                if closing:
+                    time.sleep(pause)
+                else:
+                    self._closing.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _complain(self, error: Exception) -> None:
@@ -172,6 +183,19 @@ class Outbox:
             self._complained = True
             reason = one_line(error)  # without passwords
             _log.warning("could not deliver, will try again; meanwhile parcels wait in %s: %s", self.folder, reason)
+
+
+def _wait_at_the_end() -> float:
+    """Seconds that a training's end waits: ``$FITB_OUTBOX_WAIT``."""
+    text = os.environ.get("FITB_OUTBOX_WAIT", "")
+    try:
+        seconds = float(text or _WAIT_AT_THE_END)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < threading.TIMEOUT_MAX:
+        _log.warning("FITB_OUTBOX_WAIT must be a number of seconds, at least 0; got %r: 5 are taken", text)
+        return _WAIT_AT_THE_END
+    return seconds
 
 
 def outbox_folder() -> Path:

@@ -212,6 +212,7 @@ class FillInBlanksCallback(Callback):
         self.used_logits_fn: LogitsFn | None = None
         """What computes the logits, given or found; None for the model's own ``forward``."""
         self._try_speed = _TRY, math.nan
+        self._probed_before: tuple[int, int] | None = None  # epoch and step, while a probe is under way
         self.reset()
 
     @property
@@ -391,7 +392,7 @@ class FillInBlanksCallback(Callback):
     def _wants_evaluation_batch(self, trainer: Trainer, dataloader_idx: int) -> bool:
         return (
             self._is_on(trainer)
-            and dataloader_idx == self.dataloader_idx
+            and dataloader_idx == self._loader_looked_at(trainer)
             and (
                 not self._checked
                 or self._images.images is None
@@ -399,6 +400,18 @@ class FillInBlanksCallback(Callback):
                 or self._is_first_batch(trainer)
             )
         )
+
+    def _loader_looked_at(self, trainer: Trainer) -> int:
+        """`dataloader_idx`, or 0 if there is no such loader."""
+        number = len(trainer.num_test_batches if stage_of(trainer) == "test" else trainer.num_val_batches)
+        if self.dataloader_idx < number:
+            return self.dataloader_idx
+        self._errors.warn_once(
+            "dataloader_idx",
+            f"dataloader_idx must be less than {number}, the number of loaders; got {self.dataloader_idx}. Probe "
+            "images come from loader 0",
+        )
+        return 0
 
     def _is_first_batch(self, trainer: Trainer) -> bool:
         return bool(trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.ready <= 1)
@@ -577,9 +590,13 @@ class FillInBlanksCallback(Callback):
         fitting = stage_of(trainer) == "fit"
         due, _ = self._schedule.is_due(moment) if fitting else (True, "")
         if due:
+            self._probed_before = self._schedule.probed_epoch, self._schedule.probed_step
             if fitting:
                 self._schedule.probed(moment)
-            self._probe(trainer, pl_module, moment)
+            try:
+                self._probe(trainer, pl_module, moment)
+            finally:
+                self._probed_before = None
         if fitting and self._monitors is not None:
             for line in self._monitors.wait_for_missing():
                 self._errors.warn_once(line, f"there is no such score yet: {line}")
@@ -792,6 +809,7 @@ class FillInBlanksCallback(Callback):
         self.further_results = dict(zip(self.further_probes, further, strict=True))
         metrics = scores_of(results, seconds=seconds, overhead=self._budget.last_overhead)
         self.history.append({"epoch": moment.epoch, "step": moment.step, **metrics})
+        self._probed_before = None
         for name, value in metrics.items() if moment.kind != "run end" else ():  # too late for any monitor
             if not math.isnan(value):  # what is not defined is not monitored
                 on_step = moment.kind == "batch end"
@@ -882,10 +900,12 @@ class FillInBlanksCallback(Callback):
         A checkpoint from the middle of the first epoch holds the images found so far (with several processes, those
         of the first process).
         """
+        # A checkpoint that a signal writes in the middle of a probe, before a job is requeued, does not hold its scores
+        probed_epoch, probed_step = self._probed_before or (self._schedule.probed_epoch, self._schedule.probed_step)
         state = {
             "history": self.history,
-            "probed_epoch": self._schedule.probed_epoch,
-            "probed_step": self._schedule.probed_step,
+            "probed_epoch": probed_epoch,
+            "probed_step": probed_step,
             "last_probes": {masking: without_large_tensors(last) for masking, last in self._last_probes.items()},
             "timelines": self._reporter.state_dict(),
             "size": self._budget.state_dict(),

@@ -277,6 +277,7 @@ class _Found:
     registered: RegistryModel | None = None
     record: TrainingRecord | None = None
     training_scores: Mapping[str, float] = field(default_factory=dict)
+    record_is_lost: bool = False  # the training run has scores of the callback, and nothing that it stored beside them
 
 
 def _check_arguments(model: str, rules: Rules, promotion: Promotion) -> None:
@@ -310,11 +311,13 @@ def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | N
             f"there is no file {address}; a registered model is models:/NAME/VERSION or models:/NAME@ALIAS"
         )
     from fitb_callbacks.integrations.mlflow.lookup import find_model
-    from fitb_callbacks.integrations.mlflow.training_run import training_record, training_scores
+    from fitb_callbacks.integrations.mlflow.training_run import has_probe_scores, training_record, training_scores
 
     found = find_model(client, address, same_name_as=registered)
     record = training_record(client, found)
-    return _Found(found.address, found, record, {} if record is None else training_scores(client, found))
+    if record is None:
+        return _Found(found.address, found, record_is_lost=has_probe_scores(client, found))
+    return _Found(found.address, found, record, training_scores(client, found))
 
 
 def _find_champion(
@@ -373,7 +376,9 @@ class _Check:
         if self.rules.trusted is None and self._stored_judge is None:
             for rule in self.rules.rules:
                 if rule.needs_judge:
-                    raise ValueError(f"the rule '{rule}' needs a judge: give it trusted images, with --trusted")
+                    lost = self.champion is not None and self.champion.record_is_lost
+                    gone = "that of the champion's training is gone from the artifacts of its run; " if lost else ""
+                    raise ValueError(f"the rule '{rule}' needs a judge: {gone}give it trusted images, with --trusted")
         self.on_step("Loading the model")
         loaded = self._load(self.candidate)
         other = None if self.champion is None else self._load(self.champion)

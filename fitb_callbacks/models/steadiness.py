@@ -37,6 +37,8 @@ def check_steady(model: nn.Module, images: Tensor, *, logits_fn: LogitsFn | None
     classify = classifier(model, logits_fn)
     with preserve_model_state(model), torch.no_grad():
         first, second = classify(images), classify(images)
+        if first.isnan().any() or second.isnan().any():
+            raise ValueError("its logits for these images are NaN: look at its weights, and how images are normalised")
         if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
             raise ValueError(
                 "it gives the same images other logits each time, as if dropout were on; export it after .eval()"

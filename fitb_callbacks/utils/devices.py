@@ -30,15 +30,20 @@ def device_named(name: str, *, place: int = 0) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     there = ["cpu", *["cuda"] * cuda, *["mps"] * torch.backends.mps.is_available()]
-    device: torch.device | None = None
-    with suppress(RuntimeError):  # a name that torch does not know
-        device = torch.device(("cuda" if cuda else "cpu") if name == "auto" else name)
+    device = _parsed(("cuda" if cuda else "cpu") if name == "auto" else name)
     number = torch.cuda.device_count()
     if device is None or device.type not in there or (device.type == "cuda" and (device.index or 0) >= number):
         raise ValueError(f"device must be auto or one that is here ({', '.join(there)}); got {name!r}")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", place % number)
     return device
+
+
+def _parsed(name: str) -> torch.device | None:
+    try:
+        return torch.device(name)
+    except RuntimeError:  # a name that torch does not know
+        return None
 
 
 def seconds_on(device: torch.device) -> float:

@@ -47,6 +47,8 @@ __all__ = [
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _HEALTH_TIMEOUT = 2.0
+_HEALTHY_FOR = 2.0
+"""Seconds for which a server that has answered is not asked again."""
 _CARD_SHAPE = 1.3  # width by height of what a card shows
 _THUMBNAIL = (512, 216)  # most pixels; a card shows at most that many in height, and shrinks what is wider than it
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
@@ -127,6 +129,9 @@ def record_parcel(tracking_uri: str, run_id: str, record: Record) -> dict[str, b
 
 _ENTRY = "entry.json"
 
+_healthy_until: dict[str, float] = {}  # by address
+_tagged: set[tuple[str, str]] = set()  # runs that this process has tagged as holding images
+
 
 def _parcel(tracking_uri: str, run_id: str, step: int, content: Mapping[str, object]) -> dict[str, bytes]:
     entry = {
@@ -167,8 +172,9 @@ def deliver(parcel: Path) -> None:
     files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
     for path in files:
         client.log_artifact(run_id, str(path), artifact_path)
-    if files and artifact_path == _IMAGES:
+    if files and artifact_path == _IMAGES and (uri, run_id) not in _tagged:
         client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+        _tagged.add((uri, run_id))
     if "page" in entry:
         _write_page(client, run_id, entry["page"])
 
@@ -231,8 +237,9 @@ def check_health(tracking_uri: str) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    if not tracking_uri.startswith(("http:", "https:")):
+    if not tracking_uri.startswith(("http:", "https:")) or time.monotonic() < _healthy_until.get(tracking_uri, 0.0):
         return
+    _healthy_until.pop(tracking_uri, None)
     credentials = get_default_host_creds(tracking_uri)
     options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
     try:

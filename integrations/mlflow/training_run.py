@@ -19,7 +19,7 @@ from fitb_callbacks.integrations.probe_manifest import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["link_training_scores", "training_record", "training_scores"]
+__all__ = ["has_probe_scores", "link_training_scores", "training_record", "training_scores"]
 
 _PREFIX = "fitb"
 
@@ -49,6 +49,13 @@ def training_record(client: MlflowClient, model: RegistryModel) -> TrainingRecor
         raise_if_away(error)
         raise ValueError(f"the training run {model.run_id} cannot be read: {server_message(error)}") from error
     return read_record(files)
+
+
+def has_probe_scores(client: MlflowClient, model: RegistryModel) -> bool:
+    """Whether the training run has scores of the callback. If it has no `training_record`, its artifacts are gone."""
+    if model.run_id is None:
+        return False
+    return any(key.startswith(f"{_PREFIX}/") for key in client.get_run(model.run_id).data.metrics)
 
 
 def training_scores(client: MlflowClient, model: RegistryModel) -> dict[str, float]:

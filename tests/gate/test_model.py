@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import mlflow
 import pytest
 import torch
 from scipy import stats
@@ -10,6 +11,7 @@ from torch import nn
 
 import warm_process
 from fitb_callbacks import FillInBlanks
+from fitb_callbacks.gate import registry
 from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resamples, student_quantile
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
@@ -17,6 +19,7 @@ from fitb_callbacks.gate.rules import Rule, Rules, parse_values
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.scoring.catalogue import RESAMPLED
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+from mlflow_store import new_store
 
 PROBE = FillInBlanks(num_masks=16)
 
@@ -254,3 +257,24 @@ main()
     done = warm_process.run(tmp_path / "script.py", *arguments)
     assert done.returncode == 2, done.stderr
     assert f"it needs {missing}: pip install 'fitb-callbacks[check]'" in done.stdout
+
+
+def test_a_model_of_nan_is_said_to_be_that(untrained, images):
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.constant_(broken[1].weight, math.nan)
+    with pytest.raises(ValueError, match="the model cannot be probed: its logits for these images are NaN"):
+        check_model(broken, *images, [Rule("min", "coverage", 0.5)], probe=PROBE)
+
+
+def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):
+    """The champion's training logged scores, but the judge that it stored is no longer there."""
+    client = mlflow.MlflowClient(new_store(tmp_path / "mlflow.db"))
+    run_id = client.create_run("0").info.run_id
+    client.log_metric(run_id, "fitb/structure", 0.5)
+    model_id = client.create_logged_model("0", name="classifier", source_run_id=run_id).model_id
+    found = registry._find(client, f"models:/{model_id}")  # noqa: SLF001
+    assert found.record is None
+    rules = Rules(rules=(Rule("min", "structure", 0.5),), data="mnist")
+    check = registry._Check(found, found, rules, registry.Loading(), (0, 1), lambda step: None, None)  # noqa: SLF001
+    with pytest.raises(ValueError, match="needs a judge: that of the champion's training is gone from the artifacts"):
+        check.run()

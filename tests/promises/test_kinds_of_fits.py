@@ -190,6 +190,15 @@ def test_another_validation_loader(trainer, loaders, digits):
     assert all(image.numpy().tobytes() in known for image in probe.result.images)
 
 
+def test_a_validation_loader_that_is_not_there_is_said(trainer, loaders):
+    probe = quick_callback(dataloader_idx=3, on_error="warn")
+    with pytest.warns(UserWarning, match="dataloader_idx must be less than 1.*got 3.*loader 0") as said:
+        trainer(callbacks=[probe]).fit(SmallModule(), *loaders)
+    assert len([each for each in said if "FillInBlanks" in str(each.message)]) == 1
+    validation = loaders[1].dataset.tensors[0]
+    assert all((image == validation).flatten(1).all(dim=1).any() for image in probe.result.images)
+
+
 def test_images_that_grow_are_followed(trainer, digits):
     """Progressive resizing: a larger size from the second epoch on."""
 

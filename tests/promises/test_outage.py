@@ -5,11 +5,14 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
 import pytest
+import requests
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
@@ -20,6 +23,9 @@ from mlflow_server import Server
 from mlflow_store import new_store
 from quick import fitb
 from small_module import SmallModule
+
+MOST_REQUESTS, ONCE = 12, 8
+"""That an epoch takes, and a run."""
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +163,43 @@ def test_with_a_healthy_server_nothing_waits(server, trainer, loaders):
     probe, run_id = train(trainer, loaders, server.uri, {}, epochs=3)
     assert_everything_is_sent()
     assert_complete(server.uri, run_id, probe)
+
+
+def test_an_epoch_takes_few_requests(server, trainer, loaders, monkeypatch):
+    """Real requests of a real run, counted on their way."""
+    send, sent = requests.Session.send, []
+
+    def counted(self, request, **options):
+        if threading.current_thread().name == "fitb-outbox":
+            sent.append((request.method, urlsplit(request.url).path))
+        return send(self, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+    epochs = 4
+    probe, run_id = train(trainer, loaders, server.uri, {}, epochs=epochs)
+    assert_everything_is_sent()
+    assert_complete(server.uri, run_id, probe)
+    assert len(sent) <= MOST_REQUESTS * epochs + ONCE, Counter(
+        re.sub(r"/[0-9a-f]{32}/.*", "", path) for _, path in sent
+    )
+
+
+@pytest.mark.parametrize(("wait", "left"), [("60", 0), ("0", 1), ("soon", 0)])
+def test_how_long_the_end_waits_is_a_setting(tmp_path, monkeypatch, caplog, wait, left):
+    monkeypatch.setenv("FITB_OUTBOX_WAIT", wait)
+    attempts = []
+
+    def away_at_first(parcel):
+        attempts.append(parcel)
+        if len(attempts) < 3:
+            raise ConnectionError("away")
+
+    box = Outbox(tmp_path / "run", away_at_first)
+    box.put({"note": b""})
+    assert box.settle() == left
+    assert ("FITB_OUTBOX_WAIT must be" in caplog.text) == (wait == "soon")
+    while any(thread.name == "fitb-outbox" for thread in threading.enumerate()):
+        time.sleep(0.01)
 
 
 def test_stopped_for_some_epochs(server, trainer, loaders):

@@ -206,6 +206,29 @@ def test_images_too_large_for_a_checkpoint_are_chosen_anew(trainer, loaders, tmp
     assert len(said) == (data == "other")
 
 
+def test_a_requeue_in_the_middle_of_a_probe_leaves_no_gap(trainer, loaders, tmp_path):
+    """SIGUSR1 makes Lightning write a checkpoint and requeue the job, wherever the process is at that moment."""
+    settings = {"max_overhead": None, "num_masks": 4, "images_per_class": 2}
+    interrupted = []
+
+    def logits(module, images):
+        if images.requires_grad and module.trainer.current_epoch == 2 and not interrupted:
+            interrupted.append(True)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return module(images)
+
+    first = trainer(callbacks=[FillInBlanksCallback(logits_fn=logits, **settings)], max_epochs=3)
+    before = signal.signal(signal.SIGUSR1, lambda *_: first.save_checkpoint(tmp_path / "hpc.ckpt"))
+    try:
+        first.fit(SmallModule(), *loaders)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert interrupted
+    probe = FillInBlanksCallback(**settings)
+    trainer(callbacks=[probe], max_epochs=5).fit(SmallModule(), *loaders, ckpt_path=tmp_path / "hpc.ckpt")
+    assert [entry["epoch"] for entry in probe.history] == [0, 1, 2, 3, 4]
+
+
 class ManyClasses(SmallModule):
     """A thousand classes of photographs."""
 
