@@ -185,8 +185,7 @@ def test_an_epoch_takes_few_requests(server, trainer, loaders, monkeypatch):
 
 
 @pytest.mark.parametrize(("wait", "left"), [("60", 0), ("0", 1), ("soon", 0)])
-def test_how_long_the_end_waits_is_a_setting(tmp_path, monkeypatch, caplog, wait, left):
-    monkeypatch.setenv("FITB_OUTBOX_WAIT", wait)
+def test_how_long_the_end_waits_is_a_setting(tmp_path, caplog, wait, left):
     attempts = []
 
     def away_at_first(parcel):
@@ -196,7 +195,9 @@ def test_how_long_the_end_waits_is_a_setting(tmp_path, monkeypatch, caplog, wait
 
     box = Outbox(tmp_path / "run", away_at_first)
     box.put({"note": b""})
-    assert box.settle() == left
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FITB_OUTBOX_WAIT", wait)
+        assert box.settle() == left
     assert ("FITB_OUTBOX_WAIT must be" in caplog.text) == (wait == "soon")
     while any(thread.name == "fitb-outbox" for thread in threading.enumerate()):
         time.sleep(0.01)
