@@ -22,7 +22,7 @@ CUES: Mapping[str, str] = {
     "colour": "the mean colour",
     "shading": "the coarse shading (4 x 4 cells, fewer in images below 28 pixels)",
     "rim": "the rim",
-    "detail": "the finest detail",
+    "detail": "the finest detail (of images of 28 pixels or more)",
     "pattern": "how much there is of each pattern and how sharp it is, but not where (the amplitude spectrum)",
     "shuffled": "the shuffled patches",
     "centre": "the centre",
@@ -31,6 +31,7 @@ CUES: Mapping[str, str] = {
 
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
+_FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures can do without
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
 
@@ -168,8 +169,10 @@ def _blurred(images: Tensor, cells: int) -> Tensor:
 
 
 def _halved(images: Tensor) -> Tensor:
-    """The images as they would look at half the resolution."""
+    """The images as they would look at half the resolution; small ones as they are, whose pixels are no detail."""
     height, width = images.shape[-2:]
+    if min(height, width) < _FEWEST_PIXELS:
+        return images
     return F.interpolate(F.avg_pool2d(images, 2, ceil_mode=True), (height, width), mode="bilinear")
 
 

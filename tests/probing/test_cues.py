@@ -151,6 +151,11 @@ def test_sharpness_and_patterns_have_a_cue_and_pictures_have_not():
     assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["pattern"].excess < 0.2
 
 
+def test_small_images_have_no_finest_detail():
+    images, others = torch.rand(2, 3, 1, 8, 8)
+    torch.testing.assert_close(mixed("detail", images, others), others.clamp(images.min(), images.max()))
+
+
 def test_the_finest_detail_has_a_cue():
     textures = torch.randint(2, (4, 1, 28, 28), generator=torch.Generator().manual_seed(1)).float()
     images = 0.7 * shaded() + 0.3 * textures[LABELS]
