@@ -42,8 +42,6 @@ class AscentUpdate:
         weighted: Whether an update's root mean square over the hidden pixels is the increase in log p(label) that it
             brings, at least 0, so that means over masks weigh what mattered. Otherwise the update is what was added
             to the pixels.
-        exponent: How much of the images' spectrum a step gets, see `fitb_callbacks.probing.prior.ImagePrior.shape`: the
-            higher, the coarser what is drawn.
         step_size: Root mean square change of the hidden pixels in a step, in standard deviations of the images.
         momentum: Share of the last step's direction that the next one keeps, in [0, 1).
         max_shift: Largest random shift in a step, as a share of each side. Shifts wrap around.
@@ -67,7 +65,6 @@ class AscentUpdate:
     high: Tensor
     num_steps: int = 16
     weighted: bool = True
-    exponent: float = 1.0
     step_size: float = 0.3
     momentum: float = 0.8
     max_shift: float = 0.05
@@ -104,7 +101,7 @@ class AscentUpdate:
             finite = gradient.sum(dim=(1, 2, 3)).isfinite()
             moved |= finite
             gradient = torch.where(_per_image(finite), gradient, 0)
-            shaped = _unit_size(self.prior.shape(gradient, exponent=self.exponent) * hidden, root)
+            shaped = _unit_size(self.prior.shape(gradient) * hidden, root)
             direction = torch.lerp(shaped, direction, self.momentum)
             images = images + _unit_size(direction, root, size=self.step_size * std)
             images = self._within_contrast(images, hidden, root).clamp(self.low, self.high)

@@ -23,14 +23,10 @@ _PATCHES_PER_SIDE = 8
 """Larger patches than those of random masks: what is drawn within one hangs together."""
 
 _PARTS = 4
-_STEPS_FIRST, _EXPONENT_FIRST = 24, 1.5
-"""The first part is drawn among original pixels. With fewer steps, or less coarse ones, it disturbs other networks more
-than a blank does (docs/photographs.md)."""
-
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
 
-FILL_GRADIENTS = _STEPS_FIRST + (_PARTS - 1) * _STEPS_EACH + _STEPS_OVER_ALL
+FILL_GRADIENTS = _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
 
 
@@ -76,11 +72,7 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     first = torch.zeros(1, dtype=torch.long, device=images.device)
     part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
     rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
-    rules = [
-        replace(rule, num_steps=_STEPS_FIRST, exponent=_EXPONENT_FIRST),
-        *[rule] * (parts - 1),
-        replace(rule, num_steps=_STEPS_OVER_ALL),
-    ]
+    rules = [*[rule] * parts, replace(rule, num_steps=_STEPS_OVER_ALL)]
     steps = images.new_zeros(len(rows), len(rules), *images.shape[1:])
 
     def work(_: slice, some: slice) -> None:
