@@ -94,13 +94,16 @@ def find_logits(output: Any, *, batch_size: int) -> Tensor:
         Logits of shape ``(B, classes)``, at least two classes.
 
     Raises:
-        TypeError: If there is no floating-point tensor of shape ``(B, classes)``; the error says what was found.
+        TypeError: If there is no floating-point tensor of shape ``(B, classes)``; the error says what was found. A
+            tensor ``(classes,)`` or ``()`` is taken for a batch of one.
 
     Example:
         >>> import torch
         >>> find_logits({"loss": torch.tensor(1.0), "logits": torch.zeros(2, 10)}, batch_size=2).shape
         torch.Size([2, 10])
     """
+    if batch_size == 1 and isinstance(output, Tensor) and output.ndim < 2:  # a squeeze() takes a batch of one away
+        output = output.reshape(1, -1)
     for candidate in _candidates(output):
         if not isinstance(candidate, Tensor) or not candidate.is_floating_point() or candidate.ndim == 0:
             continue

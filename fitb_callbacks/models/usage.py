@@ -131,7 +131,11 @@ def as_multi_label(usage: Usage, compute: LogitsFn | None = None) -> Usage:
         compute: What computes the logits ``(B, labels)``; None for what does in ``usage``.
     """
     compute = compute or usage.logits_fn or (lambda model, images: find_logits(model(images), batch_size=len(images)))
-    return replace(usage, multi_label=True, logits_fn=lambda model, images: independent(compute(model, images)))
+    return replace(
+        usage,
+        multi_label=True,
+        logits_fn=lambda model, images: independent(compute(model, images).reshape(len(images), -1)),
+    )
 
 
 def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
