@@ -118,7 +118,7 @@ def test_a_good_model_passes_against_a_bad_one_and_not_the_other_way_round(train
     assert bad.outcomes[1].certain
     assert bad.outcomes[1].value == -good.outcomes[0].value > 0.02
     assert good.peer_accuracy == bad.peer_accuracy[::-1]
-    assert good.scores == bad.champion_scores
+    assert good.scores == pytest.approx(bad.champion_scores, nan_ok=True)  # to rounding: chunk sizes are tried
     assert 'failures="1"' in junit_xml("it", bad.outcomes)
 
 
