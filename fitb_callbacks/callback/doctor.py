@@ -285,16 +285,22 @@ class _Look(Callback):
         self.found["probe"] = f"{self.num_masks} masks on up to {expected} images ({chosen.images_per_class} a class)"
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule, expected: int) -> float:
-        """Seconds of a probe of this many images: more and more masks are timed until it takes long enough to tell."""
+        """Seconds of a probe of this many images.
+
+        What a probe of a single mask takes is the same for any number; more and more masks are timed until they take
+        long enough beside it to tell what one costs.
+        """
         images, labels = self.probing._images.images, self.probing._images.labels
         assert images is not None
-        timed, seconds = 0, 0.0
+        more, seconds = 0, 0.0
         with trainer.precision_plugin.forward_context():
-            while seconds < _LONG_ENOUGH and timed < self.num_masks:
-                timed = min(max(1, 2 * timed), self.num_masks)
-                seconds = self._timed(pl_module, images, labels, num_masks=timed, fill=None)
-            filling = self._timed(pl_module, images, labels, num_masks=1)
-        return (seconds * self.num_masks / timed + filling) * expected / len(images)
+            whole = self._timed(pl_module, images, labels, num_masks=1)
+            one = self._timed(pl_module, images, labels, num_masks=1, fill=None)
+            while seconds < _LONG_ENOUGH and more < self.num_masks - 1:
+                more = min(max(1, 2 * more), self.num_masks - 1)
+                seconds = self._timed(pl_module, images, labels, num_masks=1 + more, fill=None) - one
+        of_masks = max(seconds, 0.0) * (self.num_masks - 1) / max(more, 1)
+        return (whole + of_masks) * expected / len(images)
 
     def _timed(self, pl_module: LightningModule, images: Tensor, labels: Tensor | None, **changes: Any) -> float:
         started = time.perf_counter()
