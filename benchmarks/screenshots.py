@@ -97,7 +97,7 @@ def mlflow(browser: Browser, demo: Path, output: Path) -> None:
                 for _ in range(5):  # the demo's epochs
                     slider.press("ArrowRight")
                     page.wait_for_timeout(500)
-            save(page, output / "mlflow.png", (195, 8, 1120, 900))
+            save(page, output / "mlflow.png", (195, 8, 1107, 565))
 
 
 def report(browser: Browser, demo: Path, output: Path) -> None:
