@@ -147,11 +147,15 @@ def _load_pickled(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
     with environment({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"}):
         if flavor:
             return cast(nn.Module, mlflow.pytorch.load_model(str(where), map_location="cpu"))
-        loaded = mlflow.pyfunc.load_model(str(where)).get_raw_model()
-    for found in (loaded, getattr(loaded, "model", None), getattr(loaded, "module", None)):
+        loaded = mlflow.pyfunc.load_model(str(where))
+    try:
+        inner = loaded.unwrap_python_model()  # of mlflow.pyfunc
+    except mlflow.MlflowException:
+        inner = loaded.get_raw_model()  # of any other flavor
+    for found in (inner, *getattr(inner, "__dict__", {}).values()):
         if isinstance(found, nn.Module):
             return found
-    raise ValueError(f"there is no torch.nn.Module in it; it is a {type(loaded).__name__}")
+    raise ValueError(f"there is no torch.nn.Module in it; it is a {type(inner).__name__}")
 
 
 def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pickle: bool) -> nn.Module:
