@@ -121,7 +121,7 @@ def test_the_steps_of_the_action(store, trained, monkeypatch):
     assert Path("output.txt").read_text() == "verdict=passed\n"
     assert {path.name for path in Path("fitb-evidence").rglob("*.png")} == {"prototypes.png"}
     assert "torch==" in next(Path("fitb-evidence").rglob("packages.txt")).read_text()
-    assert MlflowClient(store).get_model_version_by_alias("digits", "champion").version == "1"
+    assert str(MlflowClient(store).get_model_version_by_alias("digits", "champion").version) == "1"
     Path("output.txt").unlink()
     assert run_steps({"model": "models:/digits/1; touch ran", "data": '$(touch ran)"; touch ran'}) == [2, 0]
     assert Path("output.txt").read_text() == "verdict=could not be checked\n"
