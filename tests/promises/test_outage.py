@@ -103,7 +103,7 @@ def train(trainer, loaders, uri, actions, *, epochs=5):
     """A run with nothing but the callback's own traffic."""
     logger = LeavesTheRunOpen(experiment_name="outage", tracking_uri=uri)
     run_id = logger.run_id  # the run begins while the server is there
-    probe = Waits(num_masks=4, max_overhead=None)
+    probe = Waits(num_masks=4, max_overhead=None, scores="all")
     run = trainer(callbacks=[At(actions), probe], logger=logger, max_epochs=epochs)
     run.fit(Quiet(), *loaders)
     assert run.current_epoch == epochs
