@@ -91,7 +91,7 @@ def runs() -> dict[str, Run]:
         "digits-mark": Run(*of_digits, digits.classes, marked, 4, all_pictures),
         "clothes": Run(*of_clothes, clothes.classes, unmarked, 4, all_pictures),
         "clothes-mark": Run(*of_clothes, clothes.classes, marked, 4, all_pictures),
-        "glyphs": Run(*of_glyphs, GLYPHS, unmarked, 3, all_pictures),
+        "glyphs": Run(*of_glyphs, GLYPHS, unmarked, 2, ("at_a_glance", "confusion")),
     }
 
 
