@@ -34,7 +34,7 @@ def device_named(name: str, *, place: int = 0) -> torch.device:
     number = torch.cuda.device_count()
     if device is None or device.type not in there or (device.type == "cuda" and (device.index or 0) >= number):
         raise ValueError(f"device must be auto or one that is here ({', '.join(there)}); got {name!r}")
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         device = torch.device("cuda", place % number)
     return device
 
