@@ -155,14 +155,15 @@ def _(logger: CometLogger, name: str, picture: Picture, step: int) -> bool:
     return logger.experiment.log_image(Image.fromarray(picture), name=name, step=step) is not None
 
 
+def _log_picture_in_lightning(logger: Any, name: str, picture: Picture, step: int) -> bool:
+    from litlogger import Image
+
+    logger.experiment[name].append(Image(picture), step=step)
+    return True
+
+
 if (LitLogger := getattr(lightning_loggers, "LitLogger", None)) is not None:  # since Lightning 2.6
-
-    @log_picture.register(LitLogger)
-    def _(logger: Any, name: str, picture: Picture, step: int) -> bool:
-        from litlogger import Image
-
-        logger.experiment[name].append(Image(picture), step=step)
-        return True
+    log_picture.register(LitLogger, _log_picture_in_lightning)
 
 
 @log_scores.register

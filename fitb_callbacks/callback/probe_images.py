@@ -29,7 +29,7 @@ class ProbeImages:
     Example:
         >>> chosen = ProbeImages(images_per_class=1, max_images=10)
         >>> chosen.offer(torch.rand(3, 1, 2, 2), torch.tensor([1, 1, 0]))
-        >>> chosen.fix(world_size=1)
+        >>> changed = chosen.fix(world_size=1)
         >>> chosen.labels.tolist()
         [0, 1]
     """
@@ -126,7 +126,7 @@ class ProbeImages:
         Example:
             >>> chosen = ProbeImages(images_per_class=2, max_images=10)
             >>> chosen.offer(torch.rand(4, 1, 2, 2), torch.tensor([0, 0, 1, 1]))
-            >>> chosen.fix(world_size=1)
+            >>> changed = chosen.fix(world_size=1)
             >>> chosen.first(3)[1].tolist()
             [0, 0, 1]
         """

@@ -181,7 +181,8 @@ def _with_amplitudes(images: Tensor, others: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         phases, amplitudes = torch.fft.fft2(images.float()).angle(), torch.fft.fft2(others.float()).abs()
         made = torch.fft.ifft2(torch.polar(amplitudes, phases)).real.to(images.dtype)
-    return made - made.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True)
+    mixed_images: Tensor = made - made.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True)
+    return mixed_images
 
 
 def _inside(images: Tensor, share: float) -> Tensor:

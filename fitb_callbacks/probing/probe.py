@@ -129,7 +129,7 @@ class FillInBlanks:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
         >>> result = FillInBlanks(num_masks=16).probe(model, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
         >>> result.updates.shape, sorted(result.metrics)[:4]
-        (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'coverage'])
+        (torch.Size([4, 3, 8, 8]), ['accuracy', 'accuracy_all', 'area', 'class_place'])
     """
 
     masking: MaskingName = "random"

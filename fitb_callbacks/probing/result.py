@@ -111,7 +111,7 @@ class FillInBlanksResult:
         """Whether an image's update is from masks that hide less than the usual ones, boolean, shape ``(N,)``."""
         if self.mask_ratios is None:
             return torch.zeros_like(self.covered)
-        return self.mask_ratios < self.settings["mask_ratio"] * 0.99
+        return self.mask_ratios < 0.99 * float(self.settings["mask_ratio"])
 
     @property
     def coverage(self) -> float:

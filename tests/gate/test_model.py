@@ -243,6 +243,7 @@ def test_values_are_yaml():
 
 
 @pytest.mark.parametrize("missing", ["mlflow", "junitparser", "yaml"])
+@pytest.mark.slow
 def test_the_command_says_which_extra_it_needs(missing, tmp_path):
     """And does not end with 1, which says: refused."""
     (tmp_path / "script.py").write_text(f"""

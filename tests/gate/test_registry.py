@@ -40,6 +40,8 @@ from mlflow_server import Server
 from quick import fitb
 from small_module import SmallModule
 
+pytestmark = pytest.mark.slow  # a server, five registered models, and checks of them in processes
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WEAK, GOOD, PICKLE, DROPOUT, CHECKPOINT = "12345"
 AS_IN_TRAINING = ["--set", "num_masks=16", "--images-per-class", "2"]
@@ -173,7 +175,8 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert verdict["verdict"] == "passed" == version.tags["fitb.verdict"]
     assert verdict["promoted_from"] == WEAK
     of_rules = {key: pytest.approx(verdict["scores"][key], abs=1e-5) for key in ("coverage", "nonfinite")}
-    assert json.loads(version.tags["fitb.scores"]) == json.loads(version.tags["fitb.training"]) == of_rules
+    assert json.loads(version.tags["fitb.scores"]) == of_rules
+    assert json.loads(version.tags["fitb.training"]) == {"coverage": of_rules["coverage"]}  # what training logged
     assert version.tags["fitb.time"].endswith("Z")
     assert [case.is_passed for suite in JUnitXml.fromfile("junit.xml") for case in suite] == [True] * 3
 
@@ -452,7 +455,6 @@ def test_killed_while_it_probes_or_when_it_begins_to_record(registered, kill_at)
     assert len(registered.everything()[0]) == count
 
 
-@pytest.mark.slow
 def test_killed_before_the_tags(registered):
     said = checked(registered, "Tagging the model")
     tags, champion, runs = left_behind(registered)
@@ -460,7 +462,6 @@ def test_killed_before_the_tags(registered):
     assert (tags, champion) == ({}, WEAK)
 
 
-@pytest.mark.slow
 def test_killed_before_the_alias(registered):
     assert "and the version's tags were written" in checked(registered, "Moving the alias")
     tags, champion, _ = left_behind(registered)
@@ -471,7 +472,6 @@ def test_killed_before_the_alias(registered):
     assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
 
 
-@pytest.mark.slow
 def test_killed_within_the_evidence(registered, monkeypatch):
     said = killed_in(registered, monkeypatch, MlflowClient, "log_artifacts")
     tags, champion, runs = left_behind(registered)
@@ -481,7 +481,6 @@ def test_killed_within_the_evidence(registered, monkeypatch):
     assert (tags, champion) == ({}, WEAK)
 
 
-@pytest.mark.slow
 def test_killed_among_the_tags(registered, monkeypatch):
     said = killed_in(registered, monkeypatch, MlflowClient, "set_model_version_tag", key="fitb.digest")
     tags, champion, runs = left_behind(registered)
@@ -493,7 +492,6 @@ def test_killed_among_the_tags(registered, monkeypatch):
     assert "the verdict on models:/digits/2 is pending" in verified.output
 
 
-@pytest.mark.slow
 def test_killed_after_the_alias(registered, monkeypatch):
     said = killed_in(registered, monkeypatch, registry, "note_promotion")
     tags, champion, _ = left_behind(registered)
@@ -596,7 +594,6 @@ def rules_for(store, folder):
     (folder / "registry_rules.yaml").write_text(yaml.safe_dump(rules))
 
 
-@pytest.mark.slow
 def test_the_workflow_files_command(registered, tmp_path):
     rules_for(registered, tmp_path)
     workflow = yaml.safe_load((EXAMPLES / "registry_check.yml").read_text())
@@ -610,7 +607,6 @@ def test_the_workflow_files_command(registered, tmp_path):
         assert (tmp_path / name).stat().st_size > 100
 
 
-@pytest.mark.slow
 def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
     rules_for(registered, tmp_path)
     with socket.socket() as free:
@@ -653,7 +649,6 @@ def wait_until(done, seconds=120):
         time.sleep(0.2)
 
 
-@pytest.mark.slow
 def test_an_interrupt_is_no_refusal(registered, tmp_path):
     """Ctrl-C, which would otherwise end the command with 1."""
     before = registered.everything()

@@ -73,6 +73,7 @@ def train(trainer, loaders, logger):
     trainer(callbacks=[probe], logger=logger, max_epochs=3).fit(SmallModule(), *loaders)
 
 
+@pytest.mark.slow
 def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, loaders, page, serve, tmp_path):
     store = new_store(tmp_path / "mlflow.db")
     logger = MLFlowLogger(tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri())

@@ -54,6 +54,7 @@ def outputs(tmp_path_factory, request):
     return [[output.data for output in cell.outputs if "data" in output] for cell in notebook.cells]
 
 
+@pytest.mark.slow
 def test_a_training_cell_shows_the_last_probe_in_one_place(outputs):
     (first,), (second,) = outputs[:2]
     for output in (first, second):

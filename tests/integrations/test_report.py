@@ -118,6 +118,7 @@ def unfold(page):
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_folder_mlflow_and_tensorboard_give_the_same_page(run, written, tmp_path):
     folder, mlflow, probe = run
     sources = {"tensorboard": [folder / "tensorboard" / "version_0"], "csv": [folder / "csv/version_0/fitb-records"]}
@@ -380,8 +381,13 @@ def test_another_masking_can_be_chosen(opened):
 
 
 @needs_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [(390, "light"), (1280, "light"), (1280, "dark")]),
+    ],
+)
 def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -408,6 +414,7 @@ def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_hundred_epochs_are_small_and_smooth(opened, tmp_path):
     """Noise in nearly every tile, which is as hard to compress as prototypes get."""
     torch.manual_seed(0)

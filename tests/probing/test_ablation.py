@@ -145,6 +145,7 @@ def test_bad_lists_are_named_before_anything_is_probed(images, settings, message
     assert model.seen == 0
 
 
+@pytest.mark.slow
 def test_command_writes_a_table_and_a_picture_a_class_and_resumes(tmp_path):
     lists = "--mask-ratio 0.25 --mask-ratio 0.5 --patch-size 4 --threshold none --threshold 0.05"
     arguments = ["ablate", *lists.split(), "--num-masks", "8", "--images-per-class", "1", "--output", str(tmp_path)]

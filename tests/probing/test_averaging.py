@@ -34,7 +34,7 @@ def test_small_chunks_are_averaged_together_but_go_through_the_model_on_their_ow
     assert max(added) > 100
 
 
-@pytest.mark.parametrize("masking", ["random", "progressive"])
+@pytest.mark.parametrize("masking", ["random", pytest.param("progressive", marks=pytest.mark.slow)])
 def test_the_loop_over_masks_never_waits_for_the_device(masking):
     """No value is read back from the device for a mask or a chunk: as many reads for 16 masks as for 160."""
 

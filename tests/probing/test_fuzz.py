@@ -3,6 +3,7 @@
 import math
 import re
 
+import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ class Linear(nn.Module):
 @example(shape=(1, 1, 1, 1), classes=2, kind=torch.float32, offset=0, options={})
 @example(shape=(1, 1, 1, 2), classes=2, kind=torch.uint8, offset=0, options={"mask_ratio": 0.99, "num_masks": 1})
 @settings(max_examples=200)
+@pytest.mark.slow
 def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, offset, options):
     generator = torch.Generator().manual_seed(1)
     images = (torch.rand(shape, generator=generator) * 4).to(kind)

@@ -61,6 +61,7 @@ def test_agrees_with_a_plain_loop(trained, probe_images, settings):
     assert error[kept > 0].max() < 1e-5
 
 
+@pytest.mark.slow
 def test_chunk_size_changes_nothing_but_rounding(trained, probe_images):
     results = [
         FillInBlanks(num_masks=50, chunk_size=size).probe(trained, *probe_images) for size in (1, 7, 30, 64, 10_000)

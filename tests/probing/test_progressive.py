@@ -127,7 +127,7 @@ def test_steps_are_saved_and_random_masks_have_none(tmp_path):
     [
         ({"masking": "both"}, "masking must be one of 'random', 'progressive'; got 'both'"),
         ({"num_steps": 0}, "num_steps must be an integer >= 1; got 0"),
-        ({"update": "newton"}, "update must be one of 'gradient', 'bfgs', 'ascent'; got 'newton'"),
+        ({"update": "newton"}, "update must be one of 'gradient', 'bfgs', 'ascent', 'none'; got 'newton'"),
         ({"bfgs_steps": 0}, "bfgs_steps must be an integer >= 1; got 0"),
     ],
 )
@@ -150,7 +150,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
         tracking_uri=new_store(tmp_path / "mlflow.db"), artifact_location=(tmp_path / "artifacts").as_uri()
     )
     callback = FillInBlanksCallback(
-        max_overhead=None, masking=("random", "progressive"), num_masks=16, on_error="raise"
+        max_overhead=None, masking=("random", "progressive"), num_masks=16, on_error="raise", scores="all"
     )
     checkpoint = ModelCheckpoint(tmp_path, monitor="fitb/progressive/coverage", mode="max")
     module = SmallModule()

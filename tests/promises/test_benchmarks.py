@@ -30,6 +30,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(gpu, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_it_fills_every_cell_of_its_tables(gpu):
     tables = gpu.measure(torch.device("cpu"), gpu.TINY)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.splitlines() if "|" in line]

@@ -48,6 +48,9 @@ def run_commands(example):
                     assert (ROOT / word).exists(), line
 
 
+TRAIN_AND_CHECK = {"registry.md", "command-line.md", "loggers.md", "first-run.md", "fabric.md"}
+"""Pages whose commands take over five seconds."""
+
 BLOCKS = Sybil(
     parsers=[CodeBlockParser("python", PythonEvaluator()), CodeBlockParser("bash", run_commands)],
     pattern="*.md",
@@ -56,7 +59,13 @@ BLOCKS = Sybil(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in TRAIN_AND_CHECK else [])
+        for page in PAGES
+    ],
+)
 def test_every_code_block_runs(path, loaders, probe_images):
     document = BLOCKS.parse(path)
     if path.name == "README.md":  # its snippets are about data and a model that the reader has
@@ -149,6 +158,7 @@ def served(site):
 
 
 @pytest.mark.skipif(CHROMIUM is None and "FITB_CI" not in os.environ, reason="needs chromium: apt-get install chromium")
+@pytest.mark.slow
 def test_the_pages_are_whole_without_a_network(site, served):
     """No request leaves, no script fails, no picture is missing, and on a phone nothing sticks out."""
     from playwright.sync_api import sync_playwright

@@ -34,6 +34,7 @@ def test_tensorboard():
     assert len(events.Images("fitb/prototypes")) == len(events.Scalars("fitb/coverage")) == 3
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path):
     store = new_store(tmp_path / "mlflow.db")
     assert "best fitb/accuracy" in run("mlflow_run.py")
@@ -45,6 +46,7 @@ def test_mlflow(tmp_path):
         assert len([path for path in pictures if name in path and path.endswith(".png")]) == 3
 
 
+@pytest.mark.slow
 def test_registry(tmp_path):
     store = new_store(tmp_path / "mlflow.db")
     lines = run("registry_run.py").splitlines()
@@ -53,6 +55,7 @@ def test_registry(tmp_path):
     assert client.get_model_version_by_alias("digits", "champion").tags["fitb.verdict"] == "passed"
 
 
+@pytest.mark.slow
 def test_lightning_cli():
     run("lightning_cli.py", "fit", "--config", EXAMPLES / "lightning_cli.yaml")
     events = event_file("fitb-runs/digits-cli/version_0")
@@ -72,6 +75,7 @@ def test_lightning_cli_refuses_a_wrong_setting(tmp_path):
         run("lightning_cli.py", "fit", "--config", tmp_path / "wrong.yaml")
 
 
+@pytest.mark.slow
 def test_shortcut(tmp_path):
     lines = run("shortcut.py", "--output", tmp_path).splitlines()
     values = {}

@@ -63,6 +63,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("masks", [512])
+@pytest.mark.slow
 def test_the_peak_does_not_depend_on_the_number_of_masks(masks):
     """512 masks after 16 take no more: held at once, their images alone would be 60 MiB and their feature maps 560."""
     script = PEAK.replace("{masks}", str(masks))

@@ -38,7 +38,9 @@ LEAST = {
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "rgb"])
-@pytest.mark.parametrize("make", [mlp, cnn, resnet5, vit], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [mlp, cnn, resnet5, pytest.param(vit, marks=pytest.mark.slow)], ids=lambda make: make.__name__
+)
 def test_the_same_probe_on_every_kind_of_model(digits, make, channels):
     images, labels = data(digits, channels=channels)
     torch.manual_seed(0)

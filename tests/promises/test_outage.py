@@ -209,6 +209,7 @@ def test_stopped_for_some_epochs(server, trainer, loaders):
     assert_complete(server.uri, run_id, probe)
 
 
+@pytest.mark.slow
 def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog):
     probe, run_id = train(trainer, loaders, server.uri, {2: once_sent(server.stop)})
     assert "send with: fitb resend" in caplog.text
@@ -225,6 +226,7 @@ def test_stopped_for_good_then_sent_by_command(server, trainer, loaders, caplog)
     assert "Nothing waits" in fitb("resend").output
 
 
+@pytest.mark.slow
 def test_frozen(server, trainer, loaders):
     """It accepts connections and never answers."""
     probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(lambda: server.signal(signal.SIGSTOP))}, epochs=4)
@@ -299,6 +301,7 @@ def test_file_names_are_those_that_mlflow_writes(tmp_path):
     assert mlflow.__version__ >= "3"
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_does_not_hold_up_the_rest(server, tmp_path):
     from fitb_callbacks.integrations.mlflow.sink import outbox, scores_parcel
 

@@ -237,6 +237,7 @@ class ManyClasses(SmallModule):
         self.net = torch.nn.Sequential(torch.nn.AvgPool2d(28), torch.nn.Flatten(), torch.nn.Linear(192, 1000))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_grows_by_less_than_10_megabytes(trainer, tmp_path):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (96, 3, 224, 224), generator=generator) / 255

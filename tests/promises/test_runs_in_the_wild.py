@@ -223,6 +223,7 @@ def test_all_loggers_at_once(trainer, tmp_path):
     assert [path.name for path in in_folder] == ["step-00000003.png", "step-00000007.png"]
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline(trainer, tmp_path):
     pytest.importorskip("wandb")
     before = set(os.environ)

@@ -867,6 +867,7 @@ PROBED = {
 
 
 @pytest.mark.parametrize("case", PROBED)
+@pytest.mark.slow
 def test_it_is_probed_and_training_is_untouched(case):
     probe, said, trainer = with_and_without(PROBED[case], fill=None)  # which would take half of the time
     assert said == []

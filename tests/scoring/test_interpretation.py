@@ -7,6 +7,7 @@ from fitb_callbacks.scoring.structure import shortcut
 
 GOOD = {
     "coverage": 1.0,
+    "accuracy_all": 1.0,
     "knows": 0.8,
     "judge_ceiling": 0.95,
     "structure": 0.8,
