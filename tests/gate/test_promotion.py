@@ -116,6 +116,7 @@ def test_first_version_second_version_tampering_and_rollback(server, digits_file
     assert "the evidence has changed: settings.json" in changed.output
 
 
+@pytest.mark.slow
 def test_a_signature_needs_the_key(server, digits_file, trained):
     """Whoever may write to the server cannot make a verdict that holds where the key is known."""
     uri, name, client = server.uri, "signed", MlflowClient(server.uri)

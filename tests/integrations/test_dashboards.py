@@ -116,6 +116,7 @@ def tensorboard(trainer, loaders, serve, tmp_path):
     return serve("tensorboard.main", "--logdir", str(tmp_path / "runs"), "--samples_per_plugin", "images=200")
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_pictures_and_the_scores(tensorboard, page, tmp_path):
     page.goto(f"{tensorboard}/?tagFilter=fitb%2F(prototypes|timeline|accuracy|coverage)%24#timeseries")
     page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)

@@ -147,6 +147,7 @@ def test_an_unknown_logger_gets_scores_and_one_warning(trainer, loaders, recwarn
     assert len([w for w in recwarn if "gets the scores but no pictures" in str(w.message)]) == 1
 
 
+@pytest.mark.slow
 def test_comet_offline_holds_scores_and_pictures(tmp_path):
     pytest.importorskip("comet_ml")
     # online=False would write nothing: Lightning issue 21617

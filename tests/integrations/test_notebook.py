@@ -62,6 +62,7 @@ def test_a_training_cell_shows_the_last_probe_in_one_place(outputs):
     assert first["text/html"] != second["text/html"]
 
 
+@pytest.mark.slow
 def test_the_live_cell_and_a_result_show_the_same_summary(outputs):
     """They differ in what only the callback knows: the epoch, which is in the picture, and the judge's name."""
     live, result = (outputs[cell][0]["text/html"] for cell in (1, 2))

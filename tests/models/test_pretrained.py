@@ -42,6 +42,7 @@ def test_what_is_no_model_is_named(class_path, message):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_command_probes_it_in_one_line(tmp_path):
     command = ["probe", "--class", PRETRAINED, "--data", "fitb_callbacks.data.photographs:load_photographs"]
     few = ["--num-masks", "2", "--max-images", "1", "--output", str(tmp_path)]

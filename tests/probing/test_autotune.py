@@ -10,6 +10,7 @@ from torch import nn
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.probing.autotune import Plan, Tuner, tuner_for
+from fitb_callbacks.probing.cues import CUES
 from fitb_callbacks.probing.reliance import MOST_MASKS
 
 
@@ -219,7 +220,7 @@ def test_every_masked_image_goes_through_the_model_once_but_for_a_few():
     images, labels, seen = torch.rand(8, 1, 12, 12), torch.arange(8) % 3, []
     model = Watched(convolutions(), lambda images: seen.append(len(images)))
     FillInBlanks(num_masks=512, tolerance=None, fill=None).probe(model, images, labels)
-    others = 2 + 1 + 7  # the images and the prototypes, then the images whole and in seven mixtures, for the cues
+    others = 4 + 3 * len(CUES)  # the images and the prototypes, twice each at most; three mixtures for each cue
     of_reliance = MOST_MASKS * len(images)
     assert 8 * 512 <= sum(seen) - others * len(images) - of_reliance <= 8 * 512 + 2 * 16
 

@@ -106,6 +106,7 @@ def test_a_probe_gives_a_valid_result_or_an_error_of_ours(shape, classes, kind, 
 
 @given(name=st.sampled_from(PROBE_ARGUMENTS), value=anything)
 @settings(max_examples=400)
+@pytest.mark.slow
 def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
     model, images = Linear(64, 3, torch.float32), torch.rand(3, 1, 8, 8)
     try:

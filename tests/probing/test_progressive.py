@@ -222,6 +222,7 @@ if world > 1:
 """
 
 
+@pytest.mark.slow
 def test_ranks_share_the_partitions_and_agree(tmp_path):
     """Two partitions over three processes, so that one has none; and all of it in a single process."""
 

@@ -194,6 +194,7 @@ def test_the_pages_are_whole_without_a_network(site, served):
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_axe_finds_nothing(browser, served, scheme):  # noqa: F811
     from axe_playwright_python.sync_playwright import Axe
 

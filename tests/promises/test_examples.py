@@ -28,6 +28,7 @@ def event_file(folder):
     return EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
 
 
+@pytest.mark.slow
 def test_tensorboard():
     assert "fitb/accuracy" in run("tensorboard_run.py")
     events = event_file("fitb-runs/digits/version_0")

@@ -59,14 +59,14 @@ def chunk_sizes(done):
     return sorted(set(map(int, done.stdout.partition("with little memory")[2].split())) - {6})
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_chunk_and_goes_on():
-    """A real limit on the process's memory: 192 images (half the masks) at 2 MiB and more do not fit into 250 MiB."""
+    """A real limit on the process's memory: 192 images, at 2 MiB and more each, do not fit into 250 MiB."""
     done = with_little_memory(250, warm_process.run)
     assert done.returncode == 0, done.stderr
     *halved, largest = chunk_sizes(done)
-    assert largest == 192
-    assert halved
-    assert halved[-1] == 96
+    assert largest == 384  # forward passes alone, of all masks
+    assert {96, 192} <= set(halved)
 
 
 def in_a_new_process(script):

@@ -104,6 +104,7 @@ assert "fitb/coverage" in open("logs/lightning_logs/version_0/metrics.csv").read
 """
 
 
+@pytest.mark.slow
 def test_without_pillow_there_are_scores_and_one_line_says_that_there_are_no_pictures(tmp_path):
     done = run(TRAINING, tmp_path, blocked=["PIL", "tensorboard", "matplotlib", "mlflow"])
     assert done.stdout.strip().endswith("done"), done.stderr
