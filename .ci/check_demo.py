@@ -5,7 +5,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-KEYS = ("accuracy", "f1_macro", "f1_weighted", "coverage", "seconds")
+KEYS = ("accuracy", "f1_macro", "f1_weighted", "coverage", "structure")
 
 client = MlflowClient("sqlite:///mlflow.db")
 (run,) = client.search_runs([client.get_experiment_by_name("fitb-demo-mnist").experiment_id])
