@@ -73,14 +73,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path, nargs="?", help="a checkout of the other commit")
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--only", default="", help="part of a model's name")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         name, num_images, num_masks = arguments.serve
         serve(name, int(num_images), int(num_masks))
         return
-    for name, sizes in SIZES.items():
-        for num_images, num_masks in sizes:
+    for name in (name for name in SIZES if arguments.only in name):
+        for num_images, num_masks in SIZES[name]:
             before, after = (Probe(tree, name, num_images, num_masks) for tree in (arguments.tree, HERE.parent))
             taken = [(before.seconds(), after.seconds()) for _ in range(arguments.pairs)]
             before.close()

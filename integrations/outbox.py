@@ -109,9 +109,10 @@ class Outbox:
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - raised below
-                refusals.append(error)
+                if parcel.exists():  # if not, someone else has delivered it meanwhile
+                    refusals.append(error)
                 continue
-            shutil.rmtree(parcel, ignore_errors=True)  # another process may have delivered it, too
+            _remove(parcel)
         for folder in (self.folder, self.folder.parent):
             try:
                 folder.rmdir()
@@ -196,6 +197,14 @@ def _wait_at_the_end() -> float:
         _log.warning("FITB_OUTBOX_WAIT must be a number of seconds, at least 0; got %r: 5 are taken", text)
         return _WAIT_AT_THE_END
     return seconds
+
+
+def _remove(parcel: Path) -> None:
+    """Remove a parcel at once, so that nobody finds half of it; someone else may have delivered and removed it, too."""
+    removed = parcel.with_name(f".{parcel.name}")
+    with suppress(OSError):
+        parcel.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def outbox_folder() -> Path:

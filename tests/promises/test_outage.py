@@ -232,7 +232,8 @@ def test_frozen(server, trainer, loaders):
     probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(lambda: server.signal(signal.SIGSTOP))}, epochs=4)
     assert waiting_steps(run_id) == [15, 23, 31]
     server.signal(signal.SIGCONT)
-    assert fitb("resend").exit_code == 0
+    done = fitb("resend")
+    assert done.exit_code == 0, done.output
     assert_complete(server.uri, run_id, probe)
 
 
