@@ -254,7 +254,8 @@ class FillInBlanks:
 
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
-            relied = relies_on(inputs, num_masks=self._reliance_masks(), seed=self.seed, chunk_size=plan.chunk_size)
+            in_format = replace(inputs, classify=lambda images: inputs.classify(plan.formatted(images)))
+            relied = relies_on(in_format, num_masks=self._reliance_masks(), seed=self.seed, chunk_size=plan.chunk_size)
             averaged, mask_ratios = self._gentler(inputs, averaged, tuner, share)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             fills = self.fill is not None and self.update != "none"
