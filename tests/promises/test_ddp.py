@@ -38,7 +38,7 @@ def run(folder, *, devices=2, case="plain", started_by_lightning=False, script=S
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], said
 
 
-OF_THE_TOP_PATCH = {"spot_share", "same_place", "class_place", "cue_spot", "shortcut", "structure"}
+OF_THE_TOP_PATCH = {"spot_share", "same_place", "class_place", "cue_spot"}
 
 
 @pytest.mark.parametrize("case", ["other classes on each rank", pytest.param("plain", marks=pytest.mark.slow)])
