@@ -1,23 +1,25 @@
-"""What a run's page in MLflow says of its probes: a description and a tag.
-
-The settings are a line of the description, and no parameters of the run: MLflow prints these above every picture.
-"""
+"""What a run's page in MLflow says of its probes: a description, a tag, and the settings as parameters."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.integrations.summary import SIGNS, summary_lines
 
-__all__ = ["ARTIFACTS", "REPORT", "merged", "page_entries"]
+__all__ = ["ARTIFACTS", "REPORT", "VARIES", "merged", "page_entries"]
 
 REPORT = "fitb/report.html"
 """Where the report of a run is, among its artifacts."""
 
 ARTIFACTS = "{artifacts}"
 """Stands in the description for the address of the run's artifacts, which is known when it is sent."""
+
+VARIES = "num_masks"
+"""The setting that may differ from probe to probe of one run, as the time limit allows. The parameter is the first."""
+
+_MOST_CHARACTERS = 500  # of a parameter's value: what every version of MLflow takes
 
 
 def page_entries(record: Record) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def page_entries(record: Record) -> dict[str, Any]:
         record: Of that probe.
 
     Returns:
-        ``tags`` by name; ``section``, the name of the part of the description that is about this probe,
+        ``tags`` and ``params`` by name; ``section``, the name of the part of the description that is about this probe,
         and ``text``, that part as Markdown.
 
     Example:
@@ -37,13 +39,15 @@ def page_entries(record: Record) -> dict[str, Any]:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
         >>> entries = page_entries(make_record(result))
-        >>> sorted(entries["tags"]), "num_masks 8" in entries["text"]
-        (['fitb.verdict'], True)
+        >>> sorted(entries["tags"]), entries["params"]["fitb.num_masks"]
+        (['fitb.verdict'], '8')
     """
-    prefix, verdict = record["prefix"], record["verdict"]
+    prefix, verdict, masking = record["prefix"], record["verdict"], record["settings"]["masking"]
+    within = prefix if masking == "random" else f"{prefix}.{masking}"  # two kinds of masks are two sets of settings
     return {
         "tags": {f"{prefix}.verdict": f"{SIGNS[verdict['tone']]} {verdict['headline']}"},
-        "section": f"{prefix} {record['settings']['masking']}",
+        "params": {f"{within}.{name}": _shown(value) for name, value in _in_use(record["settings"]).items()},
+        "section": f"{prefix} {masking}",
         "text": _text(record),
     }
 
@@ -65,6 +69,23 @@ def merged(description: str, section: str, text: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _in_use(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this probe depends on, beyond rounding."""
+    idle = {"chunk_size", "num_classes"}
+    idle |= {"num_steps"} if settings["masking"] == "random" else {"mask_ratio", "adjust", "gentler"}
+    idle |= {f"{update}_steps" for update in ("bfgs", "ascent") if update != settings["update"]}
+    if settings["binarize"] is None:
+        idle |= {"binarize", "low", "high"}
+    return {name: value for name, value in settings.items() if name not in idle}
+
+
+def _shown(value: Any) -> str:
+    """A setting as text: four digits, so that rounding on another machine makes no other parameter."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(each) for each in value)[:_MOST_CHARACTERS]
+    return (f"{value:.4g}" if isinstance(value, float) else str(value))[:_MOST_CHARACTERS]
+
+
 def _text(record: Record) -> str:
     return "\n".join(
         [
@@ -72,7 +93,5 @@ def _text(record: Record) -> str:
             "",
             f"Look at **{record['prefix']}/at_a_glance** and **{record['prefix']}/prototypes** under *Model metrics*. "
             f"When the training has ended, [the report]({ARTIFACTS}/{REPORT}) shows every epoch.",
-            "",
-            "Settings: " + ", ".join(f"{name} {json.dumps(value)}" for name, value in record["settings"].items()) + ".",
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import tempfile
 import time
@@ -19,6 +20,7 @@ from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.mlflow.addresses import whole_address, without_password
 from fitb_callbacks.integrations.mlflow.description import (
     ARTIFACTS,
+    VARIES,
     merged,
     page_entries,
 )
@@ -43,6 +45,8 @@ __all__ = [
     "record_parcel",
     "scores_parcel",
 ]
+
+_log = logging.getLogger(__name__)
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
@@ -131,6 +135,7 @@ _ENTRY = "entry.json"
 
 _healthy_until: dict[str, float] = {}  # by address
 _tagged: set[tuple[str, str]] = set()  # runs that this process has tagged as holding images
+_other_values: set[str] = set()  # runs of which it has said that their parameters are others
 
 
 def _parcel(tracking_uri: str, run_id: str, step: int, content: Mapping[str, object]) -> dict[str, bytes]:
@@ -180,18 +185,34 @@ def deliver(parcel: Path) -> None:
 
 
 def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> None:
-    """Write description and tags; what others wrote there stays."""
-    from mlflow.entities import RunTag
+    """Write description, tags and parameters; what others wrote there stays."""
+    from mlflow.entities import Param, RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     run = client.get_run(run_id)
     artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
     text = page["text"].replace(ARTIFACTS, artifacts)
     description = merged(run.data.tags.get(MLFLOW_RUN_NOTE, ""), page["section"], text)
+    tags = {**page["tags"], MLFLOW_RUN_NOTE: description}
+    params = _new_params(run_id, page.get("params", {}), run.data.params)
     client.log_batch(
         run_id,
-        tags=[RunTag(name, value) for name, value in {**page["tags"], MLFLOW_RUN_NOTE: description}.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+        params=[Param(name, value) for name, value in params.items()],
     )
+
+
+def _new_params(run_id: str, params: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """Those that the run lacks. MLflow changes none: other values are left out, which is said once."""
+    others = sorted(name for name, value in params.items() if there.get(name, value) != value)
+    others = [name for name in others if name.rpartition(".")[2] != VARIES]
+    if others and run_id not in _other_values:
+        _other_values.add(run_id)
+        _log.warning(
+            "the run's parameters stay those of its first fit, as MLflow changes none; this one probes with %s",
+            ", ".join(f"{name}={params[name]} (was {there[name]})" for name in others),
+        )
+    return {name: value for name, value in params.items() if name not in there}
 
 
 def image_key(name: str) -> str:

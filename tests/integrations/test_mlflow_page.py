@@ -40,9 +40,45 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert "Epoch 0," not in description
     assert description.count("| score | value |") == 2
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
-    assert 'masking "random"' in description
-    ours = {name for name in run.data.params if name.startswith(("fitb/", "other/"))}
-    assert ours == {"fitb/seed"}  # MLflow prints parameters above every picture
+    assert run.data.params["fitb/seed"] == "mine"
+
+
+def test_the_settings_in_use_are_parameters(run):
+    _, run, _ = run
+    for prefix in ("fitb", "other"):
+        ours = {name.removeprefix(f"{prefix}.") for name in run.data.params if name.startswith(f"{prefix}.")}
+        assert ours >= {"masking", "mask_ratio", "patch_size", "num_masks", "update", "fill", "baseline", "seed"}
+        assert not ours & {"chunk_size", "num_steps", "bfgs_steps", "ascent_steps", "binarize", "low", "high"}
+    assert run.data.params["fitb.num_masks"] == "8"
+    assert run.data.params["fitb.masking"] == "random"
+    assert all(len(value) <= 500 for value in run.data.params.values())
+
+
+def test_a_second_fit_with_other_settings_goes_on_and_says_so_once(run, trainer, loaders, caplog):
+    client, run, _ = run
+    uri, run_id = client.tracking_uri, run.info.run_id
+    probe = FillInBlanksCallback(num_masks=12, mask_ratio=0.5, max_overhead=None, on_error="raise")
+    trainer(callbacks=[probe], logger=MLFlowLogger(tracking_uri=uri, run_id=run_id), max_epochs=2).fit(
+        SmallModule(), *loaders
+    )
+    after = client.get_run(run_id)
+    assert after.data.params == run.data.params
+    assert after.data.tags["fitb.verdict"].endswith(probe.result.interpretation()["headline"])
+    said = [record.getMessage() for record in caplog.records if "parameters" in record.getMessage()]
+    assert len(said) == 1
+    assert "fitb.mask_ratio=0.5 (was 0.25)" in said[0]
+    assert "num_masks" not in said[0]  # the time limit changes it from probe to probe
+
+
+def test_each_kind_of_masks_has_its_own_parameters(trainer, loaders, tmp_path):
+    uri = new_store(tmp_path / "mlflow.db")
+    logger = MLFlowLogger(tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri())
+    probe = FillInBlanksCallback(masking=("random", "progressive"), num_masks=8, max_overhead=None, on_error="raise")
+    trainer(callbacks=[probe], logger=logger, max_epochs=1).fit(SmallModule(), *loaders)
+    params = MlflowClient(uri).get_run(logger.run_id).data.params
+    assert params["fitb.mask_ratio"] == "0.25"
+    assert params["fitb.progressive.num_steps"] == "4"
+    assert not {"fitb.num_steps", "fitb.progressive.mask_ratio"} & set(params)
 
 
 def test_the_report_is_among_the_artifacts(run, tmp_path):

@@ -129,7 +129,9 @@ def assert_complete(uri, run_id, probe):
         for ending in (".png", ".webp"):
             steps = [int(name.split("+")[2]) for name in files if name.split("+")[0] == key and name.endswith(ending)]
             assert sorted(steps) == [entry["step"] for entry in probe.history]
-    assert client.get_run(run_id).data.tags["mlflow.loggedImages"] == "True"
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    assert run.data.params["fitb.num_masks"] == "4"
 
 
 def waiting_steps(run_id):
