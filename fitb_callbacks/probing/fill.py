@@ -72,7 +72,7 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     first = torch.zeros(1, dtype=torch.long, device=images.device)
     part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
     rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
-    rules = [*[rule] * parts, replace(rule, num_steps=_STEPS_OVER_ALL)]
+    rules = [*(replace(rule, seed=seed + part) for part in range(parts)), replace(rule, num_steps=_STEPS_OVER_ALL)]
     steps = images.new_zeros(len(rows), len(rules), *images.shape[1:])
 
     def work(_: slice, some: slice) -> None:

@@ -152,7 +152,7 @@ class ImagePrior:
             )
         gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
         if exponent:
-            weight = self._amplitude.pow(exponent).to(gradient)
+            weight = self._amplitude.to(gradient).pow(exponent)
             gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * weight, s=self.size)
         if len(self.mean) == 1:
             return gradient

@@ -479,7 +479,8 @@ class FillInBlanks:
             return BFGSUpdate(self.bfgs_steps)
         if self.update == "ascent":
             prior, weighted = ImagePrior.from_images(inputs.images), self.masking == "random"
-            return AscentUpdate(prior, inputs.low, inputs.high, num_steps=self.ascent_steps, weighted=weighted)
+            steps, seed = self.ascent_steps, self.seed
+            return AscentUpdate(prior, inputs.low, inputs.high, num_steps=steps, weighted=weighted, seed=seed)
         return GradientUpdate() if self.update == "gradient" else NoUpdate()
 
     def _num_updates(self) -> int:
