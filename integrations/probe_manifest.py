@@ -42,7 +42,7 @@ class TrainingRecord:
     Attributes:
         settings: The probe's settings as they were given.
         resolved: The same with its defaults resolved, as in a result.
-        images_per_class: Most probe images of each class.
+        images_per_class: Most probe images of each class; None for the usual number of them.
         max_images: Most probe images in all.
         images: Digest of images and labels, see `images_digest`.
         judge: The judge, if it was one that learned from images.
@@ -51,7 +51,7 @@ class TrainingRecord:
 
     settings: Mapping[str, Any]
     resolved: Mapping[str, Any]
-    images_per_class: int
+    images_per_class: int | None
     max_images: int
     images: str
     judge: StreamedJudge | None
@@ -59,7 +59,12 @@ class TrainingRecord:
 
 
 def write_record(
-    probe: FillInBlanks, result: FillInBlanksResult, judge: Judge | None, *, images_per_class: int, max_images: int
+    probe: FillInBlanks,
+    result: FillInBlanksResult,
+    judge: Judge | None,
+    *,
+    images_per_class: int | None,
+    max_images: int,
 ) -> dict[str, bytes]:
     """A training run's probe as files by name, without pickle: JSON, and judge and images as ``.npz``.
 
@@ -69,7 +74,7 @@ def write_record(
         probe: The probe.
         result: What it found.
         judge: Its judge; only one that learned from images is kept, and no module in it.
-        images_per_class: Most probe images of each class.
+        images_per_class: Most probe images of each class; None for the usual number of them.
         max_images: Most probe images in all.
 
     Example:

@@ -94,7 +94,8 @@ class FillInBlanksCallback(Callback):
     training's cell shows the last probe.
 
     Args:
-        images_per_class: Probe images of each class, at least 1.
+        images_per_class: Probe images of each class, at least 1. None takes 4, or as many as make 40 in all where
+            classes are few.
         max_images: Most probe images in all, at least 1; with very many classes, some have none.
         probe_images: Images and labels of your own to probe on: a pair of tensors, a data set or a data loader,
             prepared as for the network. None takes them from the run.
@@ -141,7 +142,7 @@ class FillInBlanksCallback(Callback):
     def __init__(  # noqa: PLR0913 - every setting by its name, as LightningCLI needs it
         self,
         *,
-        images_per_class: int = 4,
+        images_per_class: int | None = None,
         max_images: int = 64,
         probe_images: Reference | None = None,
         every_n_epochs: int | None = None,

@@ -24,6 +24,7 @@ from fitb_callbacks.callback.callback import FillInBlanksCallback
 from fitb_callbacks.callback.errors import ProbeOffError
 from fitb_callbacks.callback.trainer import is_dummy
 from fitb_callbacks.data.batches import read_batch
+from fitb_callbacks.data.selection import usual_per_class
 from fitb_callbacks.integrations.loggers import log_picture
 from fitb_callbacks.models.logits import classifier
 from fitb_callbacks.models.state import preserve_model_state
@@ -280,9 +281,10 @@ class _Look(Callback):
         shown = ("low", "high", "baseline")
         self.found["picture range"] = ", ".join(f"{name} {_numbers(settings[name])}" for name in shown)
         chosen = self.probing._images
-        expected = min(chosen.max_images, chosen.images_per_class * num_classes)
+        of_each = chosen.images_per_class or usual_per_class(num_classes)
+        expected = min(chosen.max_images, of_each * num_classes)
         self.seconds = self._estimate(trainer, pl_module, expected)
-        self.found["probe"] = f"{self.num_masks} masks on up to {expected} images ({chosen.images_per_class} a class)"
+        self.found["probe"] = f"{self.num_masks} masks on up to {expected} images ({of_each} a class)"
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule, expected: int) -> float:
         """Seconds of a probe of this many images.

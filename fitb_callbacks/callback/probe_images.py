@@ -23,7 +23,7 @@ class ProbeImages:
     """The probe images of a run.
 
     Args:
-        images_per_class: Most images of each class, at least 1.
+        images_per_class: Most images of each class, at least 1; None for the usual number of them.
         max_images: Most images in all, at least 1.
 
     Example:
@@ -34,8 +34,9 @@ class ProbeImages:
         [0, 1]
     """
 
-    def __init__(self, *, images_per_class: int, max_images: int) -> None:
-        check_integer("images_per_class", images_per_class, at_least=1)
+    def __init__(self, *, images_per_class: int | None, max_images: int) -> None:
+        if images_per_class is not None:
+            check_integer("images_per_class", images_per_class, at_least=1)
         check_integer("max_images", max_images, at_least=1)
         self.images_per_class, self.max_images = images_per_class, max_images
         self.images: Tensor | None = None

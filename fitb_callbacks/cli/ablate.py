@@ -43,7 +43,7 @@ def ablate(
     ] = None,
     masking: options.Masking = "random",
     num_masks: options.NumMasks = 256,
-    images_per_class: options.ImagesPerClass = 4,
+    images_per_class: options.ImagesPerClass = None,
     device: Device = "auto",
     precision: Precision = PrecisionName.full,
     output: Annotated[Path, typer.Option(help="Folder for the table, the pictures and every finished cell.")] = Path(

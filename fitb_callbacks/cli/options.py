@@ -34,7 +34,9 @@ Reference = Annotated[
     str | None,
     typer.Option(help=f"Images whose class means judge the prototypes, best trusted ones: {DATA_HELP}."),
 ]
-ImagesPerClass = Annotated[int, typer.Option(min=1, help="Probe images of each class.")]
+ImagesPerClass = Annotated[
+    int | None, typer.Option(min=1, help="Probe images of each class; by default 4, or as many as make 40 in all.")
+]
 MaxImages = Annotated[int, typer.Option(min=1, help="Most probe images in all.")]
 Masking = Annotated[MaskingName, typer.Option(help="How patches are hidden.")]
 NumMasks = Annotated[int, typer.Option(min=1, help="Masks an image.")]

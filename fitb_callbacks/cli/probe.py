@@ -31,7 +31,7 @@ def probe(
     reference: options.Reference = None,
     data_dir: options.DataDir = None,
     allow_pickle: options.AllowPickle = False,
-    images_per_class: options.ImagesPerClass = 4,
+    images_per_class: options.ImagesPerClass = None,
     max_images: options.MaxImages = 64,
     masking: options.Masking = "random",
     num_masks: options.NumMasks = 256,

@@ -37,7 +37,7 @@ def replay(
     reference: options.Reference = None,
     data_dir: options.DataDir = None,
     allow_pickle: options.AllowPickle = False,
-    images_per_class: options.ImagesPerClass = 4,
+    images_per_class: options.ImagesPerClass = None,
     max_images: options.MaxImages = 64,
     masking: Annotated[list[str], typer.Option(help="random or progressive; give it once for each.")] = ["random"],  # noqa: B006
     num_masks: options.NumMasks = 256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSelection", "every_label", "one_label_each"]
+__all__ = ["ImageSelection", "every_label", "one_label_each", "usual_per_class"]
+
+_USUAL_PER_CLASS, _USUAL_IN_ALL = 4, 40
 
 
 class ImageSelection:
     """The first images of each class, as many of each as possible, gathered batch by batch.
 
     Args:
-        per_class: Most images of one class.
+        per_class: Most images of one class; None for `usual_per_class` of the classes that have passed by.
         max_images: Most images in all. Where it does not allow ``per_class`` of every class, all classes get their
             first image before any gets a second, lower labels first.
 
@@ -30,7 +33,7 @@ class ImageSelection:
         [0, 1]
     """
 
-    def __init__(self, *, per_class: int, max_images: int) -> None:
+    def __init__(self, *, per_class: int | None, max_images: int) -> None:
         self.per_class = per_class
         self.max_images = max_images
         self._seen: Counter[int] = Counter()
@@ -47,13 +50,19 @@ class ImageSelection:
         """
         for image, label in zip(images, labels.tolist(), strict=True):
             self._offered += 1
-            if self._seen[label] < self.per_class and (not self._held or image.shape == self._held[0].image.shape):
+            if self._seen[label] < self._most(label) and (not self._held or image.shape == self._held[0].image.shape):
                 with torch.inference_mode(False):
                     copy = image.detach().to("cpu", copy=True)
                 self._hold(_Held(self._seen[label], label, self._offered, copy))
 
+    def _most(self, label: int) -> int:
+        """How many images of a class there may be, now that one of this class has passed by."""
+        return self.per_class or usual_per_class(len(self._seen.keys() | {label}))
+
     def _hold(self, image: _Held) -> None:
         self._seen[image.label] += 1
+        if self.per_class is None and image.place == 0:  # with another class, there are fewer of each
+            self._held = [held for held in self._held if held.place < self._most(image.label)]
         if len(self._held) < self.max_images or image.order < self._held[-1].order:
             insort(self._held, image, key=lambda held: held.order)
             del self._held[self.max_images :]
@@ -101,6 +110,16 @@ class ImageSelection:
 
     def _by_class(self) -> list[_Held]:
         return sorted(self._held, key=lambda held: (held.label, held.place))
+
+
+def usual_per_class(num_classes: int) -> int:
+    """How many images of each class a probe takes by default: four, or as many as make 40 where classes are few.
+
+    Example:
+        >>> [usual_per_class(number) for number in (2, 6, 10, 1000)]
+        [20, 7, 4, 4]
+    """
+    return max(_USUAL_PER_CLASS, math.ceil(_USUAL_IN_ALL / max(1, num_classes)))
 
 
 def every_label(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

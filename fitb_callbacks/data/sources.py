@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fitb_callbacks.data.batches import batches_of, read_batch
 from fitb_callbacks.data.datasets import LOADERS
-from fitb_callbacks.data.selection import ImageSelection
+from fitb_callbacks.data.selection import ImageSelection, usual_per_class
 from fitb_callbacks.utils.arrays import read_npz
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
@@ -84,7 +84,7 @@ class Standardization:
 def open_images(
     source: str,
     *,
-    per_class: int,
+    per_class: int | None,
     max_images: int | None = None,
     image_shape: Sequence[int] | None = None,
     data_dir: Path | None = None,
@@ -103,7 +103,7 @@ def open_images(
 
     Args:
         source: Which of these.
-        per_class: Most images of one class, at least 1.
+        per_class: Most images of one class, at least 1; None for `fitb_callbacks.data.selection.usual_per_class`.
         max_images: Most images in all; None: no limit. See `fitb_callbacks.data.selection.ImageSelection`.
         image_shape: ``(C, H, W)`` that the model takes. Pictures of a folder are converted to it; None leaves them as
             they are.
@@ -144,7 +144,7 @@ def open_images(
 _Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]
 
 
-def _from_folder(folder: Path, per_class: int, image_shape: Sequence[int] | None) -> _Opened:
+def _from_folder(folder: Path, per_class: int | None, image_shape: Sequence[int] | None) -> _Opened:
     from PIL import Image
 
     Image.init()
@@ -152,10 +152,11 @@ def _from_folder(folder: Path, per_class: int, image_shape: Sequence[int] | None
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise ValueError(f"{folder} must hold one folder a class; it holds none")
+    most = per_class or usual_per_class(len(classes))
     files = [
         (path, label)
         for label, part in enumerate(classes)
-        for path in sorted(path for path in part.rglob("*") if path.suffix.lower() in known)[:per_class]
+        for path in sorted(path for path in part.rglob("*") if path.suffix.lower() in known)[:most]
     ]
     for path, _ in files:
         if not path.resolve().is_relative_to(folder.resolve()):
