@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/against.py /tmp/before
 
 Each tree's probe runs in a process of its own; both take the same model, images, labels, masks and settings. The
-seconds are CPU seconds of one probe, whose chunk size and memory format were found before.
+seconds are CPU seconds of one probe in chunks of 128, so that a search for a better size plays no part. A tree that also finds out
+what the model relies on is measured a second time without that: so the parts that both trees have are compared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import os
 import statistics
 import subprocess
 import sys
+import unittest.mock
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 SIZES = {  # images, masks
@@ -38,9 +43,9 @@ class Probe:
         self.ask, self.answers = self.process.stdin, self.process.stdout
         self.plan = self.answers.readline().strip()
 
-    def seconds(self) -> float:
-        """CPU seconds of one more probe."""
-        print(file=self.ask, flush=True)
+    def seconds(self, what: str) -> float:
+        """CPU seconds of one more probe: of the whole of it, or of the updates, means and prototypes alone."""
+        print(what, file=self.ask, flush=True)
         return float(self.answers.readline())
 
     def close(self) -> None:
@@ -57,16 +62,29 @@ def serve(name: str, num_images: int, num_masks: int) -> None:
     from fitb_callbacks import FillInBlanks
 
     model, images, labels = build(name, num_images)
-    fixed = {"num_masks": num_masks, "tolerance": None, "baseline": 0.0}
+    fixed = {"num_masks": num_masks, "tolerance": None, "baseline": 0.0, "chunk_size": 128}
     known = {key: value for key, value in fixed.items() if hasattr(FillInBlanks, key)}
     if hasattr(FillInBlanks, "fill"):
         known["fill"] = None  # what the older tree does not have
     probe = FillInBlanks(**known)
-    for _ in range(12):  # more than the search for a chunk size takes
+    for _ in range(2):  # the first ones load kernels
         probe.probe(model, images, labels)
     print(FillInBlanks.__module__, flush=True)
-    for _ in sys.stdin:
-        print(cpu_seconds(lambda: probe.probe(model, images, labels)), flush=True)
+    for line in sys.stdin:
+        with without_reliance(sys.modules[FillInBlanks.__module__]) if line == "updates\n" else nullcontext():
+            print(cpu_seconds(lambda: probe.probe(model, images, labels)), flush=True)
+
+
+@contextmanager
+def without_reliance(probe: ModuleType) -> Iterator[None]:
+    """Leave out what older trees do not do."""
+    if not hasattr(probe, "relies_on"):
+        yield
+        return
+    from fitb_callbacks.probing.shortcuts import ReliesOn
+
+    with unittest.mock.patch.object(probe, "relies_on", return_value=ReliesOn({}, {}, None)):
+        yield
 
 
 def main() -> None:
@@ -83,16 +101,17 @@ def main() -> None:
     for name in (name for name in SIZES if arguments.only in name):
         for num_images, num_masks in SIZES[name]:
             before, after = (Probe(tree, name, num_images, num_masks) for tree in (arguments.tree, HERE.parent))
-            taken = [(before.seconds(), after.seconds()) for _ in range(arguments.pairs)]
+            for what in ("updates", "whole"):
+                taken = [(before.seconds(what), after.seconds(what)) for _ in range(arguments.pairs)]
+                old, new = (statistics.median(side) for side in zip(*taken, strict=True))
+                ratio = statistics.median(old / new for old, new in taken)
+                print(
+                    f"{name}, {num_images} images x {num_masks} masks, {what}: before {old:.3f} s, after {new:.3f} s, "
+                    f"before/after {ratio:.2f}",
+                    flush=True,
+                )
             before.close()
             after.close()
-            old, new = (statistics.median(side) for side in zip(*taken, strict=True))
-            ratio = statistics.median(old / new for old, new in taken)
-            print(
-                f"{name}, {num_images} images x {num_masks} masks: before {old:.3f} s, after {new:.3f} s, "
-                f"before/after {ratio:.2f}",
-                flush=True,
-            )
 
 
 if __name__ == "__main__":
