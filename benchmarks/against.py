@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 python benchmarks/against.py /tmp/before
 
 Each tree's probe runs in a process of its own; both take the same model, images, labels, masks and settings. The
-seconds are CPU seconds of one probe in chunks of 128, so that a search for a better size plays no part. A tree that also finds out
-what the model relies on is measured a second time without that: so the parts that both trees have are compared.
+seconds are CPU seconds of one probe in chunks of 128, so that a search for a better size plays no part. A tree that
+also finds out what the model relies on is measured a second time without that: so the parts that both trees have are
+compared.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from fitb_callbacks.scoring.structure import shortcut_of
 
 SCORES = worlds.CACHE / "scores.jsonl"
 RESULTS = Path(__file__).parent / "results" / "validity.md"
-PROBE_IMAGES = 20
+PROBE_IMAGES = 40
 PROBE = FillInBlanks(num_masks=96, tolerance=10.0, chunk_size=120)  # 64 masks, but where few are kept
 EPOCHS = (0, 1, 3, 7)
 LEARNED_FROM = 400  # training images of the judge that shares them
@@ -89,6 +89,7 @@ def examine(model: Model) -> dict[str, object]:
         "tone": shared.interpretation()["tone"],
         "headline": shared.interpretation()["headline"],
         "scores": scores,
+        "intervals": {name: list(ends) for name, ends in shared.intervals.items()},
     }
     if kind.plant in LOCAL:
         found["reliance"] = share_on_mark(module, result, where, clean_images(model))

@@ -526,6 +526,8 @@ NETWORK_OF = {
     1: ("resnet", "resnet", "resnet", "resnet"),
     2: ("vit", "vit", "vit", "vit"),
     3: ("resnet", "vit", "cnn", "resnet"),
+    4: ("vit", "cnn", "resnet", "cnn"),
+    5: ("cnn", "vit", "vit", "resnet"),
 }
 """Seed to the network of each data set of `DATA`."""
 DOSED = ("patch", "shading")

@@ -12,7 +12,7 @@ from torch import Tensor
 from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.models.logits import Classify
-from fitb_callbacks.scoring.intervals import wilson_interval
+from fitb_callbacks.scoring.intervals import difference_interval
 from fitb_callbacks.scoring.nulls import permuted_patches
 
 __all__ = ["CUES", "Cue", "cue_profile", "mixed"]
@@ -37,28 +37,25 @@ _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
 @dataclass(frozen=True)
 class Cue:
-    """How often a model answers by one cue alone.
+    """What the model goes by where one cue and the rest of the image contradict each other.
 
     Attributes:
-        rate: Share of the images classified as their label, in [0, 1].
-        low: Lower end of its 95% interval.
+        kept: Share of the answers that follow the cue, in [0, 1].
+        rest: Share of the answers that follow the rest, in [0, 1]. For shuffled patches, which have no rest, the share
+            that would be right if the same answers were dealt at random.
+        low: Lower end of the 95% interval of `lead`.
         high: Upper end.
-        chance: Share that would be right if the same answers were dealt at random.
     """
 
-    rate: float
+    kept: float
+    rest: float
     low: float
     high: float
-    chance: float
 
     @property
-    def excess(self) -> float:
-        """Rate above chance, as a share of what is possible: 0 by chance, 1 if always right."""
-        return self.above_chance(self.rate)
-
-    def above_chance(self, rate: float) -> float:
-        """Another rate, such as an end of the interval, on the scale of `excess`."""
-        return (rate - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
+    def lead(self) -> float:
+        """How many more answers follow the cue than the rest, in [-1, 1]: 0 for a model that sees neither."""
+        return self.kept - self.rest
 
 
 def cue_profile(
@@ -72,10 +69,10 @@ def cue_profile(
     """Keep one cue of each image, take the rest from an image of another class, and see which one the model names.
 
     A shortcut that is everywhere in an image (a tint, a shading, a border) has no patch that could be pointed at, but
-    it shows here: most of the image is another class's, and the answer stays. The mixed images look more like the
-    training data than images with something cut out would. Whether it is a fault depends on the task, since fruit may
-    well be told by colour; compare with the champion, or with the first epochs. Three forward passes over the images
-    for each cue.
+    it shows here: most of the image is another class's, and the answer stays. A model that looks at things follows the
+    rest, which is nearly all of them. The mixed images look more like the training data than images with something cut
+    out would. Whether it is a fault depends on the task, since fruit may well be told by colour; compare with the
+    champion, or with the first epochs. Three forward passes over the images for each cue.
 
     Args:
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
@@ -93,7 +90,7 @@ def cue_profile(
         >>> labels = images.mean(dim=(2, 3)).argmax(dim=1)
         >>> by_mean_colour = lambda images: images.mean(dim=(2, 3))
         >>> profile = cue_profile(by_mean_colour, images, labels)
-        >>> profile["colour"].rate > 0.9, profile["shuffled"].rate
+        >>> profile["colour"].lead > 0.9, profile["shuffled"].kept
         (True, 1.0)
     """
     profile, partners = {}, [_of_another_class(labels, draw) for draw in range(_DRAWS)]
@@ -106,12 +103,19 @@ def cue_profile(
         return mixed(name, images, others, seed=draw)
 
     for name in CUES if spots is not None else [name for name in CUES if name != "spot"]:
-        logits = [in_chunks(classify, mixture(name, draw), chunk_size) for draw in range(_DRAWS)]
-        answers = [predicted(values, labels) for values in logits]
-        rate = sum((answer == labels).float().mean().item() for answer in answers) / len(answers)
-        chance = sum(_chance(answer, labels) for answer in answers) / len(answers)
-        low, high = wilson_interval(rate, len(labels))
-        profile[name] = Cue(rate, low, high, chance)
+        answers = [
+            predicted(in_chunks(classify, mixture(name, draw), chunk_size), labels).to(labels.device)
+            for draw in range(_DRAWS)
+        ]
+        kept = torch.stack([answer == labels for answer in answers]).double().mean(dim=0)
+        if name == "shuffled":
+            rest = torch.full_like(kept, sum(_chance(answer, labels) for answer in answers) / _DRAWS)
+        else:
+            others = [labels[partner] for partner in partners]
+            follows = [answer == other for answer, other in zip(answers, others, strict=True)]
+            rest = torch.stack(follows).double().mean(dim=0)
+        low, high = difference_interval(kept - rest)
+        profile[name] = Cue(kept.mean().item(), rest.mean().item(), low, high)
     return profile
 
 

@@ -54,8 +54,8 @@ def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | No
         spots = inputs.grid.to_pixels(spot_around(maps.argmax(dim=1), inputs.grid)).to(inputs.images.device)
     cues = cue_profile(inputs.classify, inputs.images, labels, spots=spots, chunk_size=chunk_size)
     for name, cue in cues.items():
-        metrics[f"cue_{name}"] = cue.excess
-        intervals[f"cue_{name}"] = (cue.above_chance(cue.low), cue.above_chance(cue.high))
+        metrics[f"cue_{name}"] = cue.lead
+        intervals[f"cue_{name}"] = (cue.low, cue.high)
     metrics["shortcut"] = shortcut_of(metrics, inputs.num_classes)[0]
     return ReliesOn(metrics, intervals, None if maps is None else inputs.grid.to_grid(maps).to(torch.float32))
 

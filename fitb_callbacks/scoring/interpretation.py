@@ -150,11 +150,15 @@ def _shortcut_found(
         return _said(
             "bad", "The model looks at one small spot.", f"The model is right for {area}, {_places(score, spot)}."
         )
-    return _said(
-        "bad",
-        f"The model goes by {_CUE[cue]}.",
-        f"Where this comes from one image and the rest from an image of another class, "
-        f"{max(0.0, min(1.0, score[f'cue_{cue}'])):.0%} of the answers follow it, chance taken off.",
+    return _said("bad", f"The model goes by {_CUE[cue]}.", _what_decides(cue, score[f"cue_{cue}"]))
+
+
+def _what_decides(cue: str, lead: float) -> str:
+    if cue == "shuffled":
+        return f"With the patches in random order, {lead:.0%} of the answers stay right, chance taken off."
+    return (
+        "Where this comes from one image and the rest from an image of another class, more answers follow it than "
+        f"follow the rest, by {100 * lead:.0f} of 100."
     )
 
 

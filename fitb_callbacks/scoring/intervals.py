@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-__all__ = ["mean_interval", "wilson_interval"]
+__all__ = ["difference_interval", "mean_interval", "wilson_interval"]
 
 _Z = 1.959963984540054  # 95 %
 
@@ -54,3 +55,28 @@ def mean_interval(values: Tensor) -> tuple[float, float, float]:
         return mean, math.nan, math.nan
     half = _Z * values.double().std().item() / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def difference_interval(values: Tensor) -> tuple[float, float]:
+    """The 95% interval of the mean of paired differences of rates, honest for few cases and for equal ones.
+
+    One case is added at either end, as Agresti and Min (2005) do for paired shares: without them, cases that all agree
+    would have an interval of no width.
+
+    Args:
+        values: One case's difference each, in [-1, 1], shape ``(N,)``.
+
+    Returns:
+        Lower and upper end, within [-1, 1] and around the mean; NaN for both if there is no case.
+
+    Example:
+        >>> import torch
+        >>> [round(end, 2) for end in difference_interval(torch.ones(40))]
+        [0.86, 1.0]
+    """
+    if not len(values):
+        return math.nan, math.nan
+    known = values.double()
+    _, low, high = mean_interval(torch.cat((known, known.new_tensor([-1.0, 1.0]))))
+    mean = known.mean().item()
+    return max(-1.0, min(mean, low)), min(1.0, max(mean, high))

@@ -6,22 +6,19 @@ from collections.abc import Mapping
 
 __all__ = ["shortcut", "shortcut_of", "structure"]
 
-_RAMPS = {
-    "spot": (0.40, 0.65),
-    "colour": (0.18, 0.40),
-    "shading": (0.42, 0.65),
-    "rim": (0.12, 0.36),
-    "detail": (0.25, 0.50),
-    "pattern": (0.18, 0.36),
-    "shuffled": (0.60, 0.90),
-}
-"""Cue to the share of the model's answers, above chance, from which it counts as a shortcut, and from which fully."""
+_LEAD, _SHUFFLED = (0.15, 0.35), (0.60, 0.90)
+"""By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
+fully. Shuffled patches have no rest that could win, so that more is asked of them."""
 
-_SPOT_SHARE, _SPOT_PLACE = (0.62, 0.72), (0.50, 0.70)
-"""The same for how concentrated reliance is, and for how often it is at one place. A spot is a shortcut if reliance is
-concentrated there and either it suffices for the answer, or it is at one place."""
+_SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
+"""The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if
+reliance is concentrated there and at one place."""
 
 _LEAST_ACCURACY = 0.4
+"""Above chance. Below it, there is too little to say where a model looks."""
+
+_NAMED = 0.5
+"""Suspicion from which the first cue in order gets the name."""
 
 
 def structure(knows: float, suspicion: float) -> float:
@@ -46,13 +43,14 @@ def shortcut(
 ) -> tuple[float, str | None]:
     """How far a single cue explains the model's answers, and which one.
 
-    Every cue's excess over chance is taken as a share of the excess on the whole images. Where it starts to count was
-    chosen on one seed of the models in ``benchmarks/validity.py``; docs/scores.md has what another seed shows.
+    One pair of numbers serves all cues: a model that sees what is in the image follows the rest of it, which is nearly
+    everything. docs/scores.md has what models with and without shortcuts show. More than one cue may lead, since a tint
+    is also a shading, and a shading reaches the rim; the cue that is named is the first of them in this order: spot,
+    colour, shading, detail, pattern, spot (by its place), rim, shuffled.
 
     Args:
-        cues: Cue to its excess over chance, see `fitb_callbacks.probing.cues`.
-        accuracy: The excess over chance on the whole images, up to 1; below 0.4 there is too little to
-            explain.
+        cues: Cue to its lead over the rest of the image, see `fitb_callbacks.probing.cues`.
+        accuracy: The excess over chance on the whole images, up to 1. Below 0.4, where a model looks is not counted.
         share: Share of the reliance within one spot of an image, in [0, 1].
         place: How often that spot is at the same place, in all images or in those of a class, in [0, 1].
 
@@ -60,23 +58,21 @@ def shortcut(
         Suspicion in [0, 1], and the cue, None if it is 0.
 
     Example:
-        >>> shortcut({"rim": 0.9, "shading": 0.1}, accuracy=0.95)
+        >>> shortcut({"rim": 0.9, "shading": -0.1}, accuracy=0.95)
         (1.0, 'rim')
-        >>> shortcut({"rim": 0.0, "shading": 0.2}, accuracy=0.95)
+        >>> shortcut({"rim": -0.8, "shading": 0.1}, accuracy=0.95)
         (0.0, None)
         >>> shortcut({}, accuracy=0.95, share=0.9, place=0.8)
         (1.0, 'spot')
     """
-    if accuracy < _LEAST_ACCURACY:
+    at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
+    found = [(name, _ramp(cues.get(name, 0.0), *_LEAD)) for name in ("spot", "colour", "shading", "detail", "pattern")]
+    found += [("spot", at_one_place), ("rim", _ramp(cues.get("rim", 0.0), *_LEAD))]
+    found += [("shuffled", _ramp(cues.get("shuffled", 0.0), *_SHUFFLED))]
+    suspicion = max(strength for _, strength in found)
+    if suspicion == 0:
         return 0.0, None
-    found = {name: _ramp(cues.get(name, 0.0) / accuracy, *ends) for name, ends in _RAMPS.items()}
-    found["spot"] = min(_ramp(share, *_SPOT_SHARE), max(found["spot"], _ramp(place, *_SPOT_PLACE)))
-    suspicion = max(found.values())
-    # A tint is also a shading, and a shading reaches the rim: the wider cue gets the name
-    found["rim"] *= 1 - found["shading"]
-    found["shading"] *= 1 - found["colour"]
-    name = max(found, key=lambda cue: found[cue])
-    return (suspicion, name) if suspicion > 0 else (0.0, None)
+    return suspicion, next(name for name, strength in found if strength >= min(_NAMED, suspicion))
 
 
 def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, str | None]:

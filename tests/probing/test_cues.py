@@ -50,24 +50,24 @@ def test_a_model_that_goes_by_one_cue_names_the_image_that_the_cue_is_from(cue):
     make, classify = WORLDS[cue]
     profile = cue_profile(classify, make(), LABELS)
     assert set(profile) == set(CUES) - {"spot"}
-    assert profile[cue].rate == 1
-    assert profile[cue].low > 0.9
-    assert profile[cue].chance == pytest.approx(0.25)
-    assert profile[cue].excess == pytest.approx(1)
+    assert profile[cue].kept == 1
+    assert profile[cue].rest == 0
+    assert profile[cue].lead == profile[cue].high == 1
+    assert profile[cue].low > 0.8
 
 
 def test_a_cue_that_is_not_used_does_not_suffice():
     images, by_rim = framed(), WORLDS["rim"][1]
-    assert cue_profile(by_rim, images, LABELS)["centre"].excess < 0.1
-    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["colour"].excess < 0.1
+    assert cue_profile(by_rim, images, LABELS)["centre"].lead < 0
+    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["colour"].lead < 0
 
 
-def test_a_constant_answer_is_chance_even_if_one_class_dominates():
-    labels = torch.tensor([0] * 30 + [1] * 10)
+def test_a_constant_answer_follows_nothing():
+    labels = torch.tensor([0] * 20 + [1] * 20)
     always_zero = lambda images: torch.tensor([1.0, 0.0]).expand(len(images), 2)  # noqa: E731
     for cue in cue_profile(always_zero, torch.rand(40, 3, 16, 16), labels).values():
-        assert cue.rate == cue.chance == 0.75
-        assert cue.excess == 0
+        assert cue.kept == cue.rest == 0.5
+        assert cue.lead == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 3, 64, 40), (1, 1, 28, 28)])
@@ -132,9 +132,9 @@ def marked():
 def test_a_model_that_reads_a_mark_names_the_image_that_its_spot_is_from():
     images, spots = marked()
     by_mark = nearest(lambda x: (x > 0.9).sum(dim=(1, 2, 3)) / 16, [1.0, 0.75, 0.5, 0.25])
-    assert cue_profile(by_mark, images, LABELS, spots=spots)["spot"].rate == 1
+    assert cue_profile(by_mark, images, LABELS, spots=spots)["spot"].kept == 1
     elsewhere = spots.roll((14, 14), dims=(1, 2))
-    assert cue_profile(by_mark, images, LABELS, spots=elsewhere)["spot"].rate < 0.5
+    assert cue_profile(by_mark, images, LABELS, spots=elsewhere)["spot"].lead < 0
 
 
 def test_sharpness_and_patterns_have_a_cue_and_pictures_have_not():
@@ -146,9 +146,9 @@ def test_sharpness_and_patterns_have_a_cue_and_pictures_have_not():
     spectra = torch.stack([torch.fft.fft2(stripes[label == LABELS]).abs().mean(dim=0) for label in range(4)])
     by_stripes = lambda x: -(torch.fft.fft2(x).abs()[:, None] - spectra).square().sum(dim=(2, 3, 4))  # noqa: E731
     profile = cue_profile(by_stripes, stripes, LABELS)
-    assert profile["pattern"].rate > 0.95
-    assert profile["shading"].excess < 0.2
-    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["pattern"].excess < 0.2
+    assert profile["pattern"].kept > 0.95
+    assert profile["shading"].lead < 0
+    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["pattern"].lead < 0
 
 
 def test_small_images_have_no_finest_detail():
@@ -161,5 +161,5 @@ def test_the_finest_detail_has_a_cue():
     images = 0.7 * shaded() + 0.3 * textures[LABELS]
     by_texture = lambda x: torch.stack([((x - x.mean()) * (t - 0.5)).sum(dim=(1, 2, 3)) for t in textures], 1)  # noqa: E731
     profile = cue_profile(by_texture, images, LABELS)
-    assert profile["detail"].rate > 0.95
-    assert profile["shading"].excess < 0.3
+    assert profile["detail"].kept > 0.95
+    assert profile["shading"].lead < 0
