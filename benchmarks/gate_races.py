@@ -69,13 +69,13 @@ def as_before(client: MlflowClient, version: str, expected: str | None) -> None:
     """Look, move, note."""
     if alias_holder(client, NAME, ALIAS) == expected:
         client.set_registered_model_alias(NAME, ALIAS, version)
-        note_promotion(client, NAME, version, ALIAS, {"from": expected})
+        note_promotion(client, NAME, version, ALIAS, before=expected)
 
 
 def as_now(client: MlflowClient, version: str, expected: str | None) -> None:
     """What a check does."""
     move_alias(client, NAME, ALIAS, version=version, expected=expected)
-    note_promotion(client, NAME, version, ALIAS, {"from": expected})
+    note_promotion(client, NAME, version, ALIAS, before=expected)
 
 
 def race(uri: str, move: Move) -> tuple[list[str], str | None]:

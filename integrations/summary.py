@@ -5,7 +5,7 @@ from __future__ import annotations
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.scoring.catalogue import KEY_METRICS
 
-__all__ = ["SIGNS", "summary_lines"]
+__all__ = ["SIGNS", "facts_line", "probed_line", "summary_lines"]
 
 SIGNS = {"good": "✓", "bad": "✗", "unclear": "?"}
 """What stands before a verdict, by its tone."""
@@ -32,7 +32,7 @@ def summary_lines(record: Record) -> list[str]:
         >>> lines[-1]
         'Epoch 3, 5 probe images of 3 classes, random masks.'
     """
-    verdict, scores, intervals = record["verdict"], record["scores"], record["intervals"]
+    verdict, scores = record["verdict"], record["scores"]
     lines = [f"**{SIGNS[verdict['tone']]} {verdict['headline']}** {verdict['reason']}", ""]
     lines += ["| score | value | 95% interval |", "| --- | --- | --- |"]
     if record["validation"] is not None:
@@ -40,11 +40,42 @@ def summary_lines(record: Record) -> list[str]:
         lines.append(f"| {name.replace('|', ' ')} of the training | {value:.2f} | |")
     names = [name for name in KEY_METRICS if scores.get(name) is not None]
     for name in names[:_MOST_SCORES]:
-        ends = [end for end in intervals.get(name, ()) if end is not None]
-        lines.append(f"| {name} | {scores[name]:.2f} | {' to '.join(f'{end:.2f}' for end in ends)} |")
-    lines += [
-        "",
+        lines.append(f"| {name} | {scores[name]:.2f} | {_interval(record, name)} |")
+    return [*lines, "", probed_line(record)]
+
+
+def facts_line(record: Record) -> str:
+    """The deciding scores with their intervals, in a line.
+
+    Example:
+        >>> import torch
+        >>> from fitb_callbacks import FillInBlanks
+        >>> from fitb_callbacks.integrations.record import make_record
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> record = make_record(result, validation=("val_acc", 0.4))
+        >>> record["scores"] |= {"knows": 0.9, "shortcut": None, "structure": 0.9}
+        >>> facts_line(record).partition(", coverage")[0]
+        'knows 0.90, structure 0.90'
+    """
+    scores, facts = record["scores"], []
+    for name in ("knows", "shortcut", "structure", "coverage"):
+        if scores.get(name) is not None:
+            interval = _interval(record, name)
+            facts.append(f"{name} {scores[name]:.2f}" + (f" ({interval})" if interval else ""))
+    if record["validation"] is not None:
+        name, value = record["validation"]
+        facts.append(f"{name} {value:.2f}")
+    return ", ".join(facts)
+
+
+def probed_line(record: Record) -> str:
+    """What was probed, in a line."""
+    return (
         f"Epoch {record['epoch']}, {record['images']} probe images of {len(record['classes'])} classes, "
-        f"{record['settings']['masking']} masks.",
-    ]
-    return lines
+        f"{record['settings']['masking']} masks."
+    )
+
+
+def _interval(record: Record, name: str) -> str:
+    return " to ".join(f"{end:.2f}" for end in record["intervals"].get(name, ()) if end is not None)

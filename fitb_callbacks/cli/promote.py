@@ -44,6 +44,7 @@ def promote(
 ) -> None:
     """Move an alias to a version whose recorded verdict is a pass and holds together: 0 moved, 1 refused."""
     from fitb_callbacks.gate.registry import Promotion
+    from fitb_callbacks.integrations.mlflow.registry import last_check
 
     console = Console()
     with _connected("fitb promote", console, tracking_uri) as client:
@@ -52,11 +53,12 @@ def promote(
         found = _find(client, model)
         if not _holds(client, found, console):
             raise typer.Exit(_NO)
-        tags = client.get_model_version(str(found.name), str(found.version)).tags
-        if tags["fitb.verdict"] not in ("passed", "waived"):
-            _say(console, f"[red]refused[/red]: the verdict is {escape(tags['fitb.verdict'])}")
+        checked = last_check(client, found)
+        verdict = None if checked is None else checked.data.tags["fitb.verdict"]
+        if verdict not in ("passed", "waived"):
+            _say(console, f"[red]refused[/red]: the verdict is {escape(str(verdict))}")
             raise typer.Exit(_NO)
-        _move(client, str(found.name), str(found.version), wanted, digest=tags["fitb.digest"], console=console)
+        _move(client, str(found.name), str(found.version), wanted, console)
 
 
 def rollback(
@@ -73,8 +75,7 @@ def rollback(
         before = None if holder is None else previous_holder(client, name, holder, alias)
         if before is None:
             raise ValueError(f"it is not known to which version {alias} of {name} pointed before version {holder}")
-        digest = client.get_model_version(name, before).tags.get("fitb.digest")
-        _move(client, name, before, alias, digest=digest, console=console)
+        _move(client, name, before, alias, console)
 
 
 @contextmanager
@@ -114,8 +115,7 @@ def _holds(client: MlflowClient, model: RegistryModel, console: Console) -> bool
     return all(finding.holds for finding in findings)
 
 
-def _move(client: MlflowClient, name: str, version: str, alias: str, *, digest: str | None, console: Console) -> None:
-    from fitb_callbacks.gate.evidence import utc_now
+def _move(client: MlflowClient, name: str, version: str, alias: str, console: Console) -> None:
     from fitb_callbacks.integrations.mlflow.registry import alias_holder, move_alias, note_promotion
 
     before = alias_holder(client, name, alias)
@@ -123,7 +123,7 @@ def _move(client: MlflowClient, name: str, version: str, alias: str, *, digest: 
         _say(console, f"{alias} is already at models:/{name}/{version}")
         return
     move_alias(client, name, alias, version=version, expected=before)
-    note_promotion(client, name, version, alias, {"from": before, "time": utc_now(), "digest": digest})
+    note_promotion(client, name, version, alias, before=before)
     _say(console, escape(f"{alias} moved from version {before} to models:/{name}/{version}"))
 
 

@@ -1,4 +1,4 @@
-"""What a verdict says to people: the head of its report, the description of the model's version."""
+"""What a verdict says to people: the head of its report, the tag and the description of the model's version."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from fitb_callbacks.utils.messages import on_one_line
 
-__all__ = ["report_head", "verdict_line", "version_description"]
+__all__ = ["report_head", "verdict_line", "version_description", "version_tag"]
 
 _SIGNS = {"passed": "✓", "waived": "!", "refused": "✗"}
 _TONES = {"passed": "good", "waived": "unclear", "refused": "bad"}
 _MOST_REASONS = 3
 _MOST_SCORES = 4
+_MOST_CHARACTERS = 500  # of a tag
 
 
 def verdict_line(verdict: Mapping[str, Any]) -> str:
@@ -26,6 +27,27 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
         >>> verdict_line({"verdict": "refused", "rules": [rule]})
         '✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)'
     """
+    word = verdict["verdict"]
+    return on_one_line(f"{_SIGNS.get(word, '?')} {word.upper()}: {_reason(verdict)}")
+
+
+def version_tag(verdict: Mapping[str, Any]) -> str:
+    """The same for a tag, whose first word can be searched for.
+
+    Args:
+        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+
+    Example:
+        >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.73, "passed": True}
+        >>> version_tag({"verdict": "passed", "rules": [rule]})
+        'passed: 1 rule passed'
+    """
+    text = on_one_line(f"{verdict['verdict']}: {_reason(verdict)}")
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+
+
+def _reason(verdict: Mapping[str, Any]) -> str:
+    """Why a verdict is what it is."""
     rules, word = verdict["rules"], verdict["verdict"]
     total = f"{len(rules)} rule{'s' if len(rules) > 1 else ''}"
     bad = [rule for rule in rules if not rule["passed"]]
@@ -36,7 +58,7 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
         said = f"these images cannot tell: {reasons}"
     if word == "waived":
         said = f"by {verdict['waiver']['name']}: {verdict['waiver']['reason']}; {said}"
-    return on_one_line(f"{_SIGNS.get(word, '?')} {word.upper()}: {said}")
+    return said
 
 
 def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:

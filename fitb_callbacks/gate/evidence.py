@@ -85,8 +85,11 @@ def previous_digest(client: MlflowClient, model: RegistryModel, champion: str | 
     found = re.fullmatch(r"models:/([^/@]+)/(\d+)", champion or "")
     if found is None or found[1] != model.name:
         return None
-    digest = client.get_model_version(found[1], found[2]).tags.get("fitb.digest")
-    return None if digest is None else str(digest)
+    from fitb_callbacks.integrations.mlflow.lookup import find_model
+    from fitb_callbacks.integrations.mlflow.registry import last_check
+
+    checked = last_check(client, find_model(client, found[0]))
+    return None if checked is None else checked.data.tags.get("fitb.digest")
 
 
 def write_evidence(check: ModelCheck, verdict: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
-from fitb_callbacks.gate.description import version_description
+from fitb_callbacks.gate.description import version_description, version_tag
 from fitb_callbacks.gate.evidence import (
     evidence_digest,
     previous_digest,
     provenance,
     signature,
-    utc_now,
     write_evidence,
 )
 from fitb_callbacks.gate.model import check_model
@@ -226,7 +224,7 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
     The probe takes the settings of the rules, then those that the champion's training run stored, then the defaults:
     never those of the candidate, which could choose an easy probe for itself. Images that the rules do not name are
     those that the champion's training run recorded, and for a first version its own. Nothing is written before all is
-    decided. The version's tags are written after the run that holds the evidence, and the alias moves after the tags.
+    decided. The version's tag is written after the run that holds the evidence, and the alias moves after the tag.
     Nothing at all is written for a checkpoint file.
 
     Without a named champion, the model is compared with the version that the alias "champion" points to, if there is
@@ -493,7 +491,7 @@ class _Check:
 
 @dataclass
 class _Recorder:
-    """Writes the evidence, then the tags, then the alias, and knows what is written."""
+    """Writes the evidence, then the version's tag, then the alias, and knows what is written."""
 
     client: MlflowClient
     model: RegistryModel
@@ -510,10 +508,8 @@ class _Recorder:
         try:
             checked = self._evidence(checked)
             self.on_step("Tagging the model")
-            registry = self._registry()
-            registry.tag(self.client, self.model, _version_tags(checked), checked.verdict)
-            self._describe(checked)
-            self.written = f"run {checked.run_id} and the version's tags were"
+            self._publish(checked)
+            self.written = f"run {checked.run_id} and the version's tag were"
             return checked if alias is None else self._promoted(checked, alias)
         except (ValueError, KeyboardInterrupt):
             raise
@@ -549,46 +545,31 @@ class _Recorder:
                 champion_scores=checked.check.champion_scores or {},
                 evidence=Path(folder),
                 pictures=pictures,
-                tags={"digest": digest, "verdict": checked.verdict},
+                tags={"digest": digest, **_signed(digest), "verdict": checked.verdict},
             )
         self.written = f"run {run_id} was"
         page = registry.run_page(self.client, run_id)
         return dataclasses.replace(checked, run_id=run_id, page=page, digest=digest)
 
-    def _describe(self, checked: RegistryCheck) -> None:
+    def _publish(self, checked: RegistryCheck) -> None:
         """Say on the version's page what the verdict is, and why."""
         from fitb_callbacks.integrations.mlflow.description import ARTIFACTS
 
-        said = checked.check.candidate.interpretation(checked.judge)
-        text = version_description(checked.as_dict(), said, evidence=f"{ARTIFACTS}/report.html")
-        self._registry().describe(self.client, self.model, str(checked.run_id), text)
+        said, verdict = checked.check.candidate.interpretation(checked.judge), checked.as_dict()
+        text = version_description(verdict, said, evidence=f"{ARTIFACTS}/report.html")
+        self._registry().publish(self.client, self.model, str(checked.run_id), verdict=version_tag(verdict), text=text)
 
     def _promoted(self, checked: RegistryCheck, alias: str) -> RegistryCheck:
         """Move the alias, and note it afterwards."""
         self.on_step("Moving the alias")
         registry, name, version = self._registry(), str(self.model.name), str(self.model.version)
         registry.move_alias(self.client, name, alias, version=version, expected=self.holder)
-        self.written = f"run {checked.run_id}, the version's tags and the alias {alias} were"
+        self.written = f"run {checked.run_id}, the version's tag and the alias {alias} were"
         if self.holder != version:
-            details = {"from": self.holder, "time": utc_now(), "digest": checked.digest}
-            registry.note_promotion(self.client, name, version, alias, details)
+            registry.note_promotion(self.client, name, version, alias, before=self.holder)
         return dataclasses.replace(checked, promoted=alias, promoted_from=self.holder)
 
 
-def _version_tags(checked: RegistryCheck) -> dict[str, str]:
-    """Tags of a version, short enough for its page."""
-    scores = _of_rules(checked.check, checked.check.scores)
-    details = {"scores": scores, "run_id": str(checked.run_id), "digest": str(checked.digest), "time": utc_now()}
-    if signed := signature(str(checked.digest)):
-        details["signature"] = signed
-    if checked.verdict == "waived" and checked.waiver is not None:
-        details["waiver"] = f"{checked.waiver.name}: {checked.waiver.reason}"[:500]
-    if checked.training is not None:
-        details["training"] = checked.training.differs or _of_rules(checked.check, checked.training.scores)
-    return details
-
-
-def _of_rules(check: ModelCheck, scores: Mapping[str, float]) -> str:
-    """The scores that the rules are about, as JSON."""
-    keys = dict.fromkeys(outcome.rule.key for outcome in check.outcomes)
-    return json.dumps({key: round(scores[key], 6) for key in keys if key in scores})
+def _signed(digest: str) -> dict[str, str]:
+    signed = signature(digest)
+    return {} if signed is None else {"signature": signed}

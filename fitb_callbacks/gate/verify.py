@@ -1,4 +1,4 @@
-"""Check that a recorded verdict is consistent: the version's tags, the run, the evidence and the model's files."""
+"""Check that a recorded verdict is consistent: the version's tag, the run, the evidence and the model's files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import hmac
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitb_callbacks.gate.description import version_tag
 from fitb_callbacks.gate.evidence import signature
 from fitb_callbacks.utils.messages import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
     from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 
@@ -57,29 +57,28 @@ def verify(client: MlflowClient, model: RegistryModel) -> list[Finding]:
 
     if model.name is None or model.version is None:
         raise ValueError(f"only a version of a registered model has a recorded verdict; {model.address} is none")
-    tags = {
-        key.removeprefix("fitb."): value
-        for key, value in client.get_model_version(model.name, model.version).tags.items()
-        if key.startswith("fitb.")
-    }
-    if tags.get("verdict") == "pending":
+    said = client.get_model_version(model.name, model.version).tags.get("fitb.verdict")
+    if said == "pending":
         return [
             Finding(False, f"the verdict on {model.address} is pending: its check has not ended, or was interrupted")
         ]
-    missing = [key for key in ("verdict", "digest", "run_id") if key not in tags]
-    if missing:
-        return [Finding(False, f"{model.address} has no recorded verdict: the tag fitb.{missing[0]} is missing")]
-    findings = [Finding(True, f"the version is tagged {tags['verdict']!r} by run {tags['run_id']}")]
+    if said is None:
+        return [Finding(False, f"{model.address} has no recorded verdict: the tag fitb.verdict is missing")]
+    run = registry.last_check(client, model)
+    if run is None:
+        return [
+            Finding(False, f"{model.address} has no recorded verdict: no run of a check belongs to its tag {said!r}")
+        ]
+    tags = {key.removeprefix("fitb."): value for key, value in run.data.tags.items() if key.startswith("fitb.")}
+    findings = [Finding(True, f"run {run.info.run_id} is the last check of {model.address}")]
     try:
-        run = client.get_run(tags["run_id"])
-        findings += _run_findings(run, tags, model.address)
         with tempfile.TemporaryDirectory(prefix="fitb-verify-") as folder:
-            where = Path(client.download_artifacts(tags["run_id"], registry.EVIDENCE, folder))
+            where = Path(client.download_artifacts(run.info.run_id, registry.EVIDENCE, folder))
             findings += verify_files(where, tags["digest"])
             verdict = json.loads((where / "verdict.json").read_text())
     except Exception as error:  # noqa: BLE001 - of the server, the store, or what the files hold
         return [*findings, Finding(False, f"the evidence cannot be read: {one_line(error)}")]
-    findings += _verdict_findings(verdict, tags, model.address)
+    findings += _verdict_findings(verdict, said, tags, model.address)
     findings += [_model_finding(model, verdict), *_chain_findings(client, verdict), *_signature_findings(tags)]
     return findings
 
@@ -102,7 +101,9 @@ def verify_files(folder: Path, digest: str) -> list[Finding]:
     content = (folder / "SHA256SUMS").read_bytes()
     same = hmac.compare_digest(hashlib.sha256(content).hexdigest(), digest)
     findings = [
-        Finding(same, f"SHA256SUMS has {'the tagged digest' if same else 'another digest than the tagged one'}")
+        Finding(
+            same, f"SHA256SUMS has {'the digest that its run says' if same else 'another digest than its run says'}"
+        )
     ]
     listed: dict[str, str] = {}
     for line in content.decode().splitlines():
@@ -119,31 +120,21 @@ def verify_files(folder: Path, digest: str) -> list[Finding]:
     return [*findings, Finding(True, f"all {len(files)} files of the evidence are unchanged")]
 
 
-def _run_findings(run: Run, tags: dict[str, str], address: str) -> Iterator[Finding]:
-    wanted = {"model": address, "digest": tags["digest"], "verdict": tags["verdict"]}
-    for key, value in wanted.items():
-        found = run.data.tags.get(f"fitb.{key}")
-        if found != value:
-            yield Finding(False, f"the run's fitb.{key} is {found!r}, not {value!r}")
-    if run.info.status != "FINISHED":
-        yield Finding(False, f"the run is {run.info.status}, not FINISHED")
-
-
-def _verdict_findings(verdict: dict[str, Any], tags: dict[str, str], address: str) -> Iterator[Finding]:
+def _verdict_findings(verdict: dict[str, Any], said: str, tags: Mapping[str, str], address: str) -> Iterator[Finding]:
     if verdict.get("model") != address:
         yield Finding(False, f"verdict.json is of {verdict.get('model')}, not of {address}")
     passed = [rule.get("passed") for rule in verdict.get("rules", [])]
     follows = "passed" if passed and all(passed) else "refused" if False in passed else "open"
     follows = "waived" if verdict.get("waiver") and follows != "passed" else follows
-    if not follows == verdict.get("verdict") == tags["verdict"]:
+    if not follows == verdict.get("verdict") == tags.get("verdict"):
         yield Finding(
-            False, f"the tag says {tags['verdict']!r}, verdict.json {verdict.get('verdict')!r}, its rules {follows!r}"
+            False,
+            f"the run says {tags.get('verdict')!r}, verdict.json {verdict.get('verdict')!r}, its rules {follows!r}",
         )
-    scores, tagged = verdict.get("scores", {}), json.loads(tags.get("scores", "{}"))
-    if any(abs(scores.get(key, float("nan")) - value) > 1e-5 for key, value in tagged.items()):
-        yield Finding(False, "the scores among the tags are not those of verdict.json")
+    elif said != (expected := version_tag(verdict)):
+        yield Finding(False, f"the version's tag says {said!r}, verdict.json {expected!r}")
     else:
-        yield Finding(True, f"verdict and scores follow from verdict.json: {follows}")
+        yield Finding(True, f"the version's tag follows from verdict.json: {said}")
 
 
 def _model_finding(model: RegistryModel, verdict: dict[str, Any]) -> Finding:
@@ -162,20 +153,23 @@ def _chain_findings(client: MlflowClient, verdict: dict[str, Any]) -> Iterator[F
     """The evidence of the champion of that time, which this one builds on."""
     from mlflow.exceptions import MlflowException
 
+    from fitb_callbacks.integrations.mlflow import registry
+    from fitb_callbacks.integrations.mlflow.lookup import find_model
+
     previous = verdict.get("provenance", {}).get("previous_digest")
     parts = re.fullmatch(r"models:/([^/@]+)/(\d+)", verdict.get("champion") or "")
     if previous is None or parts is None:
         return
     try:
-        found = client.get_model_version(parts[1], parts[2]).tags.get("fitb.digest")
-    except MlflowException:
+        checked = registry.last_check(client, find_model(client, parts[0]))
+    except (MlflowException, ValueError):
         yield Finding(True, f"{verdict['champion']}, the champion of that time, is gone")
         return
-    same = found == previous
+    same = checked is not None and checked.data.tags.get("fitb.digest") == previous
     yield Finding(same, f"the evidence of {verdict['champion']} is " + ("the same" if same else "another one by now"))
 
 
-def _signature_findings(tags: dict[str, str]) -> Iterator[Finding]:
+def _signature_findings(tags: Mapping[str, str]) -> Iterator[Finding]:
     expected = signature(tags["digest"])
     if expected is None:
         return

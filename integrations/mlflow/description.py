@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fitb_callbacks.integrations.record import Record
-from fitb_callbacks.integrations.summary import SIGNS, summary_lines
+from fitb_callbacks.integrations.summary import SIGNS, facts_line, probed_line
 
 __all__ = ["ARTIFACTS", "REPORT", "VARIES", "merged", "page_entries"]
 
@@ -87,11 +87,14 @@ def _shown(value: Any) -> str:
 
 
 def _text(record: Record) -> str:
-    return "\n".join(
-        [
-            *summary_lines(record),
-            "",
-            f"Look at **{record['prefix']}/at_a_glance** and **{record['prefix']}/prototypes** under *Model metrics*. "
-            f"When the training has ended, [the report]({ARTIFACTS}/{REPORT}) shows every epoch.",
-        ]
-    )
+    """What matters first: MLflow shows three lines, and the rest on request."""
+    verdict = record["verdict"]
+    parts = [
+        f"**{SIGNS[verdict['tone']]} {verdict['headline']}**",
+        f"{facts_line(record)}. [Report]({ARTIFACTS}/{REPORT})",
+        verdict["reason"],
+        f"The pictures are under *Model metrics*, in the section *A glance at {record['prefix']}*. The report is "
+        "written when training ends, and shows every epoch.",
+        probed_line(record),
+    ]
+    return "\n\n".join(parts)

@@ -1,8 +1,8 @@
-"""Write to MLflow's Model Registry: the run of a check, a version's tags, an alias."""
+"""Write to MLflow's Model Registry: the run of a check, a version's tag and description, an alias."""
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,20 +16,21 @@ from fitb_callbacks.integrations.mlflow.training_run import link_training_scores
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = [
     "EVIDENCE",
     "AliasMovedError",
     "alias_holder",
-    "describe",
+    "last_check",
     "move_alias",
     "note_promotion",
     "previous_holder",
+    "publish",
     "record",
     "run_page",
     "server_user",
     "start_run",
-    "tag",
 ]
 
 EVIDENCE = "check"
@@ -41,7 +42,6 @@ _PREFIX = "fitb"
 _VERDICT = f"{_PREFIX}.verdict"
 _PENDING = "pending"
 """The verdict of a run, and of a version, of which not everything is written yet."""
-_OPTIONAL = [f"{_PREFIX}.{key}" for key in ("waiver", "signature", "training")]
 
 
 class AliasMovedError(RuntimeError):
@@ -66,7 +66,7 @@ def record(  # noqa: PLR0913 - everything that the run holds
     pictures: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    """Fill the run of a check and end it. The verdict is tagged last; the model itself is tagged later, by `tag`.
+    """Fill the run of a check and end it. What the model's own page says follows later, by `publish`.
 
     Args:
         client: Of the server.
@@ -120,37 +120,41 @@ def _mark_failed(client: MlflowClient, run_id: str) -> None:
         return
 
 
-def tag(client: MlflowClient, model: RegistryModel, tags: Mapping[str, str], verdict: str) -> None:
-    """Tag a version, or an unregistered model, with a verdict.
+def publish(client: MlflowClient, model: RegistryModel, run_id: str, *, verdict: str, text: str) -> None:
+    """Say on the page of a version, or of an unregistered model, what its check found; what others wrote there stays.
 
-    The verdict is "pending" first and set last, so that a verdict and its tags belong together wherever this is
-    interrupted. Setting tags takes less permission on the server than deleting them, so what an earlier check said and
-    this one does not is "none".
-    """
-    values = {f"{_PREFIX}.{key}": value for key, value in tags.items()}
-    if model.name is not None and model.version is not None:
-        before = client.get_model_version(model.name, model.version).tags
-        values = {key: "none" for key in _OPTIONAL if key in before} | values
-        for key, value in ((_VERDICT, _PENDING), *values.items(), (_VERDICT, verdict)):
-            client.set_model_version_tag(model.name, model.version, key, value)
-    elif model.model_id is not None:
-        client.set_logged_model_tags(model.model_id, {**values, _VERDICT: verdict})
-
-
-def describe(client: MlflowClient, model: RegistryModel, run_id: str, text: str) -> None:
-    """Write into the description of a version, or of an unregistered model's run; what others wrote there stays.
+    The tag is "pending" first and set last, so that tag and description belong together wherever this is interrupted.
 
     Args:
         client: Of the server.
         model: What was checked.
         run_id: The run of the check, which `ARTIFACTS` in the text stands for.
-        text: Markdown.
+        verdict: In a line, for the tag.
+        text: Markdown for a version's description.
     """
-    if model.name is None or model.version is None:
-        return
-    text = text.replace(ARTIFACTS, f"{run_page(client, run_id)}/artifacts/{EVIDENCE}")
-    before = client.get_model_version(model.name, model.version).description or ""
-    client.update_model_version(model.name, model.version, merged(before, f"{_PREFIX} check", text))
+    if model.name is not None and model.version is not None:
+        client.set_model_version_tag(model.name, model.version, _VERDICT, _PENDING)
+        text = text.replace(ARTIFACTS, f"{run_page(client, run_id)}/artifacts/{EVIDENCE}")
+        before = client.get_model_version(model.name, model.version).description or ""
+        client.update_model_version(model.name, model.version, merged(before, f"{_PREFIX} check", text))
+        client.set_model_version_tag(model.name, model.version, _VERDICT, verdict)
+    elif model.model_id is not None:
+        client.set_logged_model_tags(model.model_id, {_VERDICT: verdict})
+
+
+def last_check(client: MlflowClient, model: RegistryModel) -> Run | None:
+    """The run of the last check that was recorded to its end; None if there was none.
+
+    Its tags hold what programs need: ``fitb.verdict`` in a word, ``fitb.digest``, and ``fitb.signature`` with a key.
+    """
+    quote = '"' if "'" in model.address else "'"
+    runs = client.search_runs(
+        [_experiment(client, model)],
+        f"tags.`{_PREFIX}.model` = {quote}{model.address}{quote} and attributes.status = 'FINISHED'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return runs[0] if runs else None
 
 
 def run_page(client: MlflowClient, run_id: str) -> str:
@@ -212,19 +216,18 @@ def _lock(client: MlflowClient, name: str) -> Iterator[None]:
             client.delete_registered_model(name)
 
 
-def note_promotion(client: MlflowClient, name: str, version: str, alias: str, details: Mapping[str, object]) -> None:
-    """Tag a version with the promotion that has just happened."""
-    client.set_model_version_tag(name, version, f"{_PREFIX}.promoted.{alias}", json.dumps(details))
+def note_promotion(client: MlflowClient, name: str, version: str, alias: str, *, before: str | None) -> None:
+    """Tag a version with the promotion that has just happened: it is what `previous_holder` reads."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    came = "first version" if before is None else f"from version {before}"
+    client.set_model_version_tag(name, version, f"{_PREFIX}.promoted.{alias}", f"{came}, {when}")
 
 
 def previous_holder(client: MlflowClient, name: str, version: str, alias: str) -> str | None:
     """The version that an alias pointed to before it was moved to this one, as `note_promotion` noted it."""
-    noted = client.get_model_version(name, version).tags.get(f"{_PREFIX}.promoted.{alias}")
-    try:
-        before = None if noted is None else json.loads(noted).get("from")
-    except (AttributeError, ValueError):
-        return None
-    return None if before is None else str(before)
+    noted = client.get_model_version(name, version).tags.get(f"{_PREFIX}.promoted.{alias}", "")
+    found = re.match(r"from version (\d+),", noted)
+    return None if found is None else found[1]
 
 
 def alias_holder(client: MlflowClient, name: str, alias: str) -> str | None:

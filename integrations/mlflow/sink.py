@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 
 _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
+_SECTION = "A glance at"
+"""Begins the section of the pictures: MLflow sorts sections by name, and in each puts pictures below all charts."""
 _HEALTH_TIMEOUT = 2.0
 _HEALTHY_FOR = 2.0
 """Seconds for which a server that has answered is not asked again."""
@@ -83,7 +85,7 @@ def files_parcel(tracking_uri: str, run_id: str, folder: str, files: Mapping[str
 
 
 def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, step: int) -> Parcel:
-    """A picture that the run page shows under Model metrics, with a slider over the steps.
+    """A picture that the run page shows under Model metrics, above the charts, with a slider over the steps.
 
     The files are those that ``MlflowClient.log_image`` would write: the picture and its thumbnail, with key, step and
     time in their names. The names depend on nothing else, so that sending the files twice leaves one picture. The
@@ -93,7 +95,7 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     Args:
         tracking_uri: Address of the store.
         run_id: The run.
-        name: What the picture is called; see `image_key`.
+        name: What the picture is called; "fitb/prototypes" is shown as "prototypes" of "A glance at fitb".
         picture: Height x width x 3, uint8.
         step: Step of the slider.
     """
@@ -106,7 +108,7 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     thumbnail = Image.new("RGB", (side, side), "white")
     thumbnail.paste(small, ((side - small.width) // 2, 0))
     parcel = _parcel(tracking_uri, run_id, step, {})
-    key, timestamp = image_key(name).replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
+    key, timestamp = image_key(f"{_SECTION} {name}").replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
 

@@ -98,15 +98,14 @@ def _from_registry(address: str, uri: str | None) -> Source:
     from mlflow.exceptions import MlflowException
 
     from fitb_callbacks.integrations.mlflow.lookup import find_model
-    from fitb_callbacks.integrations.mlflow.registry import EVIDENCE
+    from fitb_callbacks.integrations.mlflow.registry import EVIDENCE, last_check
 
     client = _client(uri)
     try:
         model = find_model(client, address)
-        tags = {} if model.version is None else client.get_model_version(str(model.name), str(model.version)).tags
-        checked, evidence = tags.get("fitb.run_id"), f"{EVIDENCE}/{RECORDS}"
-        if checked and client.list_artifacts(checked, evidence):
-            return replace(_from_mlflow(checked, uri, folder=evidence), title=model.address)
+        checked, evidence = last_check(client, model), f"{EVIDENCE}/{RECORDS}"
+        if checked is not None and client.list_artifacts(checked.info.run_id, evidence):
+            return replace(_from_mlflow(checked.info.run_id, uri, folder=evidence), title=model.address)
     except MlflowException as error:
         raise ValueError(f"{address} cannot be read: {error.message}") from error
     if model.run_id is None:

@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 from torch import nn
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.integrations.mlflow.lookup import find_model
+from fitb_callbacks.integrations.mlflow.registry import last_check
 from fitb_callbacks.integrations.mlflow.sink import outbox
 from mlflow_server import Server
 from quick import quiet_trainer
@@ -148,8 +150,9 @@ def test_from_installation_to_a_refused_and_a_promoted_model(server, loaders, tm
     assert "refused" in said
     client = MlflowClient(server.uri)
     assert client.get_model_version_by_alias("digits", "champion").version == "1"
-    assert [client.get_model_version("digits", number).tags["fitb.verdict"] for number in "12"] == ["passed", "refused"]
-    run = client.get_run(client.get_model_version("digits", "1").tags["fitb.run_id"])
+    said = [client.get_model_version("digits", number).tags["fitb.verdict"] for number in "12"]
+    assert [line.partition(":")[0] for line in said] == ["passed", "refused"]
+    run = last_check(client, find_model(client, "models:/digits/1"))
     evidence = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/check/verdict.json")
     assert evidence["provenance"]["server_user"] == GATE[0]
     assert evidence["provenance"]["data"] == "recorded in the training of models:/digits/1"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,23 +169,24 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert "champion moved from version 1 to models:/digits/2" in done.output
     *_, verdict_line, address = done.stdout.splitlines()  # MLflow writes to the other one
     assert verdict_line == "✓ passed: 3 rules passed"
-    assert address.endswith(f"/runs/{registered.version(GOOD).tags['fitb.run_id']}")
     client, version = registered.client, registered.version(GOOD)
+    run = registry.last_check(client, lookup.find_model(client, "models:/digits/2"))
+    assert address.endswith(f"/runs/{run.info.run_id}")
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
     verdict = json.loads((tmp_path / "verdict.json").read_text())
-    assert verdict["verdict"] == "passed" == version.tags["fitb.verdict"]
+    assert verdict["verdict"] == "passed" == run.data.tags["fitb.verdict"]
+    assert version.tags.keys() == {"fitb.verdict", "fitb.promoted.champion"}  # nothing that only a program reads
+    assert version.tags["fitb.verdict"] == "passed: 3 rules passed"
+    assert re.fullmatch(r"from version 1, \d{4}-\d\d-\d\d \d\d:\d\d UTC", version.tags["fitb.promoted.champion"])
+    found = client.search_model_versions("name = 'digits' and tags.`fitb.verdict` LIKE 'passed:%'")
+    assert [str(each.version) for each in found] == [GOOD]
     assert verdict["promoted_from"] == WEAK
-    of_rules = {key: pytest.approx(verdict["scores"][key], abs=1e-5) for key in ("coverage", "nonfinite")}
-    assert json.loads(version.tags["fitb.scores"]) == of_rules
-    assert json.loads(version.tags["fitb.training"]) == {"coverage": of_rules["coverage"]}  # what training logged
-    assert version.tags["fitb.time"].endswith("Z")
     assert [case.is_passed for suite in JUnitXml.fromfile("junit.xml") for case in suite] == [True] * 3
 
-    run = client.get_run(version.tags["fitb.run_id"])
     assert (run.info.run_name, run.info.status) == ("registry-check", "FINISHED")
     evidence = Path(client.download_artifacts(run.info.run_id, "check", str(tmp_path)))
     sums = (evidence / "SHA256SUMS").read_bytes()
-    assert hashlib.sha256(sums).hexdigest() == version.tags["fitb.digest"]
+    assert hashlib.sha256(sums).hexdigest() == run.data.tags["fitb.digest"]
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=evidence, check=True)
     assert json.loads((evidence / "settings.json").read_text())["num_masks"] == 16  # as in training
     for name in ("prototypes.png", "prototypes-of-the-champion.png"):
@@ -201,7 +203,7 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert "models:/digits/2: " in pair.output  # from the check, and from the training of a version without one
     assert "models:/digits/1: " in pair.output
     shown = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
-    assert shown == {"fitb~prototypes", "fitb~prototypes of the champion"}
+    assert shown == {f"A glance at fitb~prototypes{whose}" for whose in ("", " of the champion")}
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     assert run.inputs.model_inputs[0].model_id == model.model_id
     linked = {(metric.run_id, metric.key): metric.value for metric in model.metrics}
@@ -221,7 +223,7 @@ def test_a_refusal_moves_nothing(registered):
     done = registered.check(WEAK, *rules)
     assert done.exit_code == 1, done.output
     assert "refused: 1 of 1 rule failed" in done.output
-    assert registered.version(WEAK).tags["fitb.verdict"] == "refused"
+    assert registered.version(WEAK).tags["fitb.verdict"].startswith("refused: 1 of 1 rule failed: coverage at least")
     assert "**✗ REFUSED: 1 of 1 rule failed: coverage at least 0.99 (is " in registered.version(WEAK).description
     assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
     (case,) = (case for suite in JUnitXml.fromfile("junit.xml") for case in suite)
@@ -463,9 +465,9 @@ def test_killed_before_the_tags(registered):
 
 
 def test_killed_before_the_alias(registered):
-    assert "and the version's tags were written" in checked(registered, "Moving the alias")
+    assert "and the version's tag were written" in checked(registered, "Moving the alias")
     tags, champion, _ = left_behind(registered)
-    assert tags["fitb.verdict"] == "passed"
+    assert tags["fitb.verdict"].startswith("passed: ")
     assert champion == WEAK
     done = registered.check(GOOD, *RULES, "--promote", "champion")  # run again
     assert done.exit_code == 0, done.output
@@ -481,8 +483,8 @@ def test_killed_within_the_evidence(registered, monkeypatch):
     assert (tags, champion) == ({}, WEAK)
 
 
-def test_killed_among_the_tags(registered, monkeypatch):
-    said = killed_in(registered, monkeypatch, MlflowClient, "set_model_version_tag", key="fitb.digest")
+def test_killed_between_tag_and_description(registered, monkeypatch):
+    said = killed_in(registered, monkeypatch, MlflowClient, "update_model_version")
     tags, champion, runs = left_behind(registered)
     assert f"run {runs[0].info.run_id} was written" in said
     assert tags["fitb.verdict"] == "pending"
@@ -495,40 +497,47 @@ def test_killed_among_the_tags(registered, monkeypatch):
 def test_killed_after_the_alias(registered, monkeypatch):
     said = killed_in(registered, monkeypatch, registry, "note_promotion")
     tags, champion, _ = left_behind(registered)
-    assert "the version's tags and the alias champion were written" in said
-    assert (tags["fitb.verdict"], champion) == ("passed", GOOD)
+    assert "the version's tag and the alias champion were written" in said
+    assert (tags["fitb.verdict"].partition(":")[0], champion) == ("passed", GOOD)
     monkeypatch.undo()
     assert (
         CliRunner().invoke(app, ["verify", "models:/digits@champion", "--tracking-uri", registered.uri]).exit_code == 0
     )
 
 
-def test_an_interruption_among_the_tags_leaves_a_pending_verdict(registered):
-    """Not even an older one beside newer scores."""
+def test_an_interruption_leaves_a_pending_verdict(registered):
+    """Not an older one beside a newer description."""
     found = lookup.find_model(registered.client, "models:/digits/2")
-    details = {"scores": "old", "run_id": "old", "digest": "old", "time": "old"}
-    registry.tag(registered.client, found, details, "passed")
-    assert registered.version(GOOD).tags["fitb.verdict"] == "passed"
+    registry.publish(registered.client, found, registered.run_id, verdict="passed: old", text="old")
+    assert registered.version(GOOD).tags["fitb.verdict"] == "passed: old"
 
     class Fuse(MlflowClient):
-        left = 0
+        def __init__(self, uri, left):
+            super().__init__(uri)
+            self.left = left
 
-        def set_model_version_tag(self, *arguments, **options):
+        def burn(self):
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
+
+        def set_model_version_tag(self, *arguments, **options):
+            self.burn()
             super().set_model_version_tag(*arguments, **options)
 
-    for calls in range(6):
-        client = Fuse(registered.uri)
-        client.left = calls
+        def update_model_version(self, *arguments, **options):
+            self.burn()
+            super().update_model_version(*arguments, **options)
+
+    for calls, (tag, description) in enumerate([("passed: old", "old"), ("pending", "old"), ("pending", "new")]):
+        client = Fuse(registered.uri, calls)
         with pytest.raises(KeyboardInterrupt):
-            registry.tag(client, found, dict.fromkeys(details, "new"), "refused")
-        assert registered.version(GOOD).tags["fitb.verdict"] == ("passed" if calls == 0 else "pending")
-        assert calls or registered.version(GOOD).tags["fitb.scores"] == "old"
+            registry.publish(client, found, registered.run_id, verdict="refused: new", text="new")
+        assert registered.version(GOOD).tags["fitb.verdict"] == tag
+        assert f"\n\n{description}\n\n" in registered.version(GOOD).description
     assert not any(finding.holds for finding in verify(registered.client, found))
-    registry.tag(registered.client, found, dict.fromkeys(details, "new"), "refused")
-    assert set(registered.version(GOOD).tags.values()) == {"new", "refused"}
+    registry.publish(registered.client, found, registered.run_id, verdict="refused: new", text="new")
+    assert registered.version(GOOD).tags == {"fitb.verdict": "refused: new"}
 
 
 def test_results_are_linked_while_training_to_the_active_model(registered, trainer, loaders, monkeypatch):
@@ -632,7 +641,7 @@ def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
             wait_until(
                 lambda: client.get_model_version("digits", version).tags.get("fitb.verdict", "pending") != "pending"
             )
-            assert client.get_model_version("digits", version).tags["fitb.verdict"] == "passed"
+            assert client.get_model_version("digits", version).tags["fitb.verdict"].startswith("passed: ")
             wait_until(lambda: client.get_model_version_by_alias("digits", "champion").version == version)
             assert registered.version(GOOD).tags == {}
         finally:

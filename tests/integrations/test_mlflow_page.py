@@ -1,5 +1,7 @@
 """What a run's page in MLflow says of its probes: description, tag, parameters, report."""
 
+import re
+
 import pytest
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
@@ -38,7 +40,9 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert description.count(said["headline"]) in (1, 2)  # one a callback, not one an epoch
     assert "Epoch 1," in description
     assert "Epoch 0," not in description
-    assert description.count("| score | value |") == 2
+    first, facts = description.partition("[//]: # (fitb random)")[2].split("\n\n")[1:3]  # what MLflow shows unfolded
+    assert first == f"**{run.data.tags['fitb.verdict']}**"
+    assert re.search(r"coverage \d\.\d\d \(.+\)\. \[Report\]\(#/experiments/", facts), facts
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
     assert run.data.params["fitb/seed"] == "mine"
 

@@ -55,9 +55,10 @@ def test_class_and_run_names_reach_no_path(trainer, loaders, tmp_path):
     assert all(path.startswith("run/") for path in new)
     assert not any("passwd" in path or "script" in path for path in new)
     names = [Path(file.path).name for file in MlflowClient(uri).list_artifacts(mlflow.run_id, "images")]
-    assert any(name.startswith("fitb~prototypes+step+7+timestamp+") for name in names)
+    assert any(name.startswith("A glance at fitb~prototypes+step+7+timestamp+") for name in names)
     assert all(
-        re.fullmatch(r"fitb~[a-z_]+\+step\+7\+timestamp\+\d+\+[0-9a-f-]+(\+compressed)?\.\w+", name) for name in names
+        re.fullmatch(r"A glance at fitb~[a-z_]+\+step\+7\+timestamp\+\d+\+[0-9a-f-]+(\+compressed)?\.\w+", name)
+        for name in names
     )
     events = EventAccumulator(tensorboard.log_dir, size_guidance={"images": 0}).Reload()
     assert [event.step for event in events.Images("fitb/prototypes")] == [7]
@@ -84,7 +85,7 @@ def test_picture_names_become_keys_that_mlflow_takes_and_shows(tmp_path, name):
         assert not file.startswith(".")
         assert len(file) < 255
         key, step = file.split("+")[:3:2]
-        assert key == image_key(f"fitb/{name}").replace("/", "~")
+        assert key == image_key(f"A glance at fitb/{name}").replace("/", "~")
         assert (step, file.split("+")[1], file.split("+")[3]) == ("3", "step", "timestamp")
         (tmp_path / file).write_bytes(parcel[file])
         with Image.open(tmp_path / file) as image:

@@ -124,7 +124,7 @@ def assert_complete(uri, run_id, probe):
         assert times == sorted(times)
         assert times[-1] / 1000 < time.time()
     files = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
-    assert {name.split("+")[0] for name in files} >= {"fitb~prototypes"}
+    assert {name.split("+")[0] for name in files} >= {"A glance at fitb~prototypes"}
     for key in {name.split("+")[0] for name in files}:
         for ending in (".png", ".webp"):
             steps = [int(name.split("+")[2]) for name in files if name.split("+")[0] == key and name.endswith(ending)]
@@ -293,7 +293,7 @@ def test_file_names_are_those_that_mlflow_writes(tmp_path):
     picture = np.zeros((30, 400, 3), np.uint8)
     ours = picture_parcel(uri, run.info.run_id, "fitb/prototypes", picture, 7)
     timestamp = json.loads(ours["entry.json"])["timestamp"]
-    client.log_image(run.info.run_id, picture, key="fitb/prototypes", step=7, timestamp=timestamp)
+    client.log_image(run.info.run_id, picture, key="A glance at fitb/prototypes", step=7, timestamp=timestamp)
     theirs = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")}
 
     def without_uuid(name):
