@@ -170,7 +170,7 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     *_, verdict_line, address = done.stdout.splitlines()  # MLflow writes to the other one
     assert verdict_line == "✓ passed: 3 rules passed"
     client, version = registered.client, registered.version(GOOD)
-    run = registry.last_check(client, lookup.find_model(client, "models:/digits/2"))
+    run = client.get_run(registry.last_check(client, lookup.find_model(client, "models:/digits/2")).info.run_id)
     assert address.endswith(f"/runs/{run.info.run_id}")
     assert client.get_model_version_by_alias("digits", "champion").version == version.version
     verdict = json.loads((tmp_path / "verdict.json").read_text())
