@@ -487,11 +487,22 @@ def metrics_table(names: Iterable[str] = tuple(METRICS), prefix: str = "fitb") -
 
     Example:
         >>> print(metrics_table().splitlines()[0])
-        | key | what it is | better | range | chance level | when it is off | source |
+        | key | what it is | range | when it is off |
     """
     rows = [
-        f"| `{prefix}/{name}` | {m.meaning} | {m.better} | {m.bounds} | {m.chance} | {m.when_low} | {m.source} |"
-        for name, m in ((name, METRICS[name]) for name in names)
+        f"| `{prefix}/{name}` | {METRICS[name].meaning}{_origin(METRICS[name])} | {_range(METRICS[name])} "
+        f"| {METRICS[name].when_low} |"
+        for name in names
     ]
-    header = "| key | what it is | better | range | chance level | when it is off | source |"
-    return "\n".join([header, "| --- | --- | --- | --- | --- | --- | --- |", *rows])
+    return "\n".join(["| key | what it is | range | when it is off |", "| --- | --- | --- | --- |", *rows])
+
+
+def _range(metric: Metric) -> str:
+    """Three facts in a cell: with a column for each, none has room for a sentence."""
+    direction = "" if metric.better == "neither" else f"; {metric.better} is better"
+    return f"{metric.bounds}{direction}. Chance level: {metric.chance}"
+
+
+def _origin(metric: Metric) -> str:
+    ours = metric.source == "this package" or metric.source.startswith("this package, docs")
+    return "" if ours else f". Source: {metric.source}"
