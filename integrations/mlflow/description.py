@@ -1,14 +1,20 @@
-"""What a run's page in MLflow says of its probes: a description, a tag, and the settings as parameters."""
+"""What a run's page in MLflow says of its probes: a description, a tag, and the settings as parameters.
+
+MLflow prints all parameters of a run above each of its pictures. So only settings that differ from the defaults become
+parameters, and those that follow from the images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.integrations.summary import SIGNS, facts_line, probed_line
+from fitb_callbacks.probing.probe import FillInBlanks
 
-__all__ = ["ARTIFACTS", "REPORT", "VARIES", "merged", "page_entries"]
+__all__ = ["ARTIFACTS", "REPORT", "VARIES", "has_section", "merged", "page_entries"]
 
 REPORT = "fitb/report.html"
 """Where the report of a run is, among its artifacts."""
@@ -29,8 +35,8 @@ def page_entries(record: Record) -> dict[str, Any]:
         record: Of that probe.
 
     Returns:
-        ``tags`` and ``params`` by name; ``section``, the name of the part of the description that is about this probe,
-        and ``text``, that part as Markdown.
+        ``tags`` and ``params`` by name; ``defaults``, the settings that are no parameters; ``section``, the name of the
+        part of the description that is about this probe, and ``text``, that part as Markdown.
 
     Example:
         >>> import torch
@@ -39,17 +45,25 @@ def page_entries(record: Record) -> dict[str, Any]:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         >>> result = FillInBlanks(num_masks=8).probe(model, torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))
         >>> entries = page_entries(make_record(result))
-        >>> sorted(entries["tags"]), entries["params"]["fitb.num_masks"]
-        (['fitb.verdict'], '8')
+        >>> sorted(entries["tags"]), entries["params"]["fitb.num_masks"], entries["defaults"]["fitb.mask_ratio"]
+        (['fitb.verdict'], '8', '0.25')
     """
     prefix, verdict, masking = record["prefix"], record["verdict"], record["settings"]["masking"]
     within = prefix if masking == "random" else f"{prefix}.{masking}"  # two kinds of masks are two sets of settings
+    used = {name: _shown(value) for name, value in _in_use(record["settings"]).items()}
+    usual = {name: _shown(value) for name, value in asdict(FillInBlanks()).items()}
     return {
         "tags": {f"{prefix}.verdict": f"{SIGNS[verdict['tone']]} {verdict['headline']}"},
-        "params": {f"{within}.{name}": _shown(value) for name, value in _in_use(record["settings"]).items()},
+        "params": {f"{within}.{name}": value for name, value in used.items() if value != usual.get(name)},
+        "defaults": {f"{within}.{name}": value for name, value in used.items() if value == usual.get(name)},
         "section": f"{prefix} {masking}",
         "text": _text(record),
     }
+
+
+def has_section(description: str, section: str) -> bool:
+    """Whether `merged` has written this section before."""
+    return f"[//]: # ({section})" in description
 
 
 def merged(description: str, section: str, text: str) -> str:
@@ -95,6 +109,6 @@ def _text(record: Record) -> str:
         verdict["reason"],
         f"The pictures are under *Model metrics*, in the section *A glance at {record['prefix']}*. The report is "
         "written when training ends, and shows every epoch.",
-        probed_line(record),
+        f"{probed_line(record)} Settings that are not among the parameters are the defaults.",
     ]
     return "\n\n".join(parts)

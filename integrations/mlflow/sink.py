@@ -21,6 +21,7 @@ from fitb_callbacks.integrations.mlflow.addresses import whole_address, without_
 from fitb_callbacks.integrations.mlflow.description import (
     ARTIFACTS,
     VARIES,
+    has_section,
     merged,
     page_entries,
 )
@@ -194,9 +195,10 @@ def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> N
     run = client.get_run(run_id)
     artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
     text = page["text"].replace(ARTIFACTS, artifacts)
-    description = merged(run.data.tags.get(MLFLOW_RUN_NOTE, ""), page["section"], text)
+    before = run.data.tags.get(MLFLOW_RUN_NOTE, "")
+    description = merged(before, page["section"], text)
     tags = {**page["tags"], MLFLOW_RUN_NOTE: description}
-    params = _new_params(run_id, page.get("params", {}), run.data.params)
+    params = _new_params(run_id, page, run.data.params, probed_before=has_section(before, page["section"]))
     client.log_batch(
         run_id,
         tags=[RunTag(name, value) for name, value in tags.items()],
@@ -204,17 +206,24 @@ def _write_page(client: MlflowClient, run_id: str, page: Mapping[str, Any]) -> N
     )
 
 
-def _new_params(run_id: str, params: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
-    """Those that the run lacks. MLflow changes none: other values are left out, which is said once."""
-    others = sorted(name for name, value in params.items() if there.get(name, value) != value)
-    others = [name for name in others if name.rpartition(".")[2] != VARIES]
+def _new_params(
+    run_id: str, page: Mapping[str, Any], there: Mapping[str, str], *, probed_before: bool
+) -> dict[str, str]:
+    """The parameters to write: MLflow changes none, so a second fit with other settings is told of, once."""
+    params, defaults = page.get("params", {}), page.get("defaults", {})
+    others = [
+        f"{name}={value} (was {there.get(name, 'the default')})"
+        for name, value in {**defaults, **params}.items()
+        if name in there or (probed_before and name in params)
+        if there.get(name) != value and not name.endswith(f".{VARIES}")
+    ]
     if others and run_id not in _other_values:
         _other_values.add(run_id)
         _log.warning(
             "the run's parameters stay those of its first fit, as MLflow changes none; this one probes with %s",
-            ", ".join(f"{name}={params[name]} (was {there[name]})" for name in others),
+            ", ".join(others),
         )
-    return {name: value for name, value in params.items() if name not in there}
+    return {} if probed_before else {name: value for name, value in params.items() if name not in there}
 
 
 def image_key(name: str) -> str:

@@ -3,11 +3,13 @@
 import re
 
 import pytest
+import torch
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
 
-from fitb_callbacks import FillInBlanksCallback
-from fitb_callbacks.integrations.mlflow.description import REPORT, merged
+from fitb_callbacks import FillInBlanks, FillInBlanksCallback
+from fitb_callbacks.integrations.mlflow.description import REPORT, merged, page_entries
+from fitb_callbacks.integrations.record import make_record
 from mlflow_store import new_store
 from small_module import SmallModule
 
@@ -47,15 +49,24 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert run.data.params["fitb/seed"] == "mine"
 
 
-def test_the_settings_in_use_are_parameters(run):
+def test_settings_that_are_no_defaults_are_parameters(run):
+    """Not all: MLflow prints every parameter above each picture."""
     _, run, _ = run
     for prefix in ("fitb", "other"):
-        ours = {name.removeprefix(f"{prefix}.") for name in run.data.params if name.startswith(f"{prefix}.")}
-        assert ours >= {"masking", "mask_ratio", "patch_size", "num_masks", "update", "fill", "baseline", "seed"}
-        assert not ours & {"chunk_size", "num_steps", "bfgs_steps", "ascent_steps", "binarize", "low", "high"}
-    assert run.data.params["fitb.num_masks"] == "8"
-    assert run.data.params["fitb.masking"] == "random"
-    assert all(len(value) <= 500 for value in run.data.params.values())
+        ours = {name: value for name, value in run.data.params.items() if name.startswith(f"{prefix}.")}
+        assert ours == {f"{prefix}.num_masks": "8", f"{prefix}.patch_size": "1", f"{prefix}.baseline": "0"}
+
+
+def test_settings_without_an_effect_are_no_parameters():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(400 * 4 * 4, 3))
+    probe = FillInBlanks(
+        num_masks=8, bfgs_steps=9, num_steps=2, low=0.1, chunk_size=4, seed=3, baseline=[0.123456] * 400
+    )
+    entries = page_entries(make_record(probe.probe(network, torch.rand(3, 400, 4, 4), torch.arange(3))))
+    shown = {name.removeprefix("fitb."): value for name, value in entries["params"].items()}
+    assert shown.keys() == {"num_masks", "patch_size", "seed", "baseline"}
+    assert shown["baseline"].startswith("0.1235, 0.1235, ")
+    assert len(shown["baseline"]) == 500
 
 
 def test_a_second_fit_with_other_settings_goes_on_and_says_so_once(run, trainer, loaders, caplog):
@@ -70,18 +81,20 @@ def test_a_second_fit_with_other_settings_goes_on_and_says_so_once(run, trainer,
     assert after.data.tags["fitb.verdict"].endswith(probe.result.interpretation()["headline"])
     said = [record.getMessage() for record in caplog.records if "parameters" in record.getMessage()]
     assert len(said) == 1
-    assert "fitb.mask_ratio=0.5 (was 0.25)" in said[0]
+    assert "fitb.mask_ratio=0.5 (was the default)" in said[0]
     assert "num_masks" not in said[0]  # the time limit changes it from probe to probe
 
 
 def test_each_kind_of_masks_has_its_own_parameters(trainer, loaders, tmp_path):
     uri = new_store(tmp_path / "mlflow.db")
     logger = MLFlowLogger(tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri())
-    probe = FillInBlanksCallback(masking=("random", "progressive"), num_masks=8, max_overhead=None, on_error="raise")
+    probe = FillInBlanksCallback(
+        masking=("random", "progressive"), num_masks=8, mask_ratio=0.5, num_steps=2, max_overhead=None, on_error="raise"
+    )
     trainer(callbacks=[probe], logger=logger, max_epochs=1).fit(SmallModule(), *loaders)
     params = MlflowClient(uri).get_run(logger.run_id).data.params
-    assert params["fitb.mask_ratio"] == "0.25"
-    assert params["fitb.progressive.num_steps"] == "4"
+    assert params["fitb.mask_ratio"] == "0.5"
+    assert params["fitb.progressive.num_steps"] == "2"
     assert not {"fitb.num_steps", "fitb.progressive.mask_ratio"} & set(params)
 
 
