@@ -70,10 +70,18 @@ def save(page: Page, path: Path, part: tuple[int, int, int, int] | None = None) 
     print(path, flush=True)
 
 
+def close_assistant(page: Page) -> None:
+    """Close what MLflow opens beside every page on a first visit."""
+    assistant = page.get_by_role("button", name="Close").first
+    if assistant.is_visible():
+        assistant.click()
+
+
 def tensorboard(browser: Browser, demo: Path, output: Path) -> None:
     with served("tensorboard.main", "--logdir", str(demo / "tensorboard")) as server:
         address = f"{server}/?tagFilter=fitb%2F{SHOWN.replace('$', '%24')}#timeseries"
-        with opened(browser, address, (1500, 900)) as page:
+        with opened(browser, address, (1366, 768)) as page:
+            page.get_by_label("Close side pane").click()
             picture = page.locator("image-card img").first
             picture.wait_for()
             page.wait_for_function("image => image.naturalWidth > 500", arg=picture.element_handle())
@@ -87,17 +95,18 @@ def mlflow(browser: Browser, demo: Path, output: Path) -> None:
     run = client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0].info
     with served("mlflow", "server", "--backend-store-uri", store, "--workers", "1") as server:
         address = f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-        with opened(browser, address, (1500, 1000)) as page:
+        with opened(browser, address, (1366, 768)) as page:
             page.get_by_text("fitb.verdict").first.wait_for()
-            save(page, output / "mlflow-overview.png", (195, 8, 1120, 905))  # without menu and assistant
-        with opened(browser, f"{address}/model-metrics", (1500, 900)) as page:
-            page.get_by_placeholder("Search metric charts").fill(f"fitb/{SHOWN}")
+            close_assistant(page)
+            save(page, output / "mlflow-overview.png", (195, 0, 1366, 768))  # without the menu
+        with opened(browser, f"{address}/model-metrics", (1366, 768)) as page:
             page.get_by_role("slider").first.wait_for()
+            close_assistant(page)
             for slider in page.get_by_role("slider").all():
                 for _ in range(5):  # the demo's epochs
                     slider.press("ArrowRight")
                     page.wait_for_timeout(500)
-            save(page, output / "mlflow.png", (195, 8, 1107, 565))
+            save(page, output / "mlflow.png", (195, 0, 1366, 768))
 
 
 def report(browser: Browser, demo: Path, output: Path) -> None:

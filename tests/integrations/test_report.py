@@ -268,6 +268,33 @@ def test_verdict_headline_and_prototypes_are_seen_without_scrolling(opened, writ
 
 
 @needs_browser
+@pytest.mark.parametrize(
+    ("question", "clicks", "answer", "says"),
+    [
+        ("Which class is worst?", [], "#worst", "Worst"),
+        ("Which images?", ["#prototypes .card"], "#gallery figure", "judge"),
+        ("What does this number mean?", ["#tiles a"], "#meaning-structure", "The headline"),
+        ("Is the judge able?", [], "#judge-line", "of the images themselves"),
+        ("Since when?", [], "#verdict-since", "since|for the first time"),
+        ("Against what chance?", [], "#judge-line", "chance is 10%"),
+        ("What do I do now?", [], "#verdict-next", "Next: "),
+        ("Can I trust this?", [], "#verdict-reason", "judge"),
+    ],
+)
+def test_the_answer_is_at_most_two_clicks_away(opened, question, clicks, answer, says):
+    """Of the ten questions in docs/dashboards.md, those that one run answers; two more take several, or a check."""
+    page = opened(viewport={"width": 1366, "height": 768})
+    assert len(clicks) <= 2
+    for click in clicks:
+        page.locator(click).first.click()
+    found = page.locator(answer).first
+    found.wait_for()
+    assert re.search(says, found.inner_text()), question
+    box = found.bounding_box()
+    assert 0 <= box["y"] < 768, f"{question} needs scrolling"
+
+
+@needs_browser
 def test_the_slider_moves_pictures_scores_and_verdict_by_keyboard(opened, written):
     page, records = opened(), data_of(written)["series"][0]["records"]
     seen = set()
