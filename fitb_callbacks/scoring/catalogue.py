@@ -73,6 +73,18 @@ class Metric:
     undefined: float | None = 0.0
 
 
+def _cue(what: str, *, when_low: str = "A high value: this cue decides") -> Metric:
+    return Metric(
+        meaning=f"How many more answers follow {what} than the rest, where that is another class's",
+        better="neither",
+        bounds="-1 to 1",
+        chance="0",
+        when_low=when_low,
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    )
+
+
 METRICS: dict[str, Metric] = {
     "structure": Metric(
         meaning="The headline: what the model knows, by a judge, less what a shortcut explains: knows * (1 - shortcut)",
@@ -200,77 +212,19 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         group="What the model relies on",
     ),
-    "cue_spot": Metric(
-        meaning="How many more answers follow the 3 x 3 patches that matter most in an image than the rest, which is "
-        "another class's",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: a small spot decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_pattern": Metric(
-        meaning="The same as cue_spot for the amplitude spectrum: which patterns there are and how sharp they are, but "
-        "not where",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_shading": Metric(
-        meaning="The same as cue_spot for the coarse shading (4 x 4 cells)",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_colour": Metric(
-        meaning="The same as cue_spot for the mean colour",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
+    "cue_spot": _cue("the 3 x 3 patches that matter most in an image"),
+    "cue_pattern": _cue("the amplitude spectrum (which patterns there are and how sharp they are, but not where)"),
+    "cue_shading": _cue("the coarse shading (4 x 4 cells)"),
+    "cue_colour": _cue("the mean colour"),
+    "cue_detail": _cue("the finest detail (what half the resolution loses)"),
+    "cue_rim": _cue("the rim"),
+    "cue_centre": _cue("the centre", when_low="A low value: what is around the object decides"),
     "cue_shuffled": Metric(
-        meaning="Answers that follow the shuffled patches of an image, less those that would by chance",
+        meaning="Answers that stay right when the patches of an image are shuffled, less those that would by chance",
         better="neither",
         bounds="-1 to 1",
         chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_detail": Metric(
-        meaning="The same as cue_spot for the finest detail (what half the resolution loses)",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_rim": Metric(
-        meaning="The same as cue_spot for the rim against the inside",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A high value: this cue decides",
-        source="this package, docs/scores.md",
-        group="What the model relies on",
-    ),
-    "cue_centre": Metric(
-        meaning="The same as cue_spot for the centre against the outside",
-        better="neither",
-        bounds="-1 to 1",
-        chance="0",
-        when_low="A low value: what is around the object decides",
+        when_low="A high value: what is in the patches decides, and not where they are",
         source="this package, docs/scores.md",
         group="What the model relies on",
     ),
