@@ -243,12 +243,11 @@ def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | No
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        from fitb_callbacks.integrations.mlflow.sink import check_database
+        from fitb_callbacks.integrations.mlflow.reachable import reachable_client
 
         uri = mlflow.get_tracking_uri()
-        check_database(uri)
         try:
-            mlflow.MlflowClient(uri).get_run(mlflow_run)
+            reachable_client(uri).get_run(mlflow_run)
         except MlflowException as error:
             raise ValueError(f"--mlflow-run must be a run in {uri}; got {mlflow_run!r}: {error.message}") from error
         loggers.append(MLFlowLogger(run_id=mlflow_run, tracking_uri=uri))

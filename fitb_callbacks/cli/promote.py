@@ -52,6 +52,7 @@ def promote(
         assert wanted is not None
         found = _find(client, model)
         if not _holds(client, found, console):
+            _say(console, f"[red]refused[/red]: check it first: fitb check {escape(found.address)} --promote {wanted}")
             raise typer.Exit(_NO)
         checked = last_check(client, found)
         verdict = None if checked is None else checked.data.tags["fitb.verdict"]
@@ -72,9 +73,14 @@ def rollback(
     console = Console()
     with _connected("fitb rollback", console, tracking_uri) as client:
         holder = alias_holder(client, name, alias)
-        before = None if holder is None else previous_holder(client, name, holder, alias)
+        if holder is None:
+            raise ValueError(f"{name} has no alias {alias} that could move back")
+        before = previous_holder(client, name, holder, alias)
         if before is None:
-            raise ValueError(f"it is not known to which version {alias} of {name} pointed before version {holder}")
+            raise ValueError(
+                f"version {holder} of {name} does not say where {alias} was before; take the version you want: "
+                f"fitb promote models:/{name}/VERSION --alias {alias}"
+            )
         _move(client, name, before, alias, console)
 
 

@@ -28,8 +28,8 @@ def report(
         ),
     ],
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    mlflow_uri: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow store.")
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Address of the MLflow server.")
     ] = None,
 ) -> None:
     """Make one page of a run, or of several side by side: prototypes and scores of every epoch, to open from disk."""
@@ -38,7 +38,7 @@ def report(
         from fitb_callbacks.integrations.report.page import render_report
         from fitb_callbacks.integrations.report.source import read_source
 
-        found = _named_apart([read_source(source, mlflow_uri=mlflow_uri) for source in sources])
+        found = _named_apart([read_source(source, mlflow_uri=tracking_uri) for source in sources])
         problems = [problem for each in found.values() for problem in each.problems]
         title, *others = found
         page = render_report(

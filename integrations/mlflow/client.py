@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fitb_callbacks.integrations.mlflow.sink import check_health
+from fitb_callbacks.integrations.mlflow.reachable import reachable_client
 from fitb_callbacks.utils.messages import one_line
 
 if TYPE_CHECKING:
@@ -28,21 +28,23 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
 
     Raises:
         ConnectionError: If the server does not answer.
+        FileNotFoundError: If it is a local store that is not there.
+        ValueError: If it is no address of a server.
     """
     import mlflow
 
     before = mlflow.get_tracking_uri()
     address = tracking_uri or before
-    check_health(address)
     defaults = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     with environment({name: value for name, value in defaults.items() if name not in os.environ}):
+        client = reachable_client(address)
         mlflow.set_tracking_uri(address)
         try:
-            yield mlflow.MlflowClient(address)
+            yield client
         finally:
             mlflow.set_tracking_uri(before)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fitb_callbacks.integrations.mlflow.client import raise_if_away, server_message
+from fitb_callbacks.utils.messages import mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +68,8 @@ def find_model(client: MlflowClient, address: str, *, same_name_as: RegistryMode
         raise_if_away(error)
         missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
         problem = "there is no model" if missing else "cannot find"
-        raise ValueError(f"{problem} {address}: {server_message(error)}") from error
+        where = mask_password(client.tracking_uri)
+        raise ValueError(f"{problem} {address} in {where}: {server_message(error)}") from error
     raise ValueError(f"a model must be {_ADDRESSES}; got {address!r}")
 
 

@@ -13,6 +13,7 @@ from fitb_callbacks.integrations.mlflow.description import ARTIFACTS, merged
 from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 from fitb_callbacks.integrations.mlflow.sink import log_picture
 from fitb_callbacks.integrations.mlflow.training_run import link_training_scores
+from fitb_callbacks.utils.messages import mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -231,8 +232,19 @@ def previous_holder(client: MlflowClient, name: str, version: str, alias: str) -
 
 
 def alias_holder(client: MlflowClient, name: str, alias: str) -> str | None:
-    """The version that an alias points to; None if there is no such alias."""
-    held = client.get_registered_model(name).aliases.get(alias)
+    """The version that an alias points to; None if there is no such alias.
+
+    Raises:
+        ValueError: If there is no such registered model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = client.get_registered_model(name).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ValueError(f"there is no registered model {name!r} in {mask_password(client.tracking_uri)}") from error
     return None if held is None else str(held)
 
 

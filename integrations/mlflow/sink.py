@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,9 @@ from packaging.version import Version
 
 from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.mlflow.addresses import whole_address, without_password
-from fitb_callbacks.integrations.mlflow.description import (
-    ARTIFACTS,
-    VARIES,
-    has_section,
-    merged,
-    page_entries,
-)
+from fitb_callbacks.integrations.mlflow.client import raise_if_away, server_message
+from fitb_callbacks.integrations.mlflow.description import ARTIFACTS, VARIES, has_section, merged, page_entries
+from fitb_callbacks.integrations.mlflow.reachable import reachable_client
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 from fitb_callbacks.utils.messages import mask_password
 
@@ -35,8 +31,6 @@ if TYPE_CHECKING:
     from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = [
-    "check_database",
-    "check_health",
     "deliver",
     "files_parcel",
     "image_key",
@@ -53,9 +47,6 @@ _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _SECTION = "A glance at"
 """Begins the section of the pictures: MLflow sorts sections by name, and in each puts pictures below all charts."""
-_HEALTH_TIMEOUT = 2.0
-_HEALTHY_FOR = 2.0
-"""Seconds for which a server that has answered is not asked again."""
 _CARD_SHAPE = 1.3  # width by height of what a card shows
 _THUMBNAIL = (512, 216)  # most pixels; a card shows at most that many in height, and shrinks what is wider than it
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
@@ -136,7 +127,6 @@ def record_parcel(tracking_uri: str, run_id: str, record: Record) -> dict[str, b
 
 _ENTRY = "entry.json"
 
-_healthy_until: dict[str, float] = {}  # by address
 _tagged: set[tuple[str, str]] = set()  # runs that this process has tagged as holding images
 _other_values: set[str] = set()  # runs of which it has said that their parameters are others
 
@@ -159,16 +149,26 @@ def deliver(parcel: Path) -> None:
 
     Raises:
         ConnectionError: If the server cannot be reached.
-        Exception: If it refuses this parcel.
+        FileNotFoundError: If its store is local, and gone.
+        ValueError: If it refuses this parcel.
     """
-    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    entry = json.loads((parcel / _ENTRY).read_text())
+    uri = whole_address(entry["tracking_uri"])
+    try:
+        _send(reachable_client(uri), entry, sorted(path for path in parcel.iterdir() if path.name != _ENTRY))
+    except MlflowException as error:
+        raise_if_away(error)
+        raise ValueError(f"the tracking server {mask_password(uri)} refuses it: {server_message(error)}") from error
+
+
+def _send(client: MlflowClient, entry: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """What `deliver` does, once it is known that the server is there."""
     from mlflow.entities import Metric
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
-    entry = json.loads((parcel / _ENTRY).read_text())
-    uri, run_id = whole_address(entry["tracking_uri"]), entry["run_id"]
-    check_health(uri)
-    client = MlflowClient(uri)
+    uri, run_id = client.tracking_uri, entry["run_id"]
     model_id = entry.get("model_id")
     metrics = [
         Metric(key, value, entry["timestamp"], entry["step"], model_id=model_id, run_id=run_id if model_id else None)
@@ -177,7 +177,6 @@ def deliver(parcel: Path) -> None:
     if metrics:
         client.log_batch(run_id, metrics=metrics)
     artifact_path = entry.get("artifact_path", _IMAGES)
-    files = sorted(path for path in parcel.iterdir() if path.name != _ENTRY)
     for path in files:
         client.log_artifact(run_id, str(path), artifact_path)
     if files and artifact_path == _IMAGES and (uri, run_id) not in _tagged:
@@ -244,42 +243,6 @@ def image_key(name: str) -> str:
 
 def _is_remote(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http:", "https:", "databricks"))
-
-
-def check_database(uri: str) -> None:
-    """Raise unless the database at a local address exists: MLflow would make an empty one of a mistyped address.
-
-    Raises:
-        FileNotFoundError: If it does not exist.
-
-    Example:
-        >>> check_database("sqlite:///nowhere/mlflow.db")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: there is no MLflow database sqlite:///nowhere/mlflow.db
-    """
-    file = uri.removeprefix("sqlite:///").partition("?")[0]
-    if file != uri and not Path(file).exists():
-        raise FileNotFoundError(f"there is no MLflow database {uri}")
-
-
-def check_health(tracking_uri: str) -> None:
-    """Raise soon where the client's own calls would wait for minutes: in front of a server that is down or frozen."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    if not tracking_uri.startswith(("http:", "https:")) or time.monotonic() < _healthy_until.get(tracking_uri, 0.0):
-        return
-    _healthy_until.pop(tracking_uri, None)
-    credentials = get_default_host_creds(tracking_uri)
-    options = {"max_retries": 0, "timeout": _HEALTH_TIMEOUT, "raise_on_status": False}
-    try:
-        reply = http_request(credentials, "/health", "GET", **options)
-    except MlflowException as error:
-        raise ConnectionError(mask_password(str(error))) from error
-    if reply.status_code >= 500:
-        raise ConnectionError(f"{mask_password(tracking_uri)}/health answers {reply.status_code}")
 
 
 def _encoded(image: object, file_format: str) -> bytes:

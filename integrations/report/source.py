@@ -85,12 +85,9 @@ def _from_folder(folder: Path) -> Source:
 def _client(uri: str | None) -> MlflowClient:
     import mlflow
 
-    from fitb_callbacks.integrations.mlflow.sink import check_database, check_health
+    from fitb_callbacks.integrations.mlflow.reachable import reachable_client
 
-    uri = uri or mlflow.get_tracking_uri()
-    check_database(uri)
-    check_health(uri)
-    return mlflow.MlflowClient(uri)
+    return reachable_client(uri or mlflow.get_tracking_uri())
 
 
 def _from_registry(address: str, uri: str | None) -> Source:

@@ -122,7 +122,7 @@ def unfold(page):
 def test_folder_mlflow_and_tensorboard_give_the_same_page(run, written, tmp_path):
     folder, mlflow, probe = run
     sources = {"tensorboard": [folder / "tensorboard" / "version_0"], "csv": [folder / "csv/version_0/fitb-records"]}
-    sources["mlflow"] = [f"runs:/{mlflow.run_id}", "--mlflow-uri", f"sqlite:///{folder}/mlflow.db"]
+    sources["mlflow"] = [f"runs:/{mlflow.run_id}", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     for name, arguments in sources.items():
         code, output = report(*arguments, "--output", tmp_path / f"{name}.html")
         assert (code, "8 probes" in output) == (0, True), output
@@ -209,7 +209,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
     (tmp_path / "other.npz").write_bytes(b"PK nothing")
     client = mlflow.experiment
     without = client.create_run(mlflow.experiment_id).info.run_id
-    store = ["--mlflow-uri", f"sqlite:///{folder}/mlflow.db"]
+    store = ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     for arguments, says in (
         (["nowhere"], "there is no folder or file nowhere; a run in MLflow is runs:/RUN_ID, a registered"),
         ([folder / "csv", "nowhere"], "there is no folder or file nowhere"),
@@ -219,10 +219,10 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
         ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult"),
         ([folder], "holds 3 runs; give one of them: "),
         (["runs:/abc", *store], "the run abc cannot be read from sqlite:"),
-        (["runs:/abc", "--mlflow-uri", "sqlite:///none.db"], "there is no MLflow database sqlite:///none.db"),
-        (["runs:/abc", "--mlflow-uri", "nonsense://x"], "the run abc cannot be read from nonsense://x: "),
+        (["runs:/abc", "--tracking-uri", "sqlite:///none.db"], "there is no MLflow database sqlite:///none.db"),
+        (["runs:/abc", "--tracking-uri", "nonsense://x"], "a tracking server must be like http://host:5000"),
         ([f"runs:/{without}", *store], "holds no probes: it has no artifacts in fitb-records/"),
-        (["runs:/abc", "--mlflow-uri", "http://127.0.0.1:9"], "127.0.0.1"),
+        (["runs:/abc", "--tracking-uri", "http://127.0.0.1:9"], "127.0.0.1"),
         ([folder / "csv", "--output", tmp_path / "no" / "report.html"], "No such file or directory"),
     ):
         code, output = report(*arguments)

@@ -168,7 +168,7 @@ def test_with_a_healthy_server_nothing_waits(server, trainer, loaders):
 
 
 def test_an_epoch_takes_few_requests(server, trainer, loaders, monkeypatch):
-    """Real requests of a real run, counted on their way. Whether the server is there is asked every two seconds."""
+    """Real requests of a real run, counted on their way, but for those that ask whether the server is there."""
     send, sent = requests.Session.send, []
 
     def counted(self, request, **options):
