@@ -2,9 +2,9 @@
 
 Images are drawn within their class, as they were chosen, and one fewer than there are (Rao and Wu, 1988): drawing as
 many as there are would make the variance too small by a factor of (n - 1) / n, which is a half with two images a class.
-The spread is multiplied by a quantile of Student's t. Scores that count images get a floor, as Jeffreys' prior gives
-one: ten right answers in ten do not prove that there is no wrong one. `benchmarks/gate_statistics.py` measures how
-often the intervals hold the truth.
+The spread is multiplied by a quantile of Student's t. Scores that count images get a floor of half an image: ten right
+answers in ten do not prove that there is no wrong one. `benchmarks/gate_statistics.py` measures how often the intervals
+hold the truth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 _NUMBER = 2000
 _PROBABILITY = 0.975  # two-sided 95%
-_FLOOR = 0.7  # in images
+_FLOOR = 0.5  # in images
 _CONTINUOUS = ("area", "reliability")  # means over images of something that is not counted
 
 
@@ -108,7 +108,7 @@ def interval(key: str, value: float, resampled: Tensor, labels: Tensor) -> tuple
     freedom = len(labels) - max(1, len(_strata(labels)))
     if freedom < 1:
         return math.nan, math.nan
-    floor = 0.0 if key in _CONTINUOUS else _FLOOR / (len(labels) + 2)
+    floor = 0.0 if key in _CONTINUOUS else _FLOOR / len(labels)
     half = student_quantile(freedom) * math.hypot(float(resampled.double().std()), floor)
     return value - half, value + half
 

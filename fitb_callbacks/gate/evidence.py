@@ -48,7 +48,7 @@ def provenance(candidate: FillInBlanksResult, rules: Rules, *, data: str, model_
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
-        "user": getpass.getuser(),
+        "user": _user(),
         "ci": _ci_page(),
         "time": utc_now(),
         "data": data,
@@ -59,6 +59,14 @@ def provenance(candidate: FillInBlanksResult, rules: Rules, *, data: str, model_
         "model_digest": model_files,
         "versions": versions,
     }
+
+
+def _user() -> str:
+    """The user's name; in a container whose user has none, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _ci_page() -> str | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -22,6 +23,7 @@ COMMANDS = {
 @pytest.fixture(autouse=True)
 def _no_server_of_ones_own(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import yaml
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from exported import log_exported
 from fitb_callbacks.cli import app
 from mlflow_store import new_store
 
@@ -109,10 +110,7 @@ def run_steps(inputs):
 def test_the_steps_of_the_action(store, trained, monkeypatch):
     """A pass, with summary, output and pictures; and an input that would be harmful were it run."""
     with mlflow.start_run():
-        mlflow.pytorch.log_model(
-            trained.eval(), name="net", registered_model_name="digits", serialization_format="pt2",
-            input_example=np.zeros((2, 1, 8, 8), np.float32), pip_requirements=["torch"],
-        )  # fmt: skip
+        log_exported(trained.eval(), name="net", registered_model_name="digits")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     rules = {"data": "validation.npz", "min": {"coverage": 0.5}, "settings": {"num_masks": 8}, "images_per_class": 2}
     Path("rules.yaml").write_text(yaml.safe_dump(rules))

@@ -9,7 +9,6 @@ import venv
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
 from torch import nn
 
+from exported import log_exported
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.integrations.mlflow.lookup import find_model
 from fitb_callbacks.integrations.mlflow.registry import last_check
@@ -70,14 +70,7 @@ def train_and_register(uri, loaders, folder):
     untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for network, run_id in ((module.net, logger.run_id), (untrained, None)):
         with mlflow.start_run(run_id=run_id, experiment_id=logger.experiment_id):
-            mlflow.pytorch.log_model(
-                network.eval(),
-                name="net",
-                registered_model_name="digits",
-                serialization_format="pt2",
-                input_example=np.zeros((2, 1, 8, 8), np.float32),
-                pip_requirements=["torch"],
-            )
+            log_exported(network.eval(), name="net", registered_model_name="digits")
     return logger.experiment_id
 
 

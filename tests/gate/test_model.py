@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import mlflow
 import pytest
 import torch
 from scipy import stats
@@ -16,6 +15,7 @@ from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resampl
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.integrations.mlflow.client import connected
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.scoring.catalogue import RESAMPLED
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
@@ -269,11 +269,11 @@ def test_a_model_of_nan_is_said_to_be_that(untrained, images):
 
 def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):
     """The champion's training logged scores, but the judge that it stored is no longer there."""
-    client = mlflow.MlflowClient(new_store(tmp_path / "mlflow.db"))
-    run_id = client.create_run("0").info.run_id
-    client.log_metric(run_id, "fitb/structure", 0.5)
-    model_id = client.create_logged_model("0", name="classifier", source_run_id=run_id).model_id
-    found = registry._find(client, f"models:/{model_id}")  # noqa: SLF001
+    with connected(new_store(tmp_path / "mlflow.db")) as client:
+        run_id = client.create_run("0").info.run_id
+        client.log_metric(run_id, "fitb/structure", 0.5)
+        model_id = client.create_logged_model("0", name="classifier", source_run_id=run_id).model_id
+        found = registry._find(client, f"models:/{model_id}")  # noqa: SLF001
     assert found.record is None
     rules = Rules(rules=(Rule("min", "structure", 0.5),), data="mnist")
     check = registry._Check(found, found, rules, registry.Loading(), (0, 1), lambda step: None, None)  # noqa: SLF001

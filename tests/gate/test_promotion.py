@@ -1,6 +1,7 @@
 """What is recorded and promoted: on a real server, with hands that meddle and checks that race."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from exported import log_exported
 from fitb_callbacks.cli import app
+from fitb_callbacks.gate import evidence
 from fitb_callbacks.gate.registry import Promotion, Waiver
 from fitb_callbacks.integrations.mlflow.lookup import find_model
 from fitb_callbacks.integrations.mlflow.registry import AliasMovedError, alias_holder, last_check, move_alias
@@ -39,14 +42,7 @@ def register(uri, name, network):
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(name)
     with mlflow.start_run():
-        info = mlflow.pytorch.log_model(
-            network.eval(),
-            name="net",
-            registered_model_name=name,
-            serialization_format="pt2",
-            input_example=np.zeros((2, 1, 8, 8), np.float32),
-            pip_requirements=["torch"],
-        )
+        info = log_exported(network.eval(), name="net", registered_model_name=name)
     return f"models:/{name}/{info.registered_model_version}"
 
 
@@ -185,3 +181,11 @@ def test_an_alias_moved_by_hand_is_left_alone(server):
     with pytest.raises(AliasMovedError, match="no longer to None"):
         move_alias(client, "moved", "champion", version="1", expected=None)
     assert alias_holder(client, "moved", "champion") == "2"
+
+
+def test_who_checks_has_a_number_where_there_is_no_name(monkeypatch):
+    """As in a container that runs as whatever user the platform chose."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456)
+    assert evidence._user() == "123456"  # noqa: SLF001

@@ -27,6 +27,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
+from exported import log_exported, log_pickled
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.cli import app
 from fitb_callbacks.data.sources import Standardization, open_images
@@ -124,13 +125,8 @@ def store(tmp_path_factory, digits):
 
         def register(run_id, module, kind="pt2"):
             with mlflow.start_run(run_id=run_id):
-                mlflow.pytorch.log_model(
-                    module.net, name=f"net-{kind}", registered_model_name="digits", serialization_format=kind[:3],
-                    input_example=np.zeros((2, 1, 8, 8), np.float32), pip_requirements=["torch"],
-                ) if kind != "pickle" else mlflow.pytorch.log_model(
-                    module.net, name="net-pickle", registered_model_name="digits", serialization_format="pickle",
-                    pip_requirements=["torch"],
-                )  # fmt: skip
+                log = log_pickled if kind == "pickle" else log_exported
+                log(module.net, name=f"net-{kind}", registered_model_name="digits")
 
         weak_run, weak = train(store, digits, epochs=1, num_masks=16, folder=folder / "weak")
         register(weak_run, weak)

@@ -29,7 +29,9 @@ class Server:
         command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts"), *self.arguments]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
+        quirks = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        quirks["GUNICORN_CMD_ARGS"] = "--timeout 300"  # older servers kill workers that take 30 s to start
+        environment = {**os.environ, **quirks, **self.environment}
         self.process = Warm(*command, environment=environment, folder=self.folder)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
