@@ -21,6 +21,7 @@ _SIDE = 32  # pixels of the longer side that the judge looks at
 _FILTER = 8
 _FILTERS = 64
 _CELLS = 3
+_STEP = 2  # pixels between two places of a filter
 _RECTIFIED_ABOVE = 0.1
 _FLOOR = 0.2  # local contrast that counts as none, as a share of the image's own
 _RIDGE = 300.0
@@ -65,26 +66,24 @@ class RidgeJudge(StreamedJudge):
         self.name = "ridge regression" if features is None else f"ridge regression on {type(features).__name__}"
         self.class_sums = torch.zeros(0)
         """Sum of the features of each class's images, shape ``(classes, features)``."""
-        self.products = torch.zeros(0)
-        """Upper triangle of the sum of the outer products of features, shape ``(features * (features + 1) / 2,)``."""
+        self.products = torch.zeros(0, 0)
+        """Sum of the outer products of features, shape ``(features, features)``."""
         self._solution: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _add(self, images: Tensor, labels: Tensor) -> None:
-        # How many images of the same class came before each in this batch
-        same = labels[:, None] == labels
-        before = same.tril(-1).sum(dim=1) + self.counts[labels]
-        wanted = before < self.images_per_class
-        if not bool(wanted.any()):
+        held = self.counts[labels]
+        if not bool((held < self.images_per_class).any()):  # most batches of a long run
             return
+        # How many images of the same class came before each, in this batch too
+        wanted = (labels[:, None] == labels).tril(-1).sum(dim=1) + held < self.images_per_class
         labels = labels[wanted]
         features = self._features(images[wanted].float())
         if not self.class_sums.numel():
             self.class_sums = features.new_zeros(len(self.counts), features.shape[1])
-            self.products = features.new_zeros(features.shape[1] * (features.shape[1] + 1) // 2)
+            self.products = features.new_zeros(features.shape[1], features.shape[1])
         self.counts = self.counts + torch.bincount(labels, minlength=len(self.counts)).to(self.counts)
         self.class_sums.index_add_(0, labels, features)
-        rows, columns = _upper_triangle(features.shape[1], features.device)
-        self.products += (features.T @ features)[rows, columns]
+        self.products.addmm_(features.T, features)
         self._solution = None
 
     def _merge(self, other: Self) -> None:
@@ -103,11 +102,16 @@ class RidgeJudge(StreamedJudge):
         return scores.masked_fill(flat[:, None], torch.nan)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"class_sums": self.class_sums, "products": self.products}
+        # The products are symmetric: half of them is enough to keep
+        return {"class_sums": self.class_sums, "products": self.products[_upper_triangle(self.products)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a `state_dict` holds."""
         super().load_state_dict(state)
+        size = self.class_sums.shape[1] if self.class_sums.ndim == 2 else 0
+        half = self.class_sums.new_zeros(size, size)
+        half[_upper_triangle(half)] = self.products
+        self.products = half + half.triu(1).T
         self._solution = None
 
     def _empty(self) -> Self:
@@ -138,13 +142,9 @@ class RidgeJudge(StreamedJudge):
     def _solved(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and scale of the features, and the weights ``(features, classes)``."""
         if self._solution is None:
-            number, size = self.counts.sum(), self.class_sums.shape[1]
-            rows, columns = _upper_triangle(size, self.products.device)
-            covariance = self.products.new_zeros(size, size)
-            covariance[rows, columns] = self.products
-            covariance = covariance + covariance.triu(1).T
+            number = self.counts.sum()
             mean = self.class_sums.sum(dim=0) / number
-            covariance -= number * mean[:, None] * mean
+            covariance = self.products - number * mean[:, None] * mean
             scale = (covariance.diagonal().clamp(min=0) / number).sqrt()
             scale = scale + 0.1 * scale.mean() + 1e-12
             covariance /= scale[:, None] * scale
@@ -176,13 +176,12 @@ def random_features(images: Tensor) -> Tensor:
     size = [max(_FILTER, round(side * longest / max(height, width))) for side in (height, width)]
     images = F.interpolate(images, size, mode="bilinear", antialias=True) if size != [height, width] else images
     channels = images.shape[1]
-    step = 1 if channels == 1 else 2
     images = images - images.mean(dim=(1, 2, 3), keepdim=True)
     window = images.new_full((1, channels, _FILTER, _FILTER), 1 / (channels * _FILTER**2))
-    mean = F.conv2d(images, window, stride=step)
-    local = (F.conv2d(images.square(), window, stride=step) - mean.square()).clamp(min=0).sqrt()
+    mean = F.conv2d(images, window, stride=_STEP)
+    local = (F.conv2d(images.square(), window, stride=_STEP) - mean.square()).clamp(min=0).sqrt()
     contrast = images.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    responses = F.conv2d(images, _filters(channels).to(images), stride=step) / (local + _FLOOR * contrast + 1e-12)
+    responses = F.conv2d(images, _filters(channels).to(images), stride=_STEP) / (local + _FLOOR * contrast + 1e-12)
     rectified = torch.cat([F.relu(responses - _RECTIFIED_ABOVE), F.relu(-responses - _RECTIFIED_ABOVE)], dim=1)
     return F.adaptive_avg_pool2d(rectified, _CELLS).flatten(1).sqrt()
 
@@ -206,6 +205,7 @@ def _filters(channels: int) -> Tensor:
     return F.normalize(filters.flatten(1)).view_as(filters)
 
 
-def _upper_triangle(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    rows, columns = torch.triu_indices(size, size, device=device)
+def _upper_triangle(square: Tensor) -> tuple[Tensor, Tensor]:
+    size = square.shape[-1] if square.ndim == 2 else 0
+    rows, columns = torch.triu_indices(size, size, device=square.device)
     return rows, columns
