@@ -5,7 +5,7 @@
 
 Six kinds of emoji at random places and sizes on random backgrounds, see `validity_worlds.py`. The reference is a third
 set of pictures that no network was trained on. Prints the scores of each probe, and keeps the pictures of each in
-``benchmarks/.cache/colour_training``; docs/gallery.md shows two of them.
+``benchmarks/.cache/colour_training``; docs/gallery.md shows the last timelines.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for network in asked.networks:
         rows = train(network, epochs=asked.epochs, every=asked.every)
-        print(f"| {network}, epoch | {' | '.join(SHOWN)} |", "| --- |" + " --- |" * len(SHOWN), sep="\n")
+        print(f"| {network}, step | {' | '.join(SHOWN)} |", "| --- |" + " --- |" * len(SHOWN), sep="\n")
         for row in rows:
             cells = (row.get(f"fitb/{name}") for name in SHOWN)
-            print(f"| {row['epoch']} | {' | '.join(f'{float(cell):.2f}' if cell else '' for cell in cells)} |")
+            print(f"| {row['step']} | {' | '.join(f'{float(cell):.2f}' if cell else '' for cell in cells)} |")
 
 
 if __name__ == "__main__":
