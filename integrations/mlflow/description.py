@@ -101,11 +101,11 @@ def _shown(value: Any) -> str:
 
 
 def _text(record: Record) -> str:
-    """What matters first: MLflow shows three lines, and the rest on request."""
+    """What matters first: MLflow shows three lines, and the rest on request; a link works in the first of them only."""
     verdict = record["verdict"]
     parts = [
-        f"**{SIGNS[verdict['tone']]} {verdict['headline']}**",
-        f"{facts_line(record)}. [Report]({ARTIFACTS}/{REPORT})",
+        f"**{SIGNS[verdict['tone']]} {verdict['headline']}** [Report]({ARTIFACTS}/{REPORT})",
+        f"{facts_line(record)}.",
         verdict["reason"],
         f"The pictures are under *Model metrics*, in the section *A glance at {record['prefix']}*. The report is "
         "written when training ends, and shows every epoch.",
