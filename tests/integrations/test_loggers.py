@@ -107,14 +107,14 @@ def test_undefined_scores_are_not_written(trainer, loaders, tmp_path):
 
 @pytest.mark.parametrize("size", [(954, 756), (300, 1200), (2000, 90), (120, 96), (3, 900), (1, 1)])
 def test_mlflows_thumbnail_has_the_whole_picture_where_a_card_shows_it(size):
-    """A card shows a thumbnail in the middle of a square, as large as it is, and of that the upper 219 pixels."""
+    """A card shows a thumbnail in the middle of a square: its upper 219 pixels, fewer with parameters above."""
     width, height = size
     parcel = picture_parcel("sqlite:///mlflow.db", "0" * 32, "fitb/prototypes", np.zeros((height, width, 3), "u1"), 7)
     (name,) = (name for name in parcel if name.endswith("+compressed.webp"))
     with Image.open(io.BytesIO(parcel[name])) as thumbnail:
         assert thumbnail.width == thumbnail.height
         rows, columns = np.nonzero(np.array(thumbnail.convert("L")) < 128)
-    scale = min(1, 512 / width, 216 / height)
+    scale = min(1, 512 / width, 198 / height)
     assert rows.min() == 0  # at the top, and in the middle of its width
     assert columns.min() == pytest.approx(thumbnail.width - 1 - columns.max(), abs=1)
     assert rows.max() + 1 == pytest.approx(height * scale, abs=1)

@@ -91,6 +91,7 @@ def test_shortcut(tmp_path):
     assert marked["judge that shares the training data"] > 0.8  # which is the point: it is taken in
     assert marked["judge that has seen trusted images only"] < 0.5 * healthy["judge that has seen trusted images only"]
     assert marked["structure"] < 0.2 * healthy["structure"]
+    assert marked["shortcut: how far one cue explains the answers"] > 0.5
     assert (tmp_path / "shortcut.png").exists()
     for name in values:
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
