@@ -52,7 +52,8 @@ def promote(
         assert wanted is not None
         found = _find(client, model)
         if not _holds(client, found, console):
-            _say(console, f"[red]refused[/red]: check it first: fitb check {escape(found.address)} --promote {wanted}")
+            command = f"fitb check {found.address} --promote {wanted}"
+            _say(console, f"[red]refused[/red]: a check must pass first: {escape(command)}")
             raise typer.Exit(_NO)
         checked = last_check(client, found)
         verdict = None if checked is None else checked.data.tags["fitb.verdict"]

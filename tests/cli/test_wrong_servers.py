@@ -97,7 +97,7 @@ def test_wrong_arguments(store, arguments, says):
 def test_a_version_that_nobody_checked_is_not_promoted_and_the_line_says_what_to_do(store):
     done = fitb("promote", "models:/digits/1", "--tracking-uri", store)
     assert done.exit_code == 1
-    assert "check it first: fitb check models:/digits/1 --promote champion" in done.output.splitlines()[-1]
+    assert "a check must pass first: fitb check models:/digits/1 --promote champion" in done.output.splitlines()[-1]
 
 
 def test_what_cannot_be_sent_says_to_which_server(store):

@@ -21,7 +21,7 @@ from fitb_callbacks.scoring.catalogue import RESAMPLED
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
 from mlflow_store import new_store
 
-PROBE = FillInBlanks(num_masks=16)
+PROBE = FillInBlanks(num_masks=16, chunk_size=64)  # no chunk sizes are tried, so that two probes of one model agree
 
 
 @pytest.fixture(scope="module")
