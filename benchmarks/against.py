@@ -16,11 +16,8 @@ import os
 import statistics
 import subprocess
 import sys
-import unittest.mock
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 SIZES = {  # images, masks
@@ -58,7 +55,7 @@ class Probe:
 def serve(name: str, num_images: int, num_masks: int) -> None:
     """Run a probe for each line of standard input, and print its CPU seconds."""
     from throughput_models import build
-    from timing import cpu_seconds
+    from timing import cpu_seconds, without_reliance
 
     from fitb_callbacks import FillInBlanks
 
@@ -72,20 +69,8 @@ def serve(name: str, num_images: int, num_masks: int) -> None:
         probe.probe(model, images, labels)
     print(FillInBlanks.__module__, flush=True)
     for line in sys.stdin:
-        with without_reliance(sys.modules[FillInBlanks.__module__]) if line == "updates\n" else nullcontext():
+        with without_reliance() if line == "updates\n" else nullcontext():
             print(cpu_seconds(lambda: probe.probe(model, images, labels)), flush=True)
-
-
-@contextmanager
-def without_reliance(probe: ModuleType) -> Iterator[None]:
-    """Leave out what older trees do not do."""
-    if not hasattr(probe, "relies_on"):
-        yield
-        return
-    from fitb_callbacks.probing.shortcuts import ReliesOn
-
-    with unittest.mock.patch.object(probe, "relies_on", return_value=ReliesOn({}, {}, None)):
-        yield
 
 
 def main() -> None:

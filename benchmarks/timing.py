@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+import unittest.mock
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-__all__ = ["Clock", "cpu_seconds", "medians"]
+__all__ = ["Clock", "cpu_seconds", "medians", "without_reliance"]
 
 Clock = Callable[[], float]
 """Seconds since some moment."""
@@ -25,3 +28,21 @@ def medians(
     """Median seconds of each, taken in turn; the first round is not counted."""
     taken = [{name: cpu_seconds(run, clock) for name, run in candidates.items()} for _ in range(rounds + 1)][1:]
     return {name: statistics.median(each[name] for each in taken) for name in candidates}
+
+
+@contextmanager
+def without_reliance() -> Iterator[None]:
+    """Probes make masked updates, means and prototypes alone, and not what the model relies on.
+
+    Older trees, which do not know of that, are left as they are.
+    """
+    from fitb_callbacks import FillInBlanks
+
+    probe = sys.modules[FillInBlanks.__module__]
+    if not hasattr(probe, "relies_on"):
+        yield
+        return
+    from fitb_callbacks.probing.shortcuts import ReliesOn
+
+    with unittest.mock.patch.object(probe, "relies_on", return_value=ReliesOn({}, {}, None)):
+        yield
