@@ -13,7 +13,16 @@ from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.masks import hidden_patches, masks_per_round
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
-__all__ = ["MOST_MASKS", "Reliance", "block_masks", "margins", "reliance", "reliance_summary"]
+__all__ = [
+    "MOST_MASKS",
+    "Reliance",
+    "block_masks",
+    "margins",
+    "reliance",
+    "reliance_summary",
+    "spot_around",
+    "top_patches",
+]
 
 MOST_MASKS = 192
 """Masks of which reliance is told; more make hardly any difference to where its top patch is."""
@@ -23,6 +32,7 @@ _BLOCK = 2  # patches on a block's side: a mark seldom fits one patch, and what 
 _NOISE = 3.0  # standard errors below which a patch counts as noise
 _RIDGE = 0.1  # as a share of the number of masks
 _FEWEST = 3  # masks
+_TIE = 1e-4  # of the largest value: patches that few masks tell apart matter alike, but for rounding
 
 
 def block_masks(number: int, grid: PatchGrid, *, seed: int) -> Tensor:
@@ -191,7 +201,7 @@ def reliance_summary(maps: Tensor, grid: PatchGrid, labels: Tensor | None = None
     chance = float(spots.float().mean(dim=0).max())
     if not len(maps):
         return Reliance(0.0, 1.0, 0.0, 0, 0, chance)
-    tops = maps.argmax(dim=1)
+    tops = top_patches(maps)
     share = (maps * spots[tops]).sum(dim=1).mean().item()
     held = maps.sort(dim=1, descending=True).values.cumsum(dim=1)
     area = ((held < 0.5).sum(dim=1) + 1).double().mean().item() / maps.shape[1]
@@ -209,6 +219,17 @@ def reliance_summary(maps: Tensor, grid: PatchGrid, labels: Tensor | None = None
         chance=chance,
         class_place=0.0 if labels is None else _agreement(spots[tops][:, tops], labels) * len(maps) / number,
     )
+
+
+def top_patches(maps: Tensor) -> Tensor:
+    """The patch of the largest value in each map ``(N, P)``, shape ``(N,)``; of patches that matter alike, the first.
+
+    Example:
+        >>> top_patches(torch.tensor([[0.2, 0.39999, 0.4], [0.0, 0.3, 0.7]])).tolist()
+        [1, 2]
+    """
+    largest = maps.amax(dim=1, keepdim=True)
+    return (maps >= (1 - _TIE) * largest).int().argmax(dim=1)
 
 
 def spot_around(patches: Tensor, grid: PatchGrid) -> Tensor:

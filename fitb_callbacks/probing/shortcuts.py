@@ -11,7 +11,7 @@ from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.probing.cues import cue_profile
 from fitb_callbacks.probing.inputs import Inputs
-from fitb_callbacks.probing.reliance import block_masks, margins, reliance, reliance_summary, spot_around
+from fitb_callbacks.probing.reliance import block_masks, margins, reliance, reliance_summary, spot_around, top_patches
 from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.structure import shortcut_of
 
@@ -51,7 +51,7 @@ def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | No
         found = reliance_summary(maps, inputs.grid, labels.cpu())
         metrics |= {"spot_share": found.share, "same_place": found.same_place, "class_place": found.class_place}
         intervals["same_place"] = wilson_interval(found.same_place, number)
-        spots = inputs.grid.to_pixels(spot_around(maps.argmax(dim=1), inputs.grid)).to(inputs.images.device)
+        spots = inputs.grid.to_pixels(spot_around(top_patches(maps), inputs.grid)).to(inputs.images.device)
     cues = cue_profile(inputs.classify, inputs.images, labels, spots=spots, chunk_size=chunk_size)
     for name, cue in cues.items():
         metrics[f"cue_{name}"] = cue.lead

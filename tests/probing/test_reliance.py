@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fitb_callbacks.probing.masks import hidden_patches
-from fitb_callbacks.probing.reliance import Reliance, block_masks, margins, reliance, reliance_summary
+from fitb_callbacks.probing.reliance import Reliance, block_masks, margins, reliance, reliance_summary, top_patches
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
 GRID = PatchGrid(28, 28, 4)
@@ -132,3 +132,21 @@ def test_the_precision_of_a_training_does_not_matter():
         assert torch.equal(reliance(hidden, log_p), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_rounding_does_not_decide_between_patches_that_matter_alike():
+    """Two processes and one differ by that much, and few masks hide neighbouring patches always together."""
+    grid = PatchGrid(8, 8, 1)
+    hidden = block_masks(13, grid, seed=0)
+    columns = hidden.T.tolist()
+    one = next(patch for patch in range(63) if columns[patch] == columns[patch + 1] and any(columns[patch]))
+    margin = -4.0 * hidden[:, [one] * 4].float()
+    maps = reliance(hidden, margin)
+    assert maps[:, one].tolist() == pytest.approx(maps[:, one + 1].tolist(), rel=1e-5)
+    for patch in (one, one + 1):
+        rounded = maps.clone()
+        rounded[:2, patch] *= 1 + 1e-6
+        assert top_patches(rounded).tolist() == top_patches(maps).tolist()
+        assert reliance_summary(rounded, grid).place(grid) == reliance_summary(maps, grid).place(grid)
+    rounded[:, 60] = 2.0  # a clear winner still wins
+    assert top_patches(rounded).tolist() == [60] * 4
