@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Unpack, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from fitb_callbacks.callback.audit import AuditError, audited
 from fitb_callbacks.callback.comparison import compared, scores_of, without_large_tensors
 from fitb_callbacks.callback.errors import ErrorPolicy, ProbeOffError
+from fitb_callbacks.callback.first_try import tried
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.monitors import Monitors
 from fitb_callbacks.callback.probe_images import ProbeImages
@@ -29,7 +31,7 @@ from fitb_callbacks.callback.progress_bar import probing_line
 from fitb_callbacks.callback.reading import StepReader, muted
 from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.callback.schedule import Moment, Schedule
-from fitb_callbacks.callback.time_budget import ProbeSize, TimeBudget
+from fitb_callbacks.callback.time_budget import ProbeSize, Speeds, TimeBudget
 from fitb_callbacks.callback.trainer import (
     find_class_names,
     is_dummy,
@@ -62,7 +64,6 @@ from fitb_callbacks.utils.validation import check_choice, check_integer, check_k
 __all__ = ["FillInBlanksCallback"]
 
 Stage = Literal["fit", "validate", "test"]
-_TRY = ProbeSize(masks=8, images=8)
 _CHECKPOINT_BYTES = 9.5 * 10**6
 """What all tensors may take in a checkpoint."""
 
@@ -119,10 +120,12 @@ class FillInBlanksCallback(Callback):
             of each of the first 20 classes, under ``prefix_by_class/name class``. Monitors, `history` and `fitb report`
             have all of them either way.
         on_error: "warn" logs each kind of error once, and training goes on; "raise" ends training.
-        max_overhead: Share of the training's time that the callback may take, above 0; None for any. If there is not
-            enough time, there are fewer masks, then fewer images, then not every chance to probe is taken. The size of
-            the first probe is kept, so that scores compare. At least one is made: as soon as there is time, at the
-            last chance, or at the first one if another callback monitors a score.
+        max_overhead: Share of the training's time that the callback may take, above 0, or two seconds in all if that is
+            more; None for any. If there is not enough time, there are fewer masks, then fewer images, then images are
+            not filled in, then not every chance to probe is taken. The size of the first probe is kept, so that scores
+            compare. A training that is too short for a probe gets one of the smallest size within the two seconds: at
+            its last chance, or at the first one if another callback monitors a score. If that is not enough, either,
+            there is none, and a warning that says so.
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, attributes, hooks,
             optimizers, schedulers, other callbacks, random numbers) before and after each probe, and report what
             changed, as an error (see ``on_error``). Costs reading all of it twice a probe.
@@ -212,7 +215,7 @@ class FillInBlanksCallback(Callback):
         self._trainer: Any = lambda: None  # a weak reference to that of the last fit
         self.used_logits_fn: LogitsFn | None = None
         """What computes the logits, given or found; None for the model's own ``forward``."""
-        self._try_speed = _TRY, math.nan
+        self._speeds = Speeds()
         self._probed_before: tuple[int, int] | None = None  # epoch and step, while a probe is under way
         self.reset()
 
@@ -494,13 +497,14 @@ class FillInBlanksCallback(Callback):
     def _without_bad_items(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Leave out images that hold NaN and labels that are no class."""
         no_class = (labels < 0) | (labels >= self._num_classes)
-        not_finite = ~images.flatten(1).isfinite().all(dim=1)
+        not_finite = _not_finite(images)
         bad = no_class.to(images.device) | not_finite
-        if bad.any():
-            found = sorted(set(labels[no_class].tolist()))[:5]
-            what = [f"labels {found} are none of the {self._num_classes} classes"] if found else []
-            what += ["images hold NaN or infinite values"] if not_finite.any() else []
-            self._errors.warn_once("items", f"items are left out: {' and '.join(what)}")
+        if not bad.any():
+            return images, labels
+        found = sorted(set(labels[no_class].tolist()))[:5]
+        what = [f"labels {found} are none of the {self._num_classes} classes"] if found else []
+        what += ["images hold NaN or infinite values"] if not_finite.any() else []
+        self._errors.warn_once("items", f"items are left out: {' and '.join(what)}")
         return images[~bad], labels[~bad.to(labels.device)]
 
     def _follow_size(self, images: Tensor) -> None:
@@ -534,7 +538,8 @@ class FillInBlanksCallback(Callback):
                 f"on is measured by forward passes: {self.prefix}/shortcut, {self.prefix}/spot_share",
             )
         with self._errors_switch_off(reader):
-            result = self._tried(trainer, pl_module, reader, images)
+            with self._as_in_the_run(trainer, pl_module):
+                result, self._speeds = tried(self._probes(), pl_module, images, reader.logits_fn)
             self._num_classes = int(result.settings["num_classes"])
             self.used_logits_fn, self._checked_by = reader.logits_fn, reader.stage
             self._checked, self._image_shape = True, tuple(images.shape[1:])
@@ -547,22 +552,6 @@ class FillInBlanksCallback(Callback):
             except Exception:
                 self._run_judge.give_up()
                 raise
-
-    def _tried(
-        self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor
-    ) -> FillInBlanksResult:
-        """Probe a few images twice with a few masks; the second time for the speed."""
-        images, few = images[: _TRY.images], min(_TRY.images, len(images))
-        with self._as_in_the_run(trainer, pl_module):
-            for masks in (1, _TRY.masks):
-                started = time.perf_counter()
-                for probe in self._probes():
-                    tried = dataclasses.replace(
-                        probe, num_masks=masks, target="predicted", fill=None, chunk_size=usual_chunk_size(images)
-                    )
-                    result = tried.probe(pl_module, images, logits_fn=reader.logits_fn)
-                self._try_speed = ProbeSize(masks, few), time.perf_counter() - started
-        return result
 
     def _take_given_images(self, like: Tensor) -> None:
         if self.probe_images is None or self._given_taken:
@@ -700,18 +689,15 @@ class FillInBlanksCallback(Callback):
             self._errors.warn_once("other images", _OTHER_IMAGES)
             self._last_probes = {}
         assert self._images.images is not None
-        tried, try_seconds = self._try_speed
-        times = [self._budget.tick(), self._budget.take_aside(), try_seconds]
-        elapsed, aside, try_seconds = all_reduce_max(times, trainer.world_size)
+        times = [self._budget.tick(), self._budget.take_aside(), *self._speeds]
+        elapsed, aside, *speeds = all_reduce_max(times, trainer.world_size)
         self._budget.trained(elapsed)
         self._budget.spend_aside(aside)
-        self._budget.measure(tried, try_seconds, gradients_beside_masks=self._gradients_beside_masks())
-        wanted = ProbeSize(max(probe.num_masks for probe in self._probes()), len(self._images.images))
-        size = self._budget.size(wanted)
-        due, why = self._budget.due(size, wanted_now=self._cannot_wait(trainer, moment))
-        if not due:
-            which = "the first probe waits, for its time or the end of the run" if self._budget.waits else _NOT_EVERY
-            self._errors.warn_once("time", f"{which}: {why}. max_overhead=None takes every chance")
+        self._budget.measure(Speeds(*speeds))
+        wanted = self._wanted_size(len(self._images.images))
+        size, why = self._budget.plan(wanted, cannot_wait=self._cannot_wait(trainer, moment))
+        if size is None:
+            self._errors.warn_once("time", f"{why}. max_overhead=None takes every chance")
             return None
         started = time.perf_counter()
         with self._as_in_the_run(trainer, pl_module):
@@ -730,17 +716,22 @@ class FillInBlanksCallback(Callback):
         last_epoch = trainer.max_epochs is not None and moment.epoch + 1 == trainer.max_epochs
         return (last_epoch and moment.last_validation) or bool(self._monitors and self._monitors.keys())
 
-    def _gradients_beside_masks(self) -> int:
-        """Gradients that filling an image in takes: so many steps for each part of a partition."""
-        return max((4 * probe.ascent_steps for probe in self._probes() if probe.fill is not None), default=0)
+    def _wanted_size(self, images: int) -> ProbeSize:
+        """How large a probe would be if there were time for all."""
+        probes = self._probes()
+        fills = any(probe.fill is not None and probe.update != "none" for probe in probes)
+        return ProbeSize(max(probe.num_masks for probe in probes), images, fills)
 
     def _say_size(self, wanted: ProbeSize, size: ProbeSize, made: int | None) -> None:
         masks = min(size.masks, made or size.masks)
-        if (masks, size.images) != (wanted.masks, wanted.images) and "size of the probe" not in self._errors.topics:
+        made_size = dataclasses.replace(size, masks=masks)
+        if made_size != wanted and "size of the probe" not in self._errors.topics:
             self._errors.topics.add("size of the probe")
+            fill = "" if size.fill == wanted.fill else ", which are not filled in"
             rank_zero_info(
                 f"FillInBlanksCallback: max_overhead={self.max_overhead} leaves time for {masks} of {wanted.masks} "
-                f"masks an image, on {size.images} of {wanted.images} images; it stays at these, so that scores compare"
+                f"masks an image, on {size.images} of {wanted.images} images{fill}; it stays at these, so that scores "
+                "compare"
             )
 
     def _one_probe(
@@ -748,7 +739,8 @@ class FillInBlanksCallback(Callback):
     ) -> FillInBlanksResult:
         images, labels = self._images.first(size.images)
         share, limit = (trainer.global_rank, trainer.world_size), self._budget.limit(size)
-        probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size.masks))
+        fill = probe.fill if size.fill else None
+        probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size.masks), fill=fill)
         if is_sharded(trainer):  # each forward pass needs every process, so all do the same ones
             share, limit = (0, 1), None
             probe = dataclasses.replace(probe, chunk_size=probe.chunk_size or usual_chunk_size(images))
@@ -955,11 +947,17 @@ _OTHER_IMAGES = (
     "the probe images are not those of the checkpoint, which are not among this run's: scores before and after do not "
     "compare"
 )
-_NOT_EVERY = "not every chance is taken to probe"
 _ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"
 )
+
+
+def _not_finite(images: Tensor) -> Tensor:
+    """Which images ``(B, C, H, W)`` hold a value that is not finite; boolean, shape ``(B,)``."""
+    if images.numel() and all(end.isfinite() for end in images.aminmax()):  # much quicker, and nearly always enough
+        return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return ~images.flatten(1).isfinite().all(dim=1)
 
 
 def _full_signature() -> inspect.Signature:

@@ -8,11 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fitb_callbacks.utils.validation import check_number_between
 
-__all__ = ["ProbeSize", "TimeBudget"]
+__all__ = ["FLOOR_SECONDS", "ProbeSize", "Speeds", "TimeBudget"]
+
+FLOOR_SECONDS = 2.0
+"""A training that is too short for any probe gets one of the smallest size if the callback then takes no more than
+this in all."""
 
 _FLOOR_MASKS = 16
 _FLOOR_IMAGES = 8
@@ -22,39 +26,75 @@ _SURE_MASKS = 64
 _PATIENCE = 1.5
 """How far a probe may exceed its prediction before the next ones are made smaller; times vary."""
 
+_PICTURES = 0.4
+"""Seconds that the first probe's pictures are taken to cost; those of later ones are known from it."""
+
 
 @dataclass(frozen=True)
 class ProbeSize:
-    """How much a probe does: masks an image, and images."""
+    """How much a probe does: masks an image, images, and whether images are filled in."""
 
     masks: int
     images: int
+    fill: bool = True
 
     def smaller(self) -> ProbeSize | None:
-        """The next smaller size: fewer masks down to 16, then fewer images down to 8; None below.
+        """The next smaller size: fewer masks down to 16, then fewer images down to 8, then no fill; None below.
 
         Example:
-            >>> size, sizes = ProbeSize(256, 40), []
-            >>> while size is not None:
-            ...     sizes.append((size.masks, size.images))
-            ...     size = size.smaller()
-            >>> sizes
-            [(256, 40), (128, 40), (64, 40), (32, 40), (16, 40), (16, 20), (16, 10), (16, 8)]
+            >>> size = ProbeSize(64, 20)
+            >>> [(each.masks, each.images, each.fill) for each in size.down()]
+            [(64, 20, True), (32, 20, True), (16, 20, True), (16, 10, True), (16, 8, True), (16, 8, False)]
         """
         if self.masks > _FLOOR_MASKS:
             return dataclasses.replace(self, masks=max(_FLOOR_MASKS, self.masks // 2))
         if self.images > _FLOOR_IMAGES:
             return dataclasses.replace(self, images=max(_FLOOR_IMAGES, self.images // 2))
-        return None
+        return dataclasses.replace(self, fill=False) if self.fill else None
+
+    def down(self) -> list[ProbeSize]:
+        """This size and all that are smaller."""
+        smaller = self.smaller()
+        return [self] if smaller is None else [self, *smaller.down()]
+
+    def at_most(self, other: ProbeSize) -> ProbeSize:
+        """The smaller of two sizes, in each respect."""
+        return ProbeSize(min(self.masks, other.masks), min(self.images, other.images), self.fill and other.fill)
+
+
+class Speeds(NamedTuple):
+    """What the parts of a probe take, in seconds; NaN if that is not known.
+
+    Attributes:
+        masked_image: One image under one mask.
+        image: What is done once with each image beside the masks.
+        filled_image: Filling one image in.
+    """
+
+    masked_image: float = math.nan
+    image: float = math.nan
+    filled_image: float = math.nan
+
+    def of(self, size: ProbeSize, *, most_masks: int) -> float:
+        """Seconds of a probe without its pictures; 0 if that is not known."""
+        if math.isnan(self.masked_image):
+            return 0.0
+        return size.images * (self.masked_image * min(size.masks, most_masks) + self.beside(size))
+
+    def beside(self, size: ProbeSize) -> float:
+        """Seconds that one image takes beside its masks."""
+        return self.image + (self.filled_image if size.fill else 0.0)
 
 
 class TimeBudget:
     """Decides how large a probe may be, and whether there is time for one at all.
 
     All that the callback does may have taken a share of the time that the training itself has taken so far. The first
-    probe runs as soon as there is time for the smallest one, or at the last chance; in the size that fits. Later ones
-    keep to its size, so that their scores compare; the size only ever becomes smaller. If there is no time for a probe,
-    it is left out.
+    probe runs as soon as there is time for the smallest one, in the size that fits. Later ones keep to its size, so
+    that their scores compare; the size only ever becomes smaller. If there is no time for a probe, it is left out.
+
+    A training that is too short for all that gets one of the smallest size at its last chance, if the callback then has
+    taken at most two seconds.
 
     Args:
         max_overhead: The share, above 0. None sets no limit.
@@ -66,16 +106,15 @@ class TimeBudget:
     Example:
         >>> budget = TimeBudget(0.05)
         >>> budget.trained(seconds=100)
-        >>> budget.measure(ProbeSize(8, 8), seconds=0.1)  # a try: 64 masked images took 0.1 s
-        >>> size = budget.size(ProbeSize(256, 40))
-        >>> budget.due(size)
-        (True, '')
+        >>> budget.measure(Speeds(masked_image=0.001, image=0.01, filled_image=0.03))
+        >>> size, why_not = budget.plan(ProbeSize(256, 40))
         >>> size, budget.allowed
-        (ProbeSize(masks=256, images=40), 5.0)
+        (ProbeSize(masks=256, images=40, fill=True), 5.0)
         >>> budget.spend(size, seconds=5.0)
         >>> budget.trained(seconds=10)
-        >>> budget.due(size)
-        (False, 'max_overhead=0.05 leaves 0.5 s, and a probe takes about 5 s')
+        >>> size, why_not = budget.plan(ProbeSize(256, 40))
+        >>> why_not
+        'not every chance is taken to probe: max_overhead=0.05 leaves 0.5 s, and a probe takes about 5 s'
     """
 
     def __init__(self, max_overhead: float | None) -> None:
@@ -92,9 +131,9 @@ class TimeBudget:
         self.last_overhead = math.nan
         """What share of the training time since the probe before it the last probe took; NaN if that is not known."""
         self._last: float | None = None
-        self._per_masked_image = math.nan
-        self._beside = 0
+        self._speeds = Speeds()
         self._predicted = math.nan
+        self._room = 0.0  # seconds that the probe which was planned last may take
         self._probes = 0
         self._aside = 0.0
         self.waits = False
@@ -147,45 +186,52 @@ class TimeBudget:
 
     # --- the decisions ---------------------------------------------------------------------------------------------
 
-    def measure(self, size: ProbeSize, seconds: float, *, gradients_beside_masks: int = 0) -> None:
-        """Take the speed from a try of a few masks and images.
+    def measure(self, speeds: Speeds) -> None:
+        """Take the speeds from a try, the same on every process."""
+        self._speeds = speeds
+
+    def plan(self, wanted: ProbeSize, *, cannot_wait: bool = False) -> tuple[ProbeSize | None, str]:
+        """How large a probe may be now; None and why not, if there is no time for one.
 
         Args:
-            size: Of the try.
-            seconds: The time it took.
-            gradients_beside_masks: What a probe does with each image beside its masks, as so many masks' work.
+            wanted: How large it would be if there were time.
+            cannot_wait: Whether the first probe has to be made now, or never: this is the last chance, or its scores
+                are monitored.
         """
-        self._beside = gradients_beside_masks
-        self._per_masked_image = seconds / (size.masks * size.images)
+        wanted = wanted if self._size is None else wanted.at_most(self._size)
+        if (allowed := self.allowed) is None:
+            return wanted, ""
+        self._room = allowed
+        if self._probes:
+            return (wanted, "") if self._predicted <= allowed else (None, self._why_not(allowed))
+        sizes = wanted.down() if self._size is None else [wanted]
+        fitting = self._first_within(allowed, sizes)
+        floor = FLOOR_SECONDS - self._spent
+        smallest = [size for size in wanted.down() if (size.masks, size.images) == _least(wanted)]
+        by_the_floor = self._first_within(floor, smallest)
+        if fitting is None and cannot_wait:
+            fitting, self._room = by_the_floor, floor
+        self.waits = fitting is None
+        return fitting, "" if fitting is not None else self._why_waiting(
+            smallest[-1], at_the_end=by_the_floor is not None
+        )
 
-    def size(self, wanted: ProbeSize) -> ProbeSize:
-        """How large the probes are: as wanted, or what there is time for; kept from the first probe on."""
-        if self._size is not None:
-            return ProbeSize(min(wanted.masks, self._size.masks), min(wanted.images, self._size.images))
-        fitting = wanted
-        allowed = self.allowed
-        # A probe stops by itself at its time limit, but for its first masks
-        while allowed is not None and self._cost(fitting) > allowed and (next_size := fitting.smaller()) is not None:
-            fitting = next_size
-        return fitting
+    def _first_within(self, seconds: float, sizes: list[ProbeSize]) -> ProbeSize | None:
+        return next((size for size in sizes if self._cost(size) <= seconds), None)
 
-    def due(self, size: ProbeSize, *, wanted_now: bool = False) -> tuple[bool, str]:
-        """Whether there is time for a probe of this size, and why not.
-
-        Args:
-            size: Of the probe.
-            wanted_now: Whether the first probe cannot wait: this is the last chance, or its scores are monitored.
-        """
-        allowed = self.allowed
-        if allowed is None or (self._probes == 0 and wanted_now):
-            return True, ""
-        predicted = self._cost(size) if math.isnan(self._predicted) else self._predicted
-        if predicted <= allowed:
-            return True, ""
-        self.waits = self._probes == 0
+    def _why_not(self, allowed: float) -> str:
         return (
-            False,
-            f"max_overhead={self.max_overhead} leaves {allowed:.2g} s, and a probe takes about {predicted:.2g} s",
+            f"not every chance is taken to probe: max_overhead={self.max_overhead} leaves {allowed:.2g} s, and a probe "
+            f"takes about {self._predicted:.2g} s"
+        )
+
+    def _why_waiting(self, size: ProbeSize, *, at_the_end: bool) -> str:
+        assert self.max_overhead is not None
+        enough = (self._cost(size) + self._spent) / self.max_overhead
+        end = ", or is at its end" if at_the_end else "; a shorter one is not probed"
+        return (
+            f"the first probe waits until the training has taken about {enough:.2g} s{end}: it takes about "
+            f"{self._cost(size):.2g} s, and max_overhead={self.max_overhead}"
         )
 
     def spend(self, size: ProbeSize, seconds: float, *, masks_made: int | None = None) -> None:
@@ -203,7 +249,7 @@ class TimeBudget:
         self._predicted = seconds
         self.last_overhead = seconds / self._interval if self._interval > 0 else math.nan
         self._interval = 0.0
-        made = ProbeSize(min(size.masks, masks_made or size.masks), size.images)
+        made = dataclasses.replace(size, masks=min(size.masks, masks_made or size.masks))
         self._size = made
         if allowed is not None and seconds > _PATIENCE * allowed and not first:
             self._size = made.smaller() or made
@@ -218,16 +264,16 @@ class TimeBudget:
             self._size = next_size
 
     def _cost(self, size: ProbeSize) -> float:
-        if math.isnan(self._per_masked_image):
-            return 0.0
-        return self._per_masked_image * (min(size.masks, _SURE_MASKS) + self._beside) * size.images
+        """Seconds of a first probe. It stops by itself at its time limit, but for its first masks."""
+        seconds = self._speeds.of(size, most_masks=_SURE_MASKS)
+        return seconds + _PICTURES if seconds else 0.0
 
     def limit(self, size: ProbeSize) -> float | None:
         """Time limit for the masks of a probe of this size that starts now, in seconds."""
         if self.allowed is None:
             return None
-        beside = 0.0 if math.isnan(self._per_masked_image) else self._per_masked_image * self._beside * size.images
-        return max(self.allowed * (_PATIENCE if self._probes else 1.0) - beside, 1e-3)
+        beside = 0.0 if math.isnan(self._speeds.image) else self._speeds.beside(size) * size.images
+        return max(self._room * (_PATIENCE if self._probes else 1.0) - beside, 1e-3)
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -238,3 +284,7 @@ class TimeBudget:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same size."""
         self._size = ProbeSize(**state_dict) if state_dict else None
+
+
+def _least(wanted: ProbeSize) -> tuple[int, int]:
+    return min(wanted.masks, _FLOOR_MASKS), min(wanted.images, _FLOOR_IMAGES)
