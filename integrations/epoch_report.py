@@ -20,7 +20,7 @@ from fitb_callbacks.scoring.classification import answer_counts
 if TYPE_CHECKING:
     from fitb_callbacks.plotting.layout import Heading
 
-__all__ = ["Logged", "compose", "give", "give_records"]
+__all__ = ["Logged", "compose", "compose_untrained", "give", "give_records"]
 
 _MOST_CLASSES = 20
 
@@ -88,6 +88,28 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
     )
 
 
+def compose_untrained(results: Sequence[FillInBlanksResult], *, prefix: str) -> Logged:
+    """The pictures of a network before its training, for step 0: no scores, and nothing for the report.
+
+    Args:
+        results: One a masking.
+        prefix: What the keys begin with.
+    """
+    from fitb_callbacks.plotting.layout import Heading
+    from fitb_callbacks.plotting.prototypes import prototype_grid
+
+    pictures = {}
+    for result in results:
+        masking = result.settings["masking"]
+        within, title = ("", prefix) if result is results[0] else (f"{masking}/", f"{prefix}, {masking}")
+        shown = f"{len(result.labels)} probe images of {len(result.classes)} classes"
+        heading = Heading(
+            f"{title}, before training, {shown}", "Not trained yet: later pictures compare with this one."
+        )
+        pictures[f"{prefix}/{within}prototypes"] = prototype_grid(result.cells(), heading)
+    return Logged(step=0, scores={}, pictures=pictures, records=[])
+
+
 def give(logger: Logger, logged: Logged) -> bool:
     """Log everything but the records to one logger.
 
@@ -95,7 +117,8 @@ def give(logger: Logger, logged: Logged) -> bool:
         Whether the logger took the pictures.
     """
     separator = logger.group_separator
-    log_scores(logger, {key.replace("/", separator): value for key, value in logged.scores.items()}, logged.step)
+    if logged.scores:
+        log_scores(logger, {key.replace("/", separator): value for key, value in logged.scores.items()}, logged.step)
     # One picture after the other: a logger takes all or none
     return all(log_picture(logger, name, picture, logged.step) for name, picture in logged.pictures.items())
 

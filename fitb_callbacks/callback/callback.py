@@ -17,6 +17,7 @@ from typing import Any, Literal, Unpack, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from fitb_callbacks.callback.errors import ErrorPolicy, ProbeOffError
 from fitb_callbacks.callback.first_try import tried
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.monitors import Monitors
-from fitb_callbacks.callback.probe_images import ProbeImages
+from fitb_callbacks.callback.probe_images import ProbeImages, first_of_each
 from fitb_callbacks.callback.progress_bar import probing_line
 from fitb_callbacks.callback.reading import StepReader, muted
 from fitb_callbacks.callback.reporter import Reporter
@@ -34,6 +35,7 @@ from fitb_callbacks.callback.schedule import Moment, Schedule
 from fitb_callbacks.callback.time_budget import ProbeSize, Speeds, TimeBudget
 from fitb_callbacks.callback.trainer import (
     find_class_names,
+    images_of_an_epoch,
     is_dummy,
     is_last_validation_of_epoch,
     is_sharded,
@@ -242,6 +244,12 @@ class FillInBlanksCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As `teardown`, which Lightning leaves out after an error."""
         self._finish(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what the network fills in before it is trained, if its sanity check has shown the images for that."""
+        begins = trainer.global_step == 0 and not self.history
+        if begins and stage_of(trainer) in self.probe_on and _real_loggers(trainer):
+            self._look_before_training(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at a training batch if anything is wanted of it: class means, probe images."""
@@ -469,7 +477,9 @@ class FillInBlanksCallback(Callback):
         images, labels = self._without_bad_items(*self._one_label_each(images, labels))
         self._follow_size(images)
         wanted = stage != "training" or not validates_in_this_epoch(trainer)
-        if wanted and self._images.images is None and not trainer.sanity_checking:
+        if wanted and self._images.images is None and trainer.sanity_checking:
+            self._images.offer_spare(images, labels)
+        elif wanted and self._images.images is None:
             self._images.offer(images, labels)
         elif stage != "training" and self._images.wants_to_look and not trainer.sanity_checking:
             self._images.look_for(images, labels)
@@ -543,7 +553,8 @@ class FillInBlanksCallback(Callback):
             self._num_classes = int(result.settings["num_classes"])
             self.used_logits_fn, self._checked_by = reader.logits_fn, reader.stage
             self._checked, self._image_shape = True, tuple(images.shape[1:])
-            self._images.offer_spare(*self._without_bad_items(images, labels))
+            if not trainer.sanity_checking:
+                self._images.offer_spare(*self._without_bad_items(images, labels))
             self._take_given_images(images)
         with self._degrade("judge", "the judge does not fit, so there is none"):
             try:
@@ -655,6 +666,39 @@ class FillInBlanksCallback(Callback):
             self._budget.restart()
         return False
 
+    def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the loggers a picture of the untrained network, if there is time and every process can."""
+        ready = self._checked and not self._forward_only and not self._errors.off
+        if trainer.world_size > 1:
+            ready = bool(trainer.strategy.reduce_boolean_decision(ready, all=True))
+        if not ready:
+            return
+        with self._budget.aside(), self._degrade("untrained", "the untrained network is not shown"):
+            with audited(trainer, pl_module) if self.audit else nullcontext(), all_or_none(trainer.world_size):
+                results = self._untrained(trainer, pl_module)
+            if results and trainer.is_global_zero:
+                self._reporter.write_untrained(_real_loggers(trainer), results, prefix=self.prefix)
+
+    def _untrained(self, trainer: Trainer, pl_module: LightningModule) -> list[FillInBlanksResult]:
+        """What every probe finds before training, without a judge, which knows nothing yet; none if time is short."""
+        chosen = self._images.early(self._num_classes, trainer.world_size)
+        if chosen is None:
+            return []
+        images, labels = chosen
+        aside, *speeds = all_reduce_max([self._budget.take_aside(), *self._speeds], trainer.world_size)
+        self._budget.spend_aside(aside)
+        self._budget.measure(Speeds(*speeds))
+        expected = images_of_an_epoch(trainer) * self._budget.speeds.masked_image
+        size = self._budget.plan_before_training(self._wanted_size(len(images)), epoch_seconds=expected)
+        if size is None:
+            return []
+        some = first_of_each(labels, size.images)
+        with self._as_in_the_run(trainer, pl_module):
+            return [
+                self._one_probe(trainer, pl_module, probe, size, (images[some], labels[some]), judge=None)
+                for probe in self._probes()
+            ]
+
     def _memory_ran_out(self, trainer: Trainer, error: Exception) -> bool:
         """Whether a probe failed for lack of memory on any process, each of which must call this."""
         short = is_out_of_memory(error) and self._images.images is not None
@@ -701,7 +745,10 @@ class FillInBlanksCallback(Callback):
             return None
         started = time.perf_counter()
         with self._as_in_the_run(trainer, pl_module):
-            results = [self._one_probe(trainer, pl_module, probe, size) for probe in self._probes()]
+            chosen, judge = self._images.first(size.images), self._run_judge.present(trainer.current_epoch)
+            results = [
+                self._one_probe(trainer, pl_module, probe, size, chosen, judge=judge) for probe in self._probes()
+            ]
             results = [self._compared(pl_module, result) for result in results]
         (seconds,) = all_reduce_max([time.perf_counter() - started], trainer.world_size)
         made = max(int(result.tried.max()) for result in results) if any(each.out_of_time for each in results) else None
@@ -734,10 +781,17 @@ class FillInBlanksCallback(Callback):
                 "compare"
             )
 
-    def _one_probe(
-        self, trainer: Trainer, pl_module: LightningModule, probe: FillInBlanks, size: ProbeSize
+    def _one_probe(  # noqa: PLR0913 - what is probed, how, and by whom it is judged
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        probe: FillInBlanks,
+        size: ProbeSize,
+        chosen: tuple[Tensor, Tensor],
+        *,
+        judge: Judge | None,
     ) -> FillInBlanksResult:
-        images, labels = self._images.first(size.images)
+        images, labels = chosen
         share, limit = (trainer.global_rank, trainer.world_size), self._budget.limit(size)
         fill = probe.fill if size.fill else None
         probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size.masks), fill=fill)
@@ -751,7 +805,7 @@ class FillInBlanksCallback(Callback):
                 labels,
                 logits_fn=self.used_logits_fn,
                 class_names=self._names(trainer, pl_module),
-                judge=self._run_judge.present(trainer.current_epoch),
+                judge=judge,
                 share=share,
                 progress=progress,
                 seconds=None if limit is None else limit / len(self._probes()),
@@ -823,7 +877,7 @@ class FillInBlanksCallback(Callback):
             )
 
     def _write(self, trainer: Trainer, metrics: Mapping[str, float], moment: Moment) -> None:
-        loggers = [logger for logger in trainer.loggers if not is_dummy(logger)]
+        loggers = _real_loggers(trainer)
         if not loggers or self.result is None:
             return
         settings = write_record(  # what a later probe needs to be the same as this one
@@ -848,7 +902,7 @@ class FillInBlanksCallback(Callback):
 
     def _flush(self, trainer: Trainer, *, validated: bool = True) -> None:
         if trainer.is_global_zero and self._reporter.waits:
-            loggers = [logger for logger in trainer.loggers if not is_dummy(logger)]
+            loggers = _real_loggers(trainer)
             accuracy: tuple[str, float] | None = None
             with self._degrade("accuracy", "the training's own accuracy is not in the report"):
                 accuracy = logged_accuracy(trainer.callback_metrics, self.prefix) if validated else None
@@ -951,6 +1005,10 @@ _ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"
 )
+
+
+def _real_loggers(trainer: Trainer) -> list[Logger]:
+    return [logger for logger in trainer.loggers if not is_dummy(logger)]
 
 
 def _not_finite(images: Tensor) -> Tensor:

@@ -109,17 +109,33 @@ class ProbeImages:
 
     def _choose(self, world_size: int) -> None:
         for candidates in (self._candidates, self._spare):
-            if world_size > 1:
-                parts: list[Any] = [None] * world_size
-                confirm()
-                torch.distributed.all_gather_object(parts, candidates)
-                candidates = candidates.merged(parts)
+            candidates = _of_all_processes(candidates, world_size)
             if len(candidates):
                 self.images, self.labels = candidates.images, candidates.labels
                 break
         self._candidates, self._spare = self._empty(), self._empty()
         if self.images is None:
             raise LookupError("no batch has passed by yet from which to take probe images")
+
+    def early(self, num_classes: int, world_size: int) -> tuple[Tensor, Tensor] | None:
+        """Images and labels for a look before training; None unless those seen so far show every class.
+
+        Where there may be fewer images than classes, that many are enough. Every process must call this.
+
+        Example:
+            >>> chosen = ProbeImages(images_per_class=1, max_images=10)
+            >>> chosen.offer_spare(torch.rand(3, 1, 2, 2), torch.tensor([1, 1, 0]))
+            >>> chosen.early(num_classes=3, world_size=1) is None
+            True
+            >>> chosen.early(num_classes=2, world_size=1)[1].tolist()
+            [0, 1]
+        """
+        if self.images is not None and self.labels is not None:
+            return self.images, self.labels
+        seen = _of_all_processes(self._spare, world_size)
+        if len(seen.classes) < num_classes and len(seen) < self.max_images:
+            return None
+        return seen.images, seen.labels
 
     def first(self, number: int) -> tuple[Tensor, Tensor]:
         """So many of the images, as evenly over the classes as possible, and their labels.
@@ -168,6 +184,15 @@ class ProbeImages:
 
     def _empty(self) -> ImageSelection:
         return ImageSelection(per_class=self.images_per_class, max_images=self.max_images)
+
+
+def _of_all_processes(candidates: ImageSelection, world_size: int) -> ImageSelection:
+    if world_size == 1:
+        return candidates
+    parts: list[Any] = [None] * world_size
+    confirm()
+    torch.distributed.all_gather_object(parts, candidates)
+    return candidates.merged(parts)
 
 
 def first_of_each(labels: Tensor, number: int) -> Tensor:

@@ -205,7 +205,8 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         for number, probe in enumerate(probes):
             shown = torch.arange(len(images))
             if masks_of_the_run and (size_had := (checkpoint.callback or {}).get("size") or first_size):
-                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size_had["masks"]))
+                fill = probe.fill if size_had.get("fill", True) else None
+                probe = dataclasses.replace(probe, num_masks=min(probe.num_masks, size_had["masks"]), fill=fill)
                 shown = first_of_each(labels, size_had["images"])
             found = probe.probe(
                 model,

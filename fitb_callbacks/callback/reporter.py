@@ -14,6 +14,7 @@ from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import ScoresName
 
 if TYPE_CHECKING:
+    from fitb_callbacks.integrations.epoch_report import Logged
     from fitb_callbacks.integrations.record import Record
 
 __all__ = ["Reporter"]
@@ -76,7 +77,7 @@ class Reporter:
             prefix: What the keys begin with.
             judge: The judge in words.
         """
-        from fitb_callbacks.integrations.epoch_report import compose, give
+        from fitb_callbacks.integrations.epoch_report import compose
         from fitb_callbacks.integrations.loggers import log_files, recognise
 
         logged = compose(
@@ -94,18 +95,35 @@ class Reporter:
         self._recorded = dict(settings)
         for logger in loggers:
             recognise(logger)
-            kind = type(logger).__name__
-            failed = f"{kind} did not take what was probed in epoch {epoch}; training goes on"
-            with self._errors.survive(f"{kind} failed", failed):
+            with self._errors.survive(*_failed(logger, f"what was probed in epoch {epoch}")):
                 if changed:
                     log_files(logger, prefix, changed)
-                if not give(logger, logged):
-                    self._errors.warn_once(
-                        kind,
-                        f"{kind} gets the scores but no pictures: register a function for it with "
-                        "fitb_callbacks.integrations.loggers.log_picture.register",
-                    )
+                self._give(logger, logged)
         self._records += logged.records
+
+    def write_untrained(self, loggers: Sequence[Logger], results: Sequence[FillInBlanksResult], *, prefix: str) -> None:
+        """Give the loggers the pictures of the network before its training, at step 0."""
+        if not self._can_draw():
+            return
+        from fitb_callbacks.integrations.epoch_report import compose_untrained
+        from fitb_callbacks.integrations.loggers import recognise
+
+        logged = compose_untrained(results, prefix=prefix)
+        for logger in loggers:
+            recognise(logger)
+            with self._errors.survive(*_failed(logger, "the picture of the untrained network")):
+                self._give(logger, logged)
+
+    def _give(self, logger: Logger, logged: Logged) -> None:
+        from fitb_callbacks.integrations.epoch_report import give
+
+        if not give(logger, logged):
+            kind = type(logger).__name__
+            self._errors.warn_once(
+                kind,
+                f"{kind} gets the scores but no pictures: register a function for it with "
+                "fitb_callbacks.integrations.loggers.log_picture.register",
+            )
 
     @property
     def waits(self) -> bool:
@@ -125,9 +143,7 @@ class Reporter:
         from fitb_callbacks.integrations.epoch_report import give_records
 
         for logger in loggers:
-            kind = type(logger).__name__
-            failed = f"{kind} did not take the record of epoch {records[-1]['epoch']}; training goes on"
-            with self._errors.survive(f"{kind} failed", failed):
+            with self._errors.survive(*_failed(logger, f"the record of epoch {records[-1]['epoch']}")):
                 give_records(logger, records, validation)
 
     def show_in_notebook(self, result: FillInBlanksResult, title: str, *, judge: str | None) -> None:
@@ -154,3 +170,9 @@ class Reporter:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on with the same timelines."""
         self._timelines = {masking: Timeline.from_state_dict(state) for masking, state in state_dict.items()}
+
+
+def _failed(logger: Logger, what: str) -> tuple[str, str]:
+    """Topic and warning of a logger that did not take something."""
+    kind = type(logger).__name__
+    return f"{kind} failed", f"{kind} did not take {what}; training goes on"

@@ -26,6 +26,9 @@ _SURE_MASKS = 64
 _PATIENCE = 1.5
 """How far a probe may exceed its prediction before the next ones are made smaller; times vary."""
 
+_BEFORE_TRAINING = 0.25
+"""Share of what the first epoch's probe may take that a look before training may; the rest is left for that probe."""
+
 _PICTURES = 0.4
 """Seconds that the first probe's pictures are taken to cost; those of later ones are known from it."""
 
@@ -131,7 +134,8 @@ class TimeBudget:
         self.last_overhead = math.nan
         """What share of the training time since the probe before it the last probe took; NaN if that is not known."""
         self._last: float | None = None
-        self._speeds = Speeds()
+        self.speeds = Speeds()
+        """What the parts of a probe take, as far as that was measured."""
         self._predicted = math.nan
         self._room = 0.0  # seconds that the probe which was planned last may take
         self._probes = 0
@@ -188,7 +192,7 @@ class TimeBudget:
 
     def measure(self, speeds: Speeds) -> None:
         """Take the speeds from a try, the same on every process."""
-        self._speeds = speeds
+        self.speeds = speeds
 
     def plan(self, wanted: ProbeSize, *, cannot_wait: bool = False) -> tuple[ProbeSize | None, str]:
         """How large a probe may be now; None and why not, if there is no time for one.
@@ -207,7 +211,7 @@ class TimeBudget:
         sizes = wanted.down() if self._size is None else [wanted]
         fitting = self._first_within(allowed, sizes)
         floor = FLOOR_SECONDS - self._spent
-        smallest = [size for size in wanted.down() if (size.masks, size.images) == _least(wanted)]
+        smallest = _smallest(wanted)
         by_the_floor = self._first_within(floor, smallest)
         if fitting is None and cannot_wait:
             fitting, self._room = by_the_floor, floor
@@ -215,6 +219,18 @@ class TimeBudget:
         return fitting, "" if fitting is not None else self._why_waiting(
             smallest[-1], at_the_end=by_the_floor is not None
         )
+
+    def plan_before_training(self, wanted: ProbeSize, *, epoch_seconds: float) -> ProbeSize | None:
+        """How large a look at the untrained network may be: the smallest, within a quarter of a first epoch's share.
+
+        Args:
+            wanted: How large it would be if there were time.
+            epoch_seconds: What an epoch is expected to take, at least.
+        """
+        if self.max_overhead is None:
+            return wanted
+        self._room = _BEFORE_TRAINING * self.max_overhead * epoch_seconds - self._spent
+        return self._first_within(self._room, _smallest(wanted))
 
     def _first_within(self, seconds: float, sizes: list[ProbeSize]) -> ProbeSize | None:
         return next((size for size in sizes if self._cost(size) <= seconds), None)
@@ -265,14 +281,14 @@ class TimeBudget:
 
     def _cost(self, size: ProbeSize) -> float:
         """Seconds of a first probe. It stops by itself at its time limit, but for its first masks."""
-        seconds = self._speeds.of(size, most_masks=_SURE_MASKS)
+        seconds = self.speeds.of(size, most_masks=_SURE_MASKS)
         return seconds + _PICTURES if seconds else 0.0
 
     def limit(self, size: ProbeSize) -> float | None:
         """Time limit for the masks of a probe of this size that starts now, in seconds."""
         if self.allowed is None:
             return None
-        beside = 0.0 if math.isnan(self._speeds.image) else self._speeds.beside(size) * size.images
+        beside = 0.0 if math.isnan(self.speeds.image) else self.speeds.beside(size) * size.images
         return max(self._room * (_PATIENCE if self._probes else 1.0) - beside, 1e-3)
 
     # --- state -----------------------------------------------------------------------------------------------------
@@ -286,5 +302,7 @@ class TimeBudget:
         self._size = ProbeSize(**state_dict) if state_dict else None
 
 
-def _least(wanted: ProbeSize) -> tuple[int, int]:
-    return min(wanted.masks, _FLOOR_MASKS), min(wanted.images, _FLOOR_IMAGES)
+def _smallest(wanted: ProbeSize) -> list[ProbeSize]:
+    """The sizes of the fewest masks and images: with the fill if it is wanted, then without."""
+    least = min(wanted.masks, _FLOOR_MASKS), min(wanted.images, _FLOOR_IMAGES)
+    return [size for size in wanted.down() if (size.masks, size.images) == least]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 __all__ = [
     "find_class_names",
+    "images_of_an_epoch",
     "is_dummy",
     "is_last_validation_of_epoch",
     "is_sharded",
@@ -162,6 +163,14 @@ def logged_accuracy(metrics: Mapping[str, Tensor], prefix: str) -> tuple[str, fl
     ]
     name = min(found, key=lambda each: (len(each), each), default=None)
     return None if name is None else (name, round(float(metrics[name]), 6))
+
+
+def images_of_an_epoch(trainer: Trainer) -> float:
+    """How many images an epoch, or a shorter run, trains on; a batch counts as one where its size is unknown."""
+    batches = float(trainer.num_training_batches)
+    steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else math.inf
+    batch_size = getattr(trainer.train_dataloader, "batch_size", None)
+    return min(batches, steps) * (batch_size if isinstance(batch_size, int) else 1)
 
 
 def validates_in_this_epoch(trainer: Trainer) -> bool:

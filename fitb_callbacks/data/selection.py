@@ -104,6 +104,11 @@ class ImageSelection:
         return torch.stack([held.image for held in self._by_class()])
 
     @property
+    def classes(self) -> set[int]:
+        """The classes of which there is an image."""
+        return {held.label for held in self._held}
+
+    @property
     def labels(self) -> Tensor:
         """Their labels, ascending, shape ``(N,)``."""
         return torch.tensor([held.label for held in self._by_class()], dtype=torch.long)

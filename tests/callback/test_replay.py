@@ -88,7 +88,9 @@ def test_as_many_masks_as_the_callback_had_time_for(tmp_path):
     train(tmp_path / "short", [callback])
     checkpoints, _ = find_checkpoints([tmp_path / "short"])
     assert checkpoints[0].callback["size"] == {}  # there was time for the last epoch's probe only
-    assert checkpoints[-1].callback["size"] == {"masks": 16, "images": 8}
+    size = checkpoints[-1].callback["size"]
+    assert (size["masks"], size["images"]) == (16, 8)
+    assert size["fill"] == (callback.result.filled is not None)
     images, labels, judge = seen_by_callback(checkpoints)
     probes = [FillInBlanks(num_masks=100_000, tolerance=None)]
     found = replayed(checkpoints[-1:], images, labels, judge, probes=probes, masks_of_the_run=True)

@@ -58,7 +58,7 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
             assert [record.value for record in records] == pytest.approx(expected, rel=1e-6)
 
     pictures = events.Images("fitb/prototypes")
-    assert [picture.step for picture in pictures] == steps
+    assert [picture.step for picture in pictures] == [0, *steps]  # before training, and after each epoch
     texts = events.Tensors("fitb/summary/text_summary")
     assert [text.step for text in texts] == steps
     said = texts[-1].tensor_proto.string_val[0].decode()
@@ -67,9 +67,10 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
     files = [file.path for file in client.list_artifacts(mlflow.run_id, "images")]
     for name in ("at_a_glance", "prototypes", "confusion", "timeline"):
         of_name = [path for path in files if name in path]
-        assert sorted(int(path.split("+")[2]) for path in of_name if path.endswith(".png")) == steps
-        assert len([path for path in of_name if path.endswith(".webp")]) == 3
-    assert len(files) == 24  # any other file would hide every image of the run
+        expected = [0, *steps] if name == "prototypes" else steps
+        for ending in (".png", ".webp"):
+            assert sorted(int(path.split("+")[2]) for path in of_name if path.endswith(ending)) == expected
+    assert len(files) == 26  # any other file would hide every image of the run
 
     last = np.array(probe.result.figure("fitb, epoch 2"))
     assert np.array_equal(np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string))), last)
@@ -163,7 +164,12 @@ def test_comet_offline_holds_scores_and_pictures(tmp_path):
         uploads = [message for message in messages if message.get("upload_type") == "visualization"]
         pictures = {(each["additional_params"]["figName"], each["additional_params"]["step"]): each for each in uploads}
         assert set(pictures) == {
-            (f"fitb/{name}", step) for name in ("at_a_glance", "prototypes", "timeline", "confusion") for step in (3, 7)
+            ("fitb/prototypes", 0),
+            *(
+                (f"fitb/{name}", step)
+                for name in ("at_a_glance", "prototypes", "timeline", "confusion")
+                for step in (3, 7)
+            ),
         }
         with Image.open(experiment.open(pictures["fitb/at_a_glance", 7]["file_path"])) as picture:
             assert picture.size == (900, 768)

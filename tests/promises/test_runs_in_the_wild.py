@@ -103,7 +103,7 @@ def test_shapes_and_types(trainer, tmp_path, shape, dtype):
     assert probed_epochs(probe) == [0, 1]
     assert probe.result.prototypes.shape[1:] == shape
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-    assert len(events.Images("fitb/prototypes")) == 2
+    assert len(events.Images("fitb/prototypes")) == 3  # the first before training
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
@@ -213,14 +213,14 @@ def test_all_loggers_at_once(trainer, tmp_path):
     loader = DataLoader(data(), batch_size=10)
     trainer(callbacks=[probe], logger=loggers).fit(AnyShape(), loader, loader)
     steps = [3, 7]
-    assert [step for name, step in pictures if name == "fitb/prototypes"] == steps
+    assert [step for name, step in pictures if name == "fitb/prototypes"] == [0, *steps]
     events = EventAccumulator(tensorboard.log_dir, size_guidance={"images": 0}).Reload()
-    assert [event.step for event in events.Images("fitb/prototypes")] == steps
+    assert [event.step for event in events.Images("fitb/prototypes")] == [0, *steps]
     assert [metric.step for metric in MlflowClient(uri).get_metric_history(mlflow.run_id, "fitb/coverage")] == steps
     with Path(csv_logger.log_dir, "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file) if row["fitb/coverage"]] == steps
     in_folder = sorted(Path(csv_logger.log_dir, "fitb/prototypes").iterdir())
-    assert [path.name for path in in_folder] == ["step-00000003.png", "step-00000007.png"]
+    assert [path.name for path in in_folder] == [f"step-{step:08}.png" for step in (0, 3, 7)]
 
 
 @pytest.mark.slow
