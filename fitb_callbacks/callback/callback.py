@@ -558,8 +558,8 @@ class FillInBlanksCallback(Callback):
             self._take_given_images(images)
         with self._degrade("judge", "the judge does not fit, so there is none"):
             try:
-                shape = tuple(folded(images).shape[1:])
-                self._run_judge.check(shape, self._num_classes, batch_adapter=self.batch_adapter)
+                shape, depth = tuple(folded(images).shape[1:]), images.shape[2] if images.ndim == 5 else None
+                self._run_judge.check(shape, self._num_classes, depth=depth, batch_adapter=self.batch_adapter)
             except Exception:
                 self._run_judge.give_up()
                 raise

@@ -73,13 +73,19 @@ class RunJudge:
         self._num_classes = 0
 
     def check(
-        self, image_shape: tuple[int, ...], num_classes: int, *, batch_adapter: BatchAdapter | None = None
+        self,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        depth: int | None = None,
+        batch_adapter: BatchAdapter | None = None,
     ) -> None:
         """Read the reference, if there is one, and refuse what does not fit the model.
 
         Args:
             image_shape: ``(C, H, W)``.
             num_classes: Number of classes of the model.
+            depth: Slices of a volume, which are its channels here; None for images.
             batch_adapter: As for `fitb_callbacks.data.batches.read_batch`.
         """
         if isinstance(self._fixed, StreamedJudge) and self._fixed.image_shape is None and self._reference is not None:
@@ -87,7 +93,8 @@ class RunJudge:
                 self._reference, image_shape=image_shape, num_classes=num_classes, batch_adapter=batch_adapter
             )
         if self._fixed is not None:
-            self._fixed.check(image_shape, num_classes)
+            judge = self._fixed if depth is None else self._fixed.of_volumes(depth)
+            judge.check(image_shape, num_classes)
         self._num_classes = num_classes
 
     def wants_batches(self, epoch: int) -> bool:

@@ -246,6 +246,7 @@ class FillInBlanks:
         depth = images.shape[2] if isinstance(images, Tensor) and images.ndim == 5 else None
         if depth is not None:
             images, logits_fn = folded(images), takes_folded(logits_fn, depth)
+            judge = None if judge is None else judge.of_volumes(depth)
         with preserve_model_state(model):
             inputs = self._check(model, images, labels, logits_fn)
             check_class_names(class_names, inputs.num_classes)

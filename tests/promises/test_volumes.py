@@ -9,6 +9,8 @@ from torch.utils.data import TensorDataset
 from with_and_without import CLASSES, Base, compared_with_and_without
 
 from fitb_callbacks import FillInBlanks
+from fitb_callbacks.scoring.judges.base import label_ranks
+from fitb_callbacks.scoring.judges.module import ModuleJudge
 
 DEPTH = 6
 
@@ -70,6 +72,28 @@ def test_volumes_are_probed_and_training_is_untouched(module_class, volumes):
     known = {volume.numpy().tobytes() for volume in prepared}
     assert all(image.numpy().tobytes() in known for image in result.images)
     assert set(result.metrics) >= {"structure", "carryover_accuracy", "judge_accuracy"}
+
+
+def test_a_module_judges_volumes():
+    torch.manual_seed(3)
+    judge = nn.Sequential(nn.Conv3d(1, 2, 1), nn.AdaptiveAvgPool3d((1, 8, 1)), nn.Flatten(), nn.Linear(16, CLASSES))
+    optimizer = torch.optim.Adam(judge.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(judge(VOLUMES), LABELS).backward()
+        optimizer.step()
+    probe, said, _ = compared_with_and_without(Scans, TensorDataset(VOLUMES, LABELS), judge=judge)
+    assert said == []
+    assert probe.result.metrics["judge_ceiling"] == 1
+    model = nn.Sequential(nn.AdaptiveAvgPool3d((1, 3, 1)), nn.Flatten())
+    result = FillInBlanks(num_masks=64).probe(model, VOLUMES, LABELS, judge=ModuleJudge(judge))
+    filled = result.filled.unflatten(1, (1, DEPTH))
+    with torch.no_grad():
+        expected = label_ranks(judge(filled), LABELS)
+    assert torch.equal(result.judge_ranks, expected)
+    other = ModuleJudge(nn.Sequential(nn.AdaptiveAvgPool3d((1, 4, 1)), nn.Flatten()))
+    with pytest.raises(ValueError, match="judge must have 3 classes"):
+        FillInBlanks(num_masks=8).probe(model, VOLUMES, LABELS, judge=other)
 
 
 def test_three_central_slices_are_the_picture():

@@ -44,6 +44,10 @@ class Judge(ABC):
             that the image looks like no class, minus infinity that the judge does not know the class.
         """
 
+    def of_volumes(self, depth: int) -> Judge:
+        """The judge for volumes of so many slices, which it gets as images ``(C * D, H, W)``; most only see pixels."""
+        return self
+
     def classify(self, images: Tensor) -> Tensor:
         """Class of each image ``(N, C, H, W)``, integers on the CPU, shape ``(N,)``; -1 where it looks like none."""
         scores = self.scores(images)

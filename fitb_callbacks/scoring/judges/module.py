@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.models.logits import LogitsFn, classifier
 from fitb_callbacks.models.state import preserve_model_state
+from fitb_callbacks.models.volumes import takes_folded
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import describe
 
@@ -51,6 +52,10 @@ class ModuleJudge(Judge):
             raise ValueError(f"judge must take images of the shape {tuple(image_shape)}; it fails: {error}") from error
         if logits.shape[1] != num_classes:
             raise ValueError(f"judge must have {num_classes} classes, as the model; got {logits.shape[1]}")
+
+    def of_volumes(self, depth: int) -> ModuleJudge:
+        """The judge for images ``(C * D, H, W)``, which the module gets as volumes ``(C, D, H, W)``."""
+        return ModuleJudge(self.module, takes_folded(self.logits_fn, depth))
 
     def scores(self, images: Tensor) -> Tensor:
         """The module's logits for images ``(N, C, H, W)``, on the CPU, shape ``(N, classes)``."""
