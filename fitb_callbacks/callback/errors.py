@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from fitb_callbacks.utils.messages import one_line
 from fitb_callbacks.utils.validation import check_choice
 
 __all__ = ["ErrorPolicy", "ProbeOffError"]
@@ -82,6 +83,28 @@ class ErrorPolicy:
         if self.on_error == "raise":
             raise ProbeOffError(f"FillInBlanksCallback: {reason}")
         self.warn_once("off", f"off for this run: {reason}")
+
+    @contextmanager
+    def degrade(self, topic: str, what: str) -> Iterator[None]:
+        """Run a block; an error in it is said in one line, or raised with ``on_error="raise"``."""
+        try:
+            yield
+        except ProbeOffError:
+            raise
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self.warn_once(topic, f"{what}: {one_line(error)}")
+
+    @contextmanager
+    def ends_all(self, reason: Callable[[Exception], str]) -> Iterator[None]:
+        """Run a block; an error in it switches the callback off, or is raised with ``on_error="raise"``."""
+        try:
+            yield
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self.switch_off(reason(error))
 
     @contextmanager
     def survive(self, topic: str, message: str) -> Iterator[None]:

@@ -194,13 +194,16 @@ class TimeBudget:
         """Take the speeds from a try, the same on every process."""
         self.speeds = speeds
 
-    def plan(self, wanted: ProbeSize, *, cannot_wait: bool = False) -> tuple[ProbeSize | None, str]:
+    def plan(
+        self, wanted: ProbeSize, *, cannot_wait: bool = False, asked_for: bool = False
+    ) -> tuple[ProbeSize | None, str]:
         """How large a probe may be now; None and why not, if there is no time for one.
 
         Args:
             wanted: How large it would be if there were time.
             cannot_wait: Whether the first probe has to be made now, or never: this is the last chance, or its scores
                 are monitored.
+            asked_for: Whether it was asked for apart from any training: it is made in the smallest size if need be.
         """
         wanted = wanted if self._size is None else wanted.at_most(self._size)
         if (allowed := self.allowed) is None:
@@ -208,17 +211,17 @@ class TimeBudget:
         self._room = allowed
         if self._probes:
             return (wanted, "") if self._predicted <= allowed else (None, self._why_not(allowed))
-        sizes = wanted.down() if self._size is None else [wanted]
-        fitting = self._first_within(allowed, sizes)
-        floor = FLOOR_SECONDS - self._spent
-        smallest = _smallest(wanted)
+        fitting = self._first_within(allowed, wanted.down() if self._size is None else [wanted])
+        smallest, floor = _smallest(wanted), FLOOR_SECONDS - self._spent
         by_the_floor = self._first_within(floor, smallest)
         if fitting is None and cannot_wait:
             fitting, self._room = by_the_floor, floor
+        if fitting is None and asked_for:
+            fitting = smallest[-1]
         self.waits = fitting is None
-        return fitting, "" if fitting is not None else self._why_waiting(
-            smallest[-1], at_the_end=by_the_floor is not None
-        )
+        if fitting is not None:
+            return fitting, ""
+        return None, self._why_waiting(smallest[-1], at_the_end=by_the_floor is not None)
 
     def plan_before_training(self, wanted: ProbeSize, *, epoch_seconds: float) -> ProbeSize | None:
         """How large a look at the untrained network may be: the smallest, within a quarter of a first epoch's share.

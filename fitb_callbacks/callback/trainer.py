@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from fitb_callbacks.callback.schedule import Moment
+
 __all__ = [
     "find_class_names",
     "images_of_an_epoch",
@@ -17,6 +19,7 @@ __all__ = [
     "is_last_validation_of_epoch",
     "is_sharded",
     "logged_accuracy",
+    "moment_of",
     "refused_strategy",
     "stage_of",
     "steps_by_itself",
@@ -163,6 +166,17 @@ def logged_accuracy(metrics: Mapping[str, Tensor], prefix: str) -> tuple[str, fl
     ]
     name = min(found, key=lambda each: (len(each), each), default=None)
     return None if name is None else (name, round(float(metrics[name]), 6))
+
+
+def moment_of(trainer: Trainer, kind: str) -> Moment:
+    """Where a run is, the same on every process; each must call this. See `Moment` for the kinds."""
+    # Ranks with loaders of different lengths may see this differently; where one is not sure, all wait.
+    last = True
+    if kind == "validation" and stage_of(trainer) == "fit":
+        last = bool(trainer.strategy.reduce_boolean_decision(is_last_validation_of_epoch(trainer), all=True))
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    # At the epoch's end the counter has moved on; Lightning steps back by one, too, to log the epoch's metrics
+    return Moment(trainer.current_epoch, step - 1 if kind in ("epoch end", "run end") else step, kind, last)
 
 
 def images_of_an_epoch(trainer: Trainer) -> float:

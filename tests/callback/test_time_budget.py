@@ -92,6 +92,13 @@ def test_at_the_last_chance_the_floor_pays_for_the_smallest_size_only():
         assert size == (None if expected is None else ProbeSize(*expected))
 
 
+def test_what_was_asked_for_apart_from_a_training_is_made():
+    budget = TimeBudget(0.05)
+    budget.measure(Speeds(*(20 * seconds for seconds in SPEEDS)))
+    assert budget.plan(WANTED, cannot_wait=True)[0] is None
+    assert budget.plan(WANTED, asked_for=True) == (ProbeSize(16, 8, fill=False), "")
+
+
 def test_what_was_taken_before_the_first_probe_counts_against_the_floor():
     budget = TimeBudget(1e-9)
     budget.measure(SPEEDS)
