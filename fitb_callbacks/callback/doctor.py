@@ -198,6 +198,7 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
     probing.further_probes = {
         masking: dataclasses.replace(probe, num_masks=_MASKS) for masking, probe in probing.further_probes.items()
     }
+    max_overhead, probing.max_overhead = probing.max_overhead, None  # it is to probe here, however short this is
     probing.on_error = "raise"
     callbacks.append(look)
     _limit_to_one_batch(trainer)
@@ -207,7 +208,7 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
         found={"callback": used, **look.found},
         loggers=loggers,
         seconds=look.seconds,
-        max_overhead=probing.max_overhead,
+        max_overhead=max_overhead,
         hints=look.hints,
     )
 

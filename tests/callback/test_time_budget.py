@@ -130,12 +130,19 @@ def test_what_comes_beside_the_masks_is_counted():
     assert budget.limit(size) == pytest.approx(3 - 2 * (0.1 + 0.4))
 
 
+@pytest.fixture
+def enough_seconds(monkeypatch):
+    """The floor is never too low, however slow the machine is."""
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 1e6)
+
+
 def said_by(run, module, *loaders):
     with pytest.warns(UserWarning, match="FillInBlanksCallback") as said:
         run.fit(module, *loaders)
     return [str(each.message) for each in said if "FillInBlanks" in str(each.message)]
 
 
+@pytest.mark.usefixtures("enough_seconds")
 def test_without_time_the_one_probe_comes_last_and_is_said_once(trainer, loaders):
     callback = FillInBlanksCallback(num_masks=20_000, max_overhead=1e-6, tolerance=None)
     (said,) = said_by(trainer(callbacks=[callback], max_epochs=3), SmallModule(), *loaders)
@@ -146,18 +153,29 @@ def test_without_time_the_one_probe_comes_last_and_is_said_once(trainer, loaders
     assert len(callback.result.images) == 8
 
 
+@pytest.mark.usefixtures("enough_seconds")
 def test_a_run_that_is_stopped_before_there_was_time_is_probed_at_its_end(trainer, loaders):
     callback = FillInBlanksCallback(max_overhead=1e-6)
     said_by(trainer(callbacks=[callback], max_epochs=-1, max_steps=7), SmallModule(), *loaders)
     assert [entry["step"] for entry in callback.history] == [6]
 
 
+@pytest.mark.usefixtures("enough_seconds")
 def test_a_score_that_is_monitored_does_not_wait(trainer, loaders):
     callback = FillInBlanksCallback(max_overhead=1e-6)
     stopping = EarlyStopping("fitb/coverage", patience=9)
     (said,) = said_by(trainer(callbacks=[callback, stopping], max_epochs=3), SmallModule(), *loaders)
     assert "not every chance is taken to probe" in said
     assert [entry["epoch"] for entry in callback.history] == [0]
+
+
+def test_without_time_for_the_smallest_probe_there_is_none_and_it_is_said_once(trainer, loaders, monkeypatch):
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 0)
+    callback = FillInBlanksCallback(max_overhead=1e-6)
+    (said,) = said_by(trainer(callbacks=[callback], max_epochs=3), SmallModule(), *loaders)
+    assert "a shorter one is not probed" in said
+    assert callback.history == []
+    assert callback.result is None
 
 
 def test_no_limit_makes_all_masks(trainer, loaders):
