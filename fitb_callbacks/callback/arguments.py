@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from fitb_callbacks.probing.settings import MaskingName
 from fitb_callbacks.utils.validation import check_choice
@@ -25,7 +25,8 @@ def several_maskings(masking: MaskingName | Sequence[MaskingName]) -> tuple[Mask
         >>> several_maskings("random")
         ('random',)
     """
-    maskings = tuple(masking) if isinstance(masking, (list, tuple)) else (masking,)
+    several = masking if isinstance(masking, (list, tuple)) else (masking,)
+    maskings = tuple(cast(MaskingName, value) for value in several)
     for value in maskings:
         check_choice("masking", value, get_args(MaskingName))
     if not maskings or len(set(maskings)) < len(maskings):
@@ -33,7 +34,7 @@ def several_maskings(masking: MaskingName | Sequence[MaskingName]) -> tuple[Mask
     return maskings
 
 
-def several_stages(probe_on: Stage | Sequence[Stage]) -> tuple[Stage, ...]:
+def several_stages(probe_on: Stage | Sequence[Stage]) -> tuple[str, ...]:
     """One call of the Trainer or several as several.
 
     Raises:
