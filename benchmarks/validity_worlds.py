@@ -528,6 +528,7 @@ NETWORK_OF = {
     3: ("resnet", "vit", "cnn", "resnet"),
     4: ("vit", "cnn", "resnet", "cnn"),
     5: ("cnn", "vit", "vit", "resnet"),
+    6: ("resnet", "cnn", "cnn", "vit"),
 }
 """Seed to the network of each data set of `DATA`."""
 DOSED = ("patch", "shading")

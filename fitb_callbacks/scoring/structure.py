@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 __all__ = ["shortcut", "shortcut_of", "structure"]
 
-_LEAD, _SHUFFLED = (0.15, 0.35), (0.60, 0.90)
+_LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.05, 0.25), (0.15, 0.35), (0.60, 0.90)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
-fully. Shuffled patches have no rest that could win, so that more is asked of them."""
+fully. A spot or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win:
+more is asked of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if
@@ -43,10 +44,10 @@ def shortcut(
 ) -> tuple[float, str | None]:
     """How far a single cue explains the model's answers, and which one.
 
-    One pair of numbers serves all cues: a model that sees what is in the image follows the rest of it, which is nearly
-    everything. docs/scores.md has what models with and without shortcuts show. More than one cue may lead, since a tint
-    is also a shading, and a shading reaches the rim; the cue that is named is the first of them in this order: spot,
-    colour, shading, detail, pattern, spot (by its place), rim, shuffled.
+    A model that sees what is in the image follows the rest of it, which is nearly everything; docs/scores.md has what
+    models with and without shortcuts show. More than one cue may lead, since a tint is also a shading, and a shading
+    reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, detail, pattern,
+    spot (by its place), rim, shuffled.
 
     Args:
         cues: Cue to its lead over the rest of the image, see `fitb_callbacks.probing.cues`.
@@ -66,9 +67,20 @@ def shortcut(
         (1.0, 'spot')
     """
     at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
-    found = [(name, _ramp(cues.get(name, 0.0), *_LEAD)) for name in ("spot", "colour", "shading", "detail", "pattern")]
-    found += [("spot", at_one_place), ("rim", _ramp(cues.get("rim", 0.0), *_LEAD))]
-    found += [("shuffled", _ramp(cues.get("shuffled", 0.0), *_SHUFFLED))]
+
+    def of_cue(name: str, start: float, end: float) -> tuple[str, float]:
+        return name, _ramp(cues.get(name, 0.0), start, end)
+
+    found = [
+        of_cue("spot", *_LEAD_OF_CONTENT),
+        of_cue("colour", *_LEAD),
+        of_cue("shading", *_LEAD_OF_CONTENT),
+        of_cue("detail", *_LEAD),
+        of_cue("pattern", *_LEAD),
+        ("spot", at_one_place),
+        of_cue("rim", *_LEAD),
+        of_cue("shuffled", *_SHUFFLED),
+    ]
     suspicion = max(strength for _, strength in found)
     if suspicion == 0:
         return 0.0, None
