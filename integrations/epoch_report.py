@@ -95,6 +95,7 @@ def compose_untrained(results: Sequence[FillInBlanksResult], *, prefix: str) -> 
         results: One a masking.
         prefix: What the keys begin with.
     """
+    from fitb_callbacks.plotting.at_a_glance import glance_picture
     from fitb_callbacks.plotting.layout import Heading
     from fitb_callbacks.plotting.prototypes import prototype_grid
 
@@ -106,7 +107,9 @@ def compose_untrained(results: Sequence[FillInBlanksResult], *, prefix: str) -> 
         heading = Heading(
             f"{title}, before training, {shown}", "Not trained yet: later pictures compare with this one."
         )
-        pictures[f"{prefix}/{within}prototypes"] = prototype_grid(result.cells(), heading)
+        cells = result.cells()
+        pictures[f"{prefix}/{within}at_a_glance"] = glance_picture(cells, {}, {}, heading)
+        pictures[f"{prefix}/{within}prototypes"] = prototype_grid(cells, heading)
     return Logged(step=0, scores={}, pictures=pictures, records=[])
 
 

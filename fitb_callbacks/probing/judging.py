@@ -59,6 +59,7 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
     ceiling = float((judge.classify(result.images) == labels).float().mean())
     ranks = _ranks(result, judge)
     knows, low, high = mean_interval(2 * ranks - 1)
+    low, high = max(low, -1.0), min(high, 1.0)  # NaN stays, as it comes first
     suspicion = result.metrics.get("shortcut", 0.0)
     tells_apart = _excess(wilson_interval(ceiling, number)[0], 1 / num_classes) >= _LEAST_CEILING
     headline = [structure(value, suspicion) if tells_apart else math.nan for value in (knows, low, high)]

@@ -42,6 +42,7 @@ def test_the_untrained_network_is_shown_at_step_0_and_is_no_score(trainer, loade
     assert steps_of_pictures(logger) == ([0, 7, 15], [7, 15])
     events = EventAccumulator(logger.log_dir).Reload()
     assert [event.step for event in events.Images("fitb/progressive/prototypes")] == [0, 7, 15]
+    assert [event.step for event in events.Images("fitb/at_a_glance")] == [0, 7, 15]
     assert [event.step for event in events.Images("fitb/timeline")] == [7, 15]
     assert look.keys == []
     assert probed_epochs(callback) == [0, 1]
