@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 __all__ = ["shortcut", "shortcut_of", "structure"]
 
-_LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.05, 0.25), (0.15, 0.35), (0.60, 0.90)
+_LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
 fully. A spot or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win:
 more is asked of these."""
@@ -46,7 +46,7 @@ def shortcut(
 
     A model that sees what is in the image follows the rest of it, which is nearly everything; docs/scores.md has what
     models with and without shortcuts show. More than one cue may lead, since a tint is also a shading, and a shading
-    reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, detail, pattern,
+    reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, pattern, detail,
     spot (by its place), rim, shuffled.
 
     Args:
@@ -75,8 +75,8 @@ def shortcut(
         of_cue("spot", *_LEAD_OF_CONTENT),
         of_cue("colour", *_LEAD),
         of_cue("shading", *_LEAD_OF_CONTENT),
-        of_cue("detail", *_LEAD),
         of_cue("pattern", *_LEAD),
+        of_cue("detail", *_LEAD),
         ("spot", at_one_place),
         of_cue("rim", *_LEAD),
         of_cue("shuffled", *_SHUFFLED),
