@@ -81,13 +81,13 @@ def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, load
     address = serve("mlflow", "server", "--backend-store-uri", store, "--workers", "1")
 
     page.goto(f"{address}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}/model-metrics")
-    page.get_by_text("coverage", exact=True).first.wait_for(timeout=90_000)
+    page.get_by_text("A glance at fitb/at_a_glance", exact=True).wait_for(timeout=90_000)  # above the charts
     search = page.get_by_placeholder("Search metric charts")
     search.fill("fitb/(prototypes|timeline|accuracy|coverage)$")
     page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
     for score in ("accuracy", "coverage"):
         assert page.get_by_text(score, exact=True).first.is_visible()
-    for name in ("fitb/prototypes", "fitb/timeline"):
+    for name in ("A glance at fitb/prototypes", "A glance at fitb/timeline"):
         named = page.locator("div").filter(has=page.get_by_text(name, exact=True))
         card = named.filter(has=page.get_by_role("slider")).last
         slider = card.get_by_role("slider")
