@@ -61,7 +61,7 @@ def load_model(model: RegistryModel, *, class_path: str | None = None, allow_pic
         if not (where / "MLmodel").is_file():
             return LoadedModel(_from_checkpoint(where, model.address, class_path, allow_pickle), None, digest)
         flavor, signature = _described(where, model.address, allow_pickle=allow_pickle)
-        load = _load_pickled if allow_pickle else _load_exported
+        load = _load_anything if allow_pickle else _load_exported
         try:
             return LoadedModel(load(where, flavor), image_shape(signature), digest)
         except PickledContentError as error:
@@ -138,6 +138,14 @@ def _load_exported(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
         if made_with != here:
             raise ValueError(f"it was exported by torch {made_with}, and this is {here}: {one_line(error)}") from error
         raise
+
+
+def _load_anything(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
+    """An exported model as such, since MLflow before 3.9 cannot load it; everything else by MLflow."""
+    try:
+        return _load_exported(where, flavor)
+    except PickledContentError:
+        return _load_pickled(where, flavor)
 
 
 def _load_pickled(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
