@@ -115,7 +115,7 @@ def test_mlflows_thumbnail_has_the_whole_picture_where_a_card_shows_it(size):
     with Image.open(io.BytesIO(parcel[name])) as thumbnail:
         assert thumbnail.width == thumbnail.height
         rows, columns = np.nonzero(np.array(thumbnail.convert("L")) < 128)
-    scale = min(1, 512 / width, 198 / height)
+    scale = min(1, 512 / width, 180 / height)
     assert rows.min() == 0  # at the top, and in the middle of its width
     assert columns.min() == pytest.approx(thumbnail.width - 1 - columns.max(), abs=1)
     assert rows.max() + 1 == pytest.approx(height * scale, abs=1)
