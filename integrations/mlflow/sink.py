@@ -47,7 +47,7 @@ _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _SECTION = "A glance at"
 """Begins the section of the pictures: MLflow sorts sections by name, and in each puts pictures below all charts."""
-_CARD_SHAPE = 1.3  # width by height of what a card shows
+_CARD_SHAPE = 1.45  # width by height of what a card shows
 _THUMBNAIL = (512, 180)  # most pixels: a card shows 216 in height, less two lines of parameters; it shrinks wider ones
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
 
