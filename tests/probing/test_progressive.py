@@ -173,7 +173,7 @@ def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tm
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_run(mlflow.run_id).data.metrics["fitb/progressive/coverage"] == pytest.approx(further.coverage)
     pictures = [file.path for file in client.list_artifacts(mlflow.run_id, "images") if file.path.endswith(".png")]
-    assert len([path for path in pictures if "prototypes" in path]) == 2 * 2
+    assert len([path for path in pictures if "prototypes+" in path and "+step+0+" not in path]) == 2 * 2
     assert checkpoint.best_model_score == pytest.approx(
         max(entry["progressive/coverage"] for entry in callback.history)
     )

@@ -24,8 +24,8 @@ from mlflow_store import new_store
 from quick import fitb
 from small_module import SmallModule
 
-MOST_REQUESTS, ONCE = 12, 8
-"""That an epoch takes, and a run."""
+MOST_REQUESTS, ONCE = 12, 16
+"""That an epoch takes, and a run, with its two pictures before training."""
 
 
 @pytest.fixture(scope="module")

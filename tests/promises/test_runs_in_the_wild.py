@@ -103,7 +103,8 @@ def test_shapes_and_types(trainer, tmp_path, shape, dtype):
     assert probed_epochs(probe) == [0, 1]
     assert probe.result.prototypes.shape[1:] == shape
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-    assert len(events.Images("fitb/prototypes")) == 3  # the first before training
+    # There may be one before training, at step 0, where there was time
+    assert len([event for event in events.Images("fitb/prototypes") if event.step]) == 2
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])

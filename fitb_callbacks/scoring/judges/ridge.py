@@ -49,7 +49,7 @@ class RidgeJudge(StreamedJudge):
 
     Example:
         >>> import torch
-        >>> stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(1, 16, 16)
+        >>> stripes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(4).expand(1, 16, 16)
         >>> images = torch.stack([stripes, stripes.transpose(1, 2)])
         >>> judge = RidgeJudge()
         >>> judge.update(images, torch.tensor([0, 1]))
