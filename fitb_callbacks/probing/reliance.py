@@ -11,6 +11,7 @@ from fitb_callbacks.models.answers import margin
 from fitb_callbacks.models.chunks import in_chunks, usual_chunk_size
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.masks import hidden_patches, masks_per_round
+from fitb_callbacks.utils.arithmetic import safe_divide
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
 __all__ = [
@@ -130,7 +131,7 @@ def _maps(hidden: Tensor, margin: Tensor) -> Tensor:
     variance = left.square().sum(dim=0) / freedom
     error = (inverse @ gram @ inverse).diagonal().clamp(min=0).sqrt()[:, None] * variance.sqrt()
     costs: Tensor = (-effects).where(-effects > _NOISE * error, 0).T
-    return costs / costs.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return safe_divide(costs, costs.sum(dim=1, keepdim=True))
 
 
 def _standardised(margin: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def _standardised(margin: Tensor) -> Tensor:
     known = margin.where(margin.isfinite(), lowest.where(lowest.isfinite(), 0))
     centred = known - known.mean(dim=0)
     deviation = centred.square().mean(dim=0).sqrt()
-    return torch.where(deviation > 1e-6 * known.abs().amax(dim=0), centred / deviation.clamp(min=1e-30), 0)
+    return torch.where(deviation > 1e-6 * known.abs().amax(dim=0), safe_divide(centred, deviation), 0)
 
 
 @dataclass(frozen=True)
