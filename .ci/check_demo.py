@@ -21,8 +21,10 @@ assert len(steps) == 5
 for key in KEYS:
     assert [event.step for event in events.Scalars(f"fitb/{key}")] == steps, key
     assert sorted(m.step for m in client.get_metric_history(run.info.run_id, f"fitb/{key}")) == steps, key
-assert [event.step for event in events.Images("fitb/prototypes")] == steps
+with_untrained = [0, *steps]
+assert [event.step for event in events.Images("fitb/prototypes")] in (steps, with_untrained)  # if there was time
 grids = [f.path for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")]
-assert sorted(int(path.split("+step+")[1].split("+")[0]) for path in grids if "prototypes" in path) == steps
+shown = sorted(int(path.split("+step+")[1].split("+")[0]) for path in grids if "prototypes" in path)
+assert shown in (steps, with_untrained)
 assert Path("fitb-demo/mnist.png").stat().st_size > 10_000
 print("the demo keeps its promises")

@@ -11,7 +11,7 @@ from torch import Tensor
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.probing.transform import prototype
 from fitb_callbacks.scoring.classification import rates
-from fitb_callbacks.scoring.intervals import mean_interval, wilson_interval
+from fitb_callbacks.scoring.intervals import difference_interval, wilson_interval
 from fitb_callbacks.scoring.judges.base import Judge, label_ranks
 from fitb_callbacks.scoring.nulls import equal_norm_noise, permuted_patches
 from fitb_callbacks.scoring.structure import structure
@@ -58,8 +58,8 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
     null, number = _null_accuracy(result, judge), len(labels)
     ceiling = float((judge.classify(result.images) == labels).float().mean())
     ranks = _ranks(result, judge)
-    knows, low, high = mean_interval(2 * ranks - 1)
-    low, high = max(low, -1.0), min(high, 1.0)  # NaN stays, as it comes first
+    above_chance = 2 * ranks - 1
+    knows, (low, high) = above_chance.double().mean().item(), difference_interval(above_chance)
     suspicion = result.metrics.get("shortcut", 0.0)
     tells_apart = _excess(wilson_interval(ceiling, number)[0], 1 / num_classes) >= _LEAST_CEILING
     headline = [structure(value, suspicion) if tells_apart else math.nan for value in (knows, low, high)]
