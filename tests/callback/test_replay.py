@@ -115,6 +115,7 @@ def test_progress_covers_all_probes(run):
     assert reports == sorted(reports)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
     folder, history = run
     store = new_store(tmp_path / "mlflow.db")

@@ -37,6 +37,7 @@ def test_version():
     assert fitb("--version").output.strip() == f"fitb-callbacks {__version__}"
 
 
+@pytest.mark.slow
 def test_demo_on_a_folder_of_ones_own(folder, tmp_path):
     new_store(tmp_path / "mlflow.db")
     done = fitb("demo", "--data", "fashion-mnist", "--data-dir", folder, "--epochs", 2)

@@ -48,6 +48,7 @@ class Wrapped(mlflow.pyfunc.PythonModel):
         return self.model(model_input)
 
 
+@pytest.mark.slow
 def test_a_pyfunc_model_is_called_by_a_function(store, trained, tmp_path):
     (tmp_path / "half.py").write_text("def logits(model, images):\n    return 0.5 * model(2 * images)\n")
     with mlflow.start_run():

@@ -131,6 +131,7 @@ def test_who_cannot_judge_is_told_apart_from_a_refusal(trained, untrained, judge
         check_model(trained, *moved, [Rule("min", "structure", 0.1)], probe=PROBE, judge=judge)
 
 
+@pytest.mark.slow
 def test_a_drop_that_few_images_cannot_show_is_left_open(trained, untrained, images):
     rule = [Rule("max_drop", "coverage", 0.1)]
 

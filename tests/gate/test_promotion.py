@@ -69,6 +69,7 @@ def test_a_waiver_has_a_name_and_a_reason():
         Waiver("Ada", " ")
 
 
+@pytest.mark.slow
 def test_first_version_second_version_tampering_and_rollback(server, digits_file, trained):
     """Default rules alone; each command as a team would type it."""
     uri, name = server.uri, "journey"
@@ -141,6 +142,7 @@ def test_a_signature_needs_the_key(server, digits_file, trained):
     assert "fitb.signature" not in last_run(client, model).data.tags, "that was of an earlier check"
 
 
+@pytest.mark.slow
 def test_of_two_moves_at_once_one_wins_and_the_other_says_so(server):
     client = MlflowClient(server.uri)
     client.create_registered_model("race")
@@ -170,6 +172,7 @@ def test_of_two_moves_at_once_one_wins_and_the_other_says_so(server):
     assert not [model.name for model in client.search_registered_models() if "lock" in model.name]
 
 
+@pytest.mark.slow
 def test_an_alias_moved_by_hand_is_left_alone(server):
     client = MlflowClient(server.uri)
     client.create_registered_model("moved")

@@ -49,6 +49,7 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert run.data.params["fitb/seed"] == "mine"
 
 
+@pytest.mark.slow
 def test_settings_that_are_no_defaults_are_parameters(run):
     """Not all: MLflow prints every parameter above each picture."""
     _, run, _ = run
@@ -69,6 +70,7 @@ def test_settings_without_an_effect_are_no_parameters():
     assert len(shown["baseline"]) == 500
 
 
+@pytest.mark.slow
 def test_a_second_fit_with_other_settings_goes_on_and_says_so_once(run, trainer, loaders, caplog):
     client, run, _ = run
     uri, run_id = client.tracking_uri, run.info.run_id
@@ -85,6 +87,7 @@ def test_a_second_fit_with_other_settings_goes_on_and_says_so_once(run, trainer,
     assert "num_masks" not in said[0]  # the time limit changes it from probe to probe
 
 
+@pytest.mark.slow
 def test_each_kind_of_masks_has_its_own_parameters(trainer, loaders, tmp_path):
     uri = new_store(tmp_path / "mlflow.db")
     logger = MLFlowLogger(tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri())
@@ -98,6 +101,7 @@ def test_each_kind_of_masks_has_its_own_parameters(trainer, loaders, tmp_path):
     assert not {"fitb.num_steps", "fitb.progressive.mask_ratio"} & set(params)
 
 
+@pytest.mark.slow
 def test_the_report_is_among_the_artifacts(run, tmp_path):
     client, run, _ = run
     page = open(client.download_artifacts(run.info.run_id, REPORT, str(tmp_path))).read()  # noqa: PTH123, SIM115

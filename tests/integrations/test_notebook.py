@@ -82,6 +82,7 @@ def picture(html):
     return Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])))
 
 
+@pytest.mark.slow
 def test_a_figure_shows_itself(outputs):
     (result,), (figure,) = outputs[2:]
     assert "image/png" in result
@@ -97,6 +98,7 @@ def test_outside_a_notebook_nothing_is_shown(trained, probe_images, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_output_is_readable(browser, outputs, tmp_path):  # noqa: F811
     page = browser.new_page(viewport={"width": 900, "height": 1200})

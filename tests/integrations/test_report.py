@@ -480,6 +480,7 @@ def test_a_hundred_epochs_are_small_and_smooth(opened, tmp_path):
     assert median < 100
 
 
+@pytest.mark.slow
 @needs_browser
 def test_forty_classes_with_long_names_stay_short(opened, tmp_path):
     torch.manual_seed(0)
@@ -510,6 +511,7 @@ def test_forty_classes_with_long_names_stay_short(opened, tmp_path):
     screenshot(page, "report-forty", tmp_path, full_page=True)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_two_runs_side_by_side(opened, trained, probe_images, digits, tmp_path):
     images, labels = probe_images

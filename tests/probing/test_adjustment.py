@@ -18,6 +18,7 @@ def errors(updates, truth):
     return (updates - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_masks", "most_bias"), [(64, 0.6), (256, 0.4)])
 def test_the_adjusted_mean_is_nearer_to_the_truth_and_its_bias_goes_away_with_more_masks(num_masks, most_bias):
     model, images, labels, truth = small_world()

@@ -118,6 +118,7 @@ def test_any_value_of_a_setting_is_taken_or_refused_by_name(name, value):
         assert_ours(error, PROBE_ARGUMENTS)
 
 
+@pytest.mark.slow
 @given(name=st.sampled_from(CALLBACK_ARGUMENTS + PROBE_ARGUMENTS), value=anything)
 @settings(max_examples=400)
 def test_any_argument_of_the_callback_is_taken_or_refused_by_name(name, value):

@@ -143,6 +143,7 @@ def test_more_steps_than_patches_are_refused():
         )
 
 
+@pytest.mark.slow
 def test_callback_probes_both_maskings_under_their_own_keys(trainer, loaders, tmp_path):
     tensorboard = TensorBoardLogger(tmp_path, name="tensorboard")
     table = CSVLogger(tmp_path, name="csv")

@@ -9,6 +9,7 @@ from fitb_callbacks.probing.masks import random_masks
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.2, 0.1])
 def test_an_image_that_stops_is_as_near_the_truth_as_was_asked(tolerance):
     model, images, labels, truth = small_world()

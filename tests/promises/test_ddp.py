@@ -92,6 +92,7 @@ def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy, reas
         FillInBlanksCallback(on_error="raise").setup(trainer, SmallModule(), "fit")
 
 
+@pytest.mark.slow
 def test_sharded_parameters_give_the_numbers_of_one_process(tmp_path):
     """FSDP2 through ModelParallelStrategy, over gloo."""
     (alone,), _ = run(tmp_path / "one", devices=1, script=SHARDED)

@@ -34,6 +34,7 @@ def everything_under(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_class_and_run_names_reach_no_path(trainer, loaders, tmp_path):
     inner = tmp_path / "run"
     inner.mkdir()

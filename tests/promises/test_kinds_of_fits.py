@@ -131,6 +131,7 @@ def test_a_score_that_is_undefined_is_not_monitored(trainer, loaders):
     assert all(math.isnan(entry["accuracy"]) for entry in probe.history)
 
 
+@pytest.mark.slow
 def test_each_fit_begins_anew(trainer, loaders, tmp_path):
     """As in cross-validation, or the trials of a search: one callback, several Trainers."""
     probe, kept = quick_callback(), []

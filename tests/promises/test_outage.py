@@ -162,12 +162,14 @@ def test_an_outbox_that_is_removed_meanwhile_takes_the_next_parcel(tmp_path):
     assert delivered == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_with_a_healthy_server_nothing_waits(server, trainer, loaders):
     probe, run_id = train(trainer, loaders, server.uri, {}, epochs=3)
     assert_everything_is_sent()
     assert_complete(server.uri, run_id, probe)
 
 
+@pytest.mark.slow
 def test_an_epoch_takes_few_requests(server, trainer, loaders, monkeypatch):
     """Real requests of a real run, counted on their way, but for those that ask whether the server is there."""
     send, sent = requests.Session.send, []
@@ -206,6 +208,7 @@ def test_how_long_the_end_waits_is_a_setting(tmp_path, caplog, wait, left):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_stopped_for_some_epochs(server, trainer, loaders):
     probe, run_id = train(trainer, loaders, server.uri, {1: once_sent(server.stop), 4: server.start})
     assert_everything_is_sent()
