@@ -86,7 +86,7 @@ def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, load
     search.fill("fitb/(prototypes|timeline|accuracy|coverage)$")
     page.get_by_text("fitb/prototypes").first.wait_for(timeout=60_000)
     for score in ("accuracy", "coverage"):
-        assert page.get_by_text(score, exact=True).first.is_visible()
+        page.get_by_text(score, exact=True).first.wait_for(timeout=60_000)
     for name in ("A glance at fitb/prototypes", "A glance at fitb/timeline"):
         named = page.locator("div").filter(has=page.get_by_text(name, exact=True))
         card = named.filter(has=page.get_by_role("slider")).last

@@ -164,7 +164,7 @@ def test_comet_offline_holds_scores_and_pictures(tmp_path):
         uploads = [message for message in messages if message.get("upload_type") == "visualization"]
         pictures = {(each["additional_params"]["figName"], each["additional_params"]["step"]): each for each in uploads}
         assert set(pictures) == {
-            ("fitb/prototypes", 0),
+            *((f"fitb/{name}", 0) for name in ("at_a_glance", "prototypes")),  # before training
             *(
                 (f"fitb/{name}", step)
                 for name in ("at_a_glance", "prototypes", "timeline", "confusion")
