@@ -2,7 +2,7 @@
 
 Run it with::
 
-    fitb demo --output /tmp/demo --mlflow-uri sqlite:////tmp/demo/mlflow.db
+    fitb demo --output /tmp/demo --tracking-uri sqlite:////tmp/demo/mlflow.db
     python benchmarks/screenshots.py /tmp/demo
 
 It starts TensorBoard and MLflow on this machine only, and ends them. Needs Debian's `chromium` and the extra `test`.

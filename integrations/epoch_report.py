@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.loggers import Logger
 
 from fitb_callbacks.integrations.loggers import log_picture, log_record, log_scores
-from fitb_callbacks.integrations.record import Record, make_record
+from fitb_callbacks.integrations.record import Record, make_record, strip_before_training
 from fitb_callbacks.plotting.tiles import Picture, main_tile
 from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.result import FillInBlanksResult
@@ -80,6 +80,10 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
         make_record(result, {**result.metrics, **times}, epoch=epoch, step=step, prefix=prefix, judge=judge)
         for result in drawn
     ]
+    for record in records:
+        timeline = timelines[record["settings"]["masking"]]
+        if timeline.probed == 1 and timeline.before:
+            record["before"] = strip_before_training(timeline.before, record["classes"])
     return Logged(
         step=step,
         scores={key: value for key, value in logged.items() if not math.isnan(value)},
@@ -88,11 +92,14 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
     )
 
 
-def compose_untrained(results: Sequence[FillInBlanksResult], *, prefix: str) -> Logged:
-    """The pictures of a network before its training, for step 0: no scores, and nothing for the report.
+def compose_untrained(
+    results: Sequence[FillInBlanksResult], timelines: MutableMapping[str, Timeline], *, prefix: str
+) -> Logged:
+    """The pictures of a network before its training, for step 0: no scores, and no record of their own.
 
     Args:
         results: One a masking.
+        timelines: Masking to timeline, which begin with these.
         prefix: What the keys begin with.
     """
     from fitb_callbacks.plotting.at_a_glance import glance_picture
@@ -108,6 +115,7 @@ def compose_untrained(results: Sequence[FillInBlanksResult], *, prefix: str) -> 
             f"{title}, before training, {shown}", "Not trained yet: later pictures compare with this one."
         )
         cells = result.cells()
+        timelines[masking] = Timeline.beginning([cell.name for cell in cells], [main_tile(cell) for cell in cells])
         pictures[f"{prefix}/{within}at_a_glance"] = glance_picture(cells, {}, {}, heading)
         pictures[f"{prefix}/{within}prototypes"] = prototype_grid(cells, heading)
     return Logged(step=0, scores={}, pictures=pictures, records=[])

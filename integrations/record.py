@@ -7,20 +7,20 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from fitb_callbacks.plotting.tiles import cell_tiles
+from fitb_callbacks.plotting.tiles import BLANK, cell_tiles
 from fitb_callbacks.scoring.classification import answer_counts
 
 if TYPE_CHECKING:
     from fitb_callbacks.plotting.tiles import Cell, Picture
     from fitb_callbacks.probing.result import FillInBlanksResult
 
-__all__ = ["FORMAT", "KEYS", "Gallery", "Record", "make_record"]
+__all__ = ["FORMAT", "KEYS", "Gallery", "Record", "make_record", "strip_before_training"]
 
 FORMAT = "fitb-callbacks record 3"
 
@@ -66,6 +66,8 @@ class Record(TypedDict):
         confusion: The same to counts, see `fitb_callbacks.scoring.classification.answer_counts`.
         pictures: "image", "map" and "prototype" to a strip of tiles, one a class, as a data URI.
         gallery: Every probe image.
+        before: A strip of tiles, one a class, as a data URI: what the network filled in before its training. Only with
+            the first probe of a training, and only where the untrained network was probed.
     """
 
     format: str
@@ -85,9 +87,10 @@ class Record(TypedDict):
     confusion: dict[str, list[list[int]]]
     pictures: dict[str, str]
     gallery: Gallery
+    before: NotRequired[str]
 
 
-KEYS = Record.__required_keys__
+KEYS = frozenset(Record.__annotations__) - {"before"}
 """What every record holds."""
 
 _MOST_CLASSES = 64
@@ -173,6 +176,17 @@ def make_record(  # noqa: PLR0913 - the fields of a record
             "pictures": _sheets(small, columns=_COLUMNS),
         },
     }
+
+
+def strip_before_training(tiles: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+    """What a record says of the untrained network.
+
+    Args:
+        tiles: Of `fitb_callbacks.plotting.timeline.Timeline.before`, at least one.
+        classes: Those of the record. One without a tile stays blank.
+    """
+    blank = np.full_like(next(iter(tiles.values())), BLANK)
+    return _data_uri([np.asarray(tiles.get(name, blank)) for name in classes], columns=len(classes))
 
 
 def _defined(value: float) -> float | None:

@@ -102,13 +102,13 @@ class Reporter:
         self._records += logged.records
 
     def write_untrained(self, loggers: Sequence[Logger], results: Sequence[FillInBlanksResult], *, prefix: str) -> None:
-        """Give the loggers the pictures of the network before its training, at step 0."""
+        """Give the loggers the pictures of the network before its training, at step 0, and begin the timelines."""
         if not self._can_draw():
             return
         from fitb_callbacks.integrations.epoch_report import compose_untrained
         from fitb_callbacks.integrations.loggers import recognise
 
-        logged = compose_untrained(results, prefix=prefix)
+        logged = compose_untrained(results, self._timelines, prefix=prefix)
         for logger in loggers:
             recognise(logger)
             with self._errors.survive(*_failed(logger, "the picture of the untrained network")):

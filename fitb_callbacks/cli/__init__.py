@@ -16,6 +16,7 @@ from fitb_callbacks.cli.promote import promote, rollback, verify
 from fitb_callbacks.cli.replay import replay
 from fitb_callbacks.cli.report import report
 from fitb_callbacks.cli.resend import resend
+from fitb_callbacks.cli.unknown_options import SuggestingCommand
 
 __all__ = ["app"]
 
@@ -38,4 +39,4 @@ def version(
 
 
 for command in (demo, doctor, probe, replay, report, check, verify, promote, rollback, ablate, resend):
-    app.command()(command)
+    app.command(cls=SuggestingCommand)(command)

@@ -44,7 +44,9 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's four .gz files.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 5,
     output: Annotated[Path, typer.Option(help="Folder for everything but MLflow's database.")] = Path("fitb-demo"),
-    mlflow_uri: Annotated[str, typer.Option(help="Address of the MLflow store.")] = "sqlite:///mlflow.db",
+    mlflow_uri: Annotated[
+        str, typer.Option("--tracking-uri", "--mlflow-uri", help="Address of the MLflow store.")
+    ] = "sqlite:///mlflow.db",
 ) -> None:
     """Train a small network with the callback on, and see what it learned in TensorBoard and MLflow.
 

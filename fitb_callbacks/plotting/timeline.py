@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,15 +21,17 @@ __all__ = ["Timeline", "timeline_picture"]
 
 _MOST_COLUMNS = 12
 _MOST_CLASSES = 20
+_MOST_BEFORE = 64  # as many as a record has
 _TILE = 56
 _LARGEST_TILE = 112
 _LONGEST_NAME = 190
 _SHORTEST_BLOCK = 5  # rows
+_BEFORE = "before"
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Small prototypes of some of the epochs that were probed, evenly spaced, and of the last.
+    """Small prototypes: of the untrained network, of some of the probed epochs, evenly spaced, and of the last.
 
     Holds at most 13 columns of 20 tiles of 56 pixels, however long the run: when there would be more, every second one
     is dropped, so that what is left begins with the first probe and is evenly spaced.
@@ -40,6 +42,7 @@ class Timeline:
         epochs: Their epochs.
         tiles: Their first prototype of each class, uint8, shape ``(columns, classes, H, W, 3)``; None before the first.
         scores: Their scores, by name.
+        before: Class name to its prototype before training, uint8, shape ``(H, W, 3)``; empty if that was not probed.
 
     Example:
         >>> prototypes = [np.zeros((4, 4, 3), np.uint8)] * 3
@@ -57,6 +60,12 @@ class Timeline:
     epochs: tuple[int, ...] = ()
     tiles: Tensor | None = None
     scores: tuple[Mapping[str, float], ...] = ()
+    before: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def beginning(cls, names: Sequence[str], prototypes: Sequence[Picture]) -> Timeline:
+        """The timeline of an untrained network: a name and a picture of each class, of which 64 are kept."""
+        return cls(before=dict(zip(names, _tiles(prototypes[:_MOST_BEFORE]), strict=False)))
 
     def with_probe(
         self, prototypes: Sequence[Picture], epoch: int, scores: Mapping[str, float] | None = None
@@ -71,7 +80,8 @@ class Timeline:
         tiles = new if self.tiles is None else torch.cat([self.tiles[columns], new])
         kept = (*(self.kept[at] for at in columns), self.probed)
         epochs = (*(self.epochs[at] for at in columns), epoch)
-        return Timeline(number, kept, epochs, tiles, (*(self.scores[at] for at in columns), dict(scores or {})))
+        all_scores = (*(self.scores[at] for at in columns), dict(scores or {}))
+        return Timeline(number, kept, epochs, tiles, all_scores, self.before)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives, loadable with ``weights_only=True``."""
@@ -81,18 +91,26 @@ class Timeline:
             "epochs": list(self.epochs),
             "tiles": self.tiles,
             "scores": list(self.scores),
+            "before": dict(self.before),
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Timeline:
         """The timeline that `state_dict` was made of."""
         return cls(
-            state["probed"], tuple(state["kept"]), tuple(state["epochs"]), state["tiles"], tuple(state["scores"])
+            state["probed"],
+            tuple(state["kept"]),
+            tuple(state["epochs"]),
+            state["tiles"],
+            tuple(state["scores"]),
+            state.get("before", {}),  # older checkpoints have none
         )
 
 
 def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading | None = None) -> Picture:
     """Draw the timeline: one row per class, one column per probed epoch, in several blocks if there is room.
+
+    The untrained network has the first column, if it was probed.
 
     Args:
         timeline: With at least one probe.
@@ -123,25 +141,35 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
     face, titles = font(), list(names[:_MOST_CLASSES])
     longest = max(round(face.getlength(" ".join(title.split()))) for title in (*titles, "epoch"))
     margin = min(_LONGEST_NAME, longest) + 2 * MARGIN
-    room = (WIDTH - margin - MARGIN) // len(timeline.epochs) - GAP
+    first_column = _LARGEST_TILE + MARGIN if timeline.before else 0  # room for its title, too
+    room = (WIDTH - margin - first_column - MARGIN) // len(timeline.epochs) - GAP
     side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, room), round(1.4 * TEXT)
     column = max(side, min(room, round(face.getlength(str(timeline.epochs[-1]))) + GAP)) + GAP
     # Few epochs of many classes leave room for more blocks beside the first
-    blocks = max(1, min(WIDTH // (margin + column * len(timeline.epochs)), math.ceil(len(titles) / _SHORTEST_BLOCK)))
+    width = margin + first_column + column * len(timeline.epochs)
+    blocks = max(1, min(WIDTH // width, math.ceil(len(titles) / _SHORTEST_BLOCK)))
     rows, row = math.ceil(len(titles) / blocks), max(side + GAP, line)
     canvas = Image.new("RGB", (WIDTH, line + row * rows + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
+
+    def draw_column(title: str, tiles: Sequence[Picture | None], left: int, widest: int) -> None:
+        draw.text((left + side // 2, line // 2), shortened(title, face, widest), INK, face, anchor="mm")
+        for number, tile in enumerate(tiles):
+            if tile is not None:
+                canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
+
     for block in range(math.ceil(len(titles) / rows)):
-        first, edge = block * rows, block * (WIDTH // blocks) + margin
+        here, edge = slice(block * rows, (block + 1) * rows), block * (WIDTH // blocks) + margin
         draw.text((edge - MARGIN, line // 2), "epoch", INK, face, anchor="rm")
-        for number, title in enumerate(titles[first : first + rows]):
+        for number, title in enumerate(titles[here]):
             middle = line + number * row + row // 2
             draw.text((edge - MARGIN, middle), shortened(title, face, _LONGEST_NAME), INK, face, anchor="rm")
-        for place, (epoch, tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
-            left = edge + place * column
-            draw.text((left + side // 2, line // 2), shortened(str(epoch), face, column), INK, face, anchor="mm")
-            for number, tile in enumerate(tiles[first : first + rows].numpy()):
-                canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
+        if timeline.before:
+            before = [timeline.before.get(title) for title in titles[here]]
+            tiles = [None if tile is None else tile.numpy() for tile in before]
+            draw_column(_BEFORE, tiles, edge + (first_column - side) // 2, first_column)
+        for place, (epoch, all_tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
+            draw_column(str(epoch), list(all_tiles[here].numpy()), edge + first_column + place * column, column)
     parts = [canvas] if heading is None else [heading_strip(heading), canvas]
     if len(titles) < len(names):
         parts.append(paragraph(f"{len(titles)} of {len(names)} classes."))

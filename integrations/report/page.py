@@ -102,8 +102,10 @@ def _page_data(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
                     "pictures": {kind: pictures.number(uri) for kind, uri in sheets.items()} if kept else None,
                 }
                 strips = {kind: pictures.number(uri) for kind, uri in record["pictures"].items()}
+                before = pictures.number(record["before"]) if record.get("before") else None
                 described = settings.number(json.dumps(record["settings"]))
-                drawn.append(_rounded({**record, "pictures": strips, "settings": described, "gallery": gallery}))
+                shown = {"pictures": strips, "before": before, "settings": described, "gallery": gallery}
+                drawn.append(_rounded({**record, **shown}))
             name = f"{prefix}, {masking}, {len(classes)} classes"
             series.append({"name": f"{title}: {name}" if len(runs) > 1 else name, "run": run, "records": drawn[::-1]})
     return {

@@ -1,8 +1,11 @@
 """A picture of the untrained network at step 0, to compare with; it is no score, and no probe of the history."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -81,6 +84,35 @@ def test_a_resumed_run_shows_none(trainer, loaders, tmp_path):
     run = trainer(logger=logger, callbacks=[quick_callback()], max_epochs=2)
     run.fit(SmallModule(), *loaders, ckpt_path=tmp_path / "last.ckpt")
     assert steps_of_pictures(logger)[0] == [15]
+
+
+def records_of(folder):
+    paths = sorted(Path(folder, "fitb-records").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def test_the_first_record_holds_the_picture_also_after_a_resume_in_mid_epoch(trainer, loaders, tmp_path):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+                raise KeyboardInterrupt
+
+    def fit(name, *callbacks, **options):
+        logger, callback = CSVLogger(tmp_path, name=name, version=""), quick_callback()
+        run = trainer(logger=logger, callbacks=[callback, *callbacks], num_sanity_val_steps=2)
+        torch.manual_seed(0)
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            run.fit(SmallModule(), *loaders, **options)
+        return records_of(logger.log_dir)
+
+    first, second = fit("whole")
+    assert "before" not in second
+    assert first["before"].startswith("data:image/webp;base64,")
+    assert fit("stopped", Stop()) == []
+    assert (tmp_path / "middle.ckpt").stat().st_size < 10 * 2**20
+    resumed, second = fit("resumed", ckpt_path=tmp_path / "middle.ckpt")
+    assert (resumed["before"], "before" in second) == (first["before"], False)
 
 
 def test_training_is_untouched(tmp_path):

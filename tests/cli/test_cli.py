@@ -83,3 +83,26 @@ def test_fashion_mnist_as_debian_packages_it():
     assert (images.min(), images.max()) == (0, 1)
     assert labels.bincount().tolist() == [6000] * 10
     assert len(data.validation) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggested"),
+    [
+        ("report run --mlflow-uri x", "--tracking-uri"),
+        ("report run --trakcing-uri x", "--tracking-uri"),
+        ("check models:/m/1 --mlflow-uri x", "--tracking-uri"),
+        ("probe m.ckpt --ratio 0.5", "--mask-ratio"),
+        ("replay m.ckpt --max-classes 3", "--max-images"),
+    ],
+)
+def test_an_unknown_option_gets_the_one_that_may_be_meant(arguments, suggested):
+    done = fitb(*arguments.split())
+    assert done.exit_code == 2
+    line = " ".join(done.output.replace("│", " ").split())
+    assert re.search(rf"No such option: --\S+ \(Possible options: [^)]*{suggested}", line), line
+
+
+def test_an_option_like_no_other_gets_no_suggestion():
+    done = fitb("report", "run", "--zzz")
+    assert (done.exit_code, "Possible" in done.output) == (2, False)
+    assert "No such option: --zzz" in done.output

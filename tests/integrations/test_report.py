@@ -442,6 +442,26 @@ def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
 
 
 @needs_browser
+def test_the_timeline_begins_before_training_with_pictures_only(opened, tmp_path):
+    page = opened()
+    assert page.locator("#epoch").get_attribute("max") == "3"  # a score of each epoch, and none before them
+    page.get_by_text("Prototypes over training", exact=True).click()
+    titles = page.locator("#timeline thead th").all_inner_texts()
+    assert titles == ["before training", "0", "1", "2", "3"]
+    page.locator("#timeline canvas[width='1']").wait_for(state="detached")
+    tiles = [
+        tile.evaluate("canvas => canvas.toDataURL()")
+        for tile in page.locator("#timeline tbody tr:first-child canvas").all()
+    ]
+    assert len(tiles) == len(set(tiles)) == 5
+    label = page.locator("#timeline canvas").first.get_attribute("aria-label")
+    assert label == f"prototype of class {NAMES[0]}, before training"
+    for width in (1366, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        screenshot(page, f"timeline-{width}", tmp_path)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.slow
 def test_a_hundred_epochs_are_small_and_smooth(opened, tmp_path):
     """Noise in nearly every tile, which is as hard to compress as prototypes get."""

@@ -77,3 +77,29 @@ def test_scores_stay_with_their_epochs(result):
         timeline = timeline.with_probe(prototypes(result), epoch, {"coverage": epoch / 100})
     again = Timeline.from_state_dict(timeline.state_dict())
     assert [scores["coverage"] for scores in again.scores] == [epoch / 100 for epoch in again.epochs]
+
+
+def test_the_untrained_network_has_the_first_column(result):
+    known, unknown = names(result)[:-1], names(result)[-1]
+    timeline = Timeline.beginning(known, prototypes(numbered(result, 50))[:-1])
+    for epoch in range(30):
+        timeline = Timeline.from_state_dict(timeline.state_dict()).with_probe(prototypes(numbered(result, 100)), epoch)
+    assert set(timeline.before) == set(known)
+    picture = timeline_picture(timeline, [*known, unknown])
+    left, right = (
+        [
+            tile
+            for tile in ndimage.find_objects(ndimage.label((picture == shade).all(axis=2))[0])
+            if tile[0].stop - tile[0].start >= 24
+        ]
+        for shade in (round(255 * 0.05), round(255 * 0.1))
+    )
+    assert len(left) == len(known)
+    assert len(right) == len(timeline.epochs) * (len(known) + 1)
+    assert max(tile[1].stop for tile in left) < min(tile[1].start for tile in right)
+
+
+def test_a_timeline_of_the_version_before_can_be_loaded(result):
+    state = Timeline().with_probe(prototypes(result), 0).state_dict()
+    del state["before"]
+    assert Timeline.from_state_dict(state).before == {}

@@ -167,14 +167,17 @@ function buildSettings() {
 }
 const MOST_COLUMNS = 12;
 function buildTimeline() {
-  byId("timeline-part").hidden = records.length === 1;
+  const start = records.find(({ before }) => before !== null);
+  byId("timeline-part").hidden = records.length === 1 && !start;
   const spacing = Math.ceil(records.length / MOST_COLUMNS);
-  const shown = records.filter((record, index) => index % spacing === 0 || index === records.length - 1);
+  const shown = records.filter((record, index) => index % spacing === 0 || index === records.length - 1)
+    .map((record) => ({ title: String(record.epoch), when: `epoch ${record.epoch}`, strip: record.pictures.prototype }));
+  if (start) shown.unshift({ title: "before training", when: "before training", strip: start.before });
   const { classes } = records.at(-1);
-  byId("timeline").replaceChildren(head(element("td", {}, "epoch"), ...shown.map((record) => column(String(record.epoch)))),
-    element("tbody", {}, ...classes.map((name, index) => element("tr", {}, row(opener(short(name, 30), index, undefined, { title: name })), ...shown.map((record) => {
-      const canvas = tile(`prototype of class ${name}, epoch ${record.epoch}`);
-      paintClass(canvas, record, "prototype", index);
+  byId("timeline").replaceChildren(head(element("td", {}, "epoch"), ...shown.map(({ title }) => column(title))),
+    element("tbody", {}, ...classes.map((name, index) => element("tr", {}, row(opener(short(name, 30), index, undefined, { title: name })), ...shown.map(({ when, strip }) => {
+      const canvas = tile(`prototype of class ${name}, ${when}`);
+      paint(canvas, strip, { index, columns: classes.length });
       return element("td", {}, canvas);
     })))));
 }
