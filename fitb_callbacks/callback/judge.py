@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fitb_callbacks.callback.errors import ErrorPolicy
@@ -115,7 +116,8 @@ class RunJudge:
 
     def epoch_ends(self, epoch: int) -> None:
         """After the epoch in which the judge learns, join what all processes have. Every process must call this."""
-        if self._streamed is not None and self._streamed_epoch == epoch:
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and self._streamed is not None and self._streamed_epoch == epoch:
             self._streamed = self._streamed.gathered()
 
     def present(self, epoch: int) -> Judge | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fitb_callbacks.callback.comparison import compared
 from fitb_callbacks.callback.errors import ErrorPolicy
+from fitb_callbacks.callback.first_try import tried
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.probe_images import ProbeImages, first_of_each
 from fitb_callbacks.callback.progress_bar import probing_line
@@ -53,6 +54,7 @@ class RunProbe:
     ) -> None:
         self._steps, self._images, self._run_judge, self._budget = steps, images, judge, budget
         self._errors, self._last_probes, self._class_names = errors, last_probes, class_names
+        self._speeds: Speeds | None = None  # once they were tried
 
     def make(
         self, trainer: Trainer, pl_module: LightningModule, *, cannot_wait: bool
@@ -70,7 +72,13 @@ class RunProbe:
         assert self._images.images is not None
         self._settle_times(trainer)
         wanted = self._wanted_size(len(self._images.images))
-        size, why = self._budget.plan(wanted, cannot_wait=cannot_wait, asked_for=stage_of(trainer) != "fit")
+        asked_for = stage_of(trainer) != "fit"
+        size, why = self._budget.plan(wanted, cannot_wait=cannot_wait, asked_for=asked_for)
+        if size is not None and not asked_for and self._wants_a_try:  # there may be time, so it is worth that
+            with self._budget.aside():
+                self._try(trainer, pl_module, self._images.images)
+            self._settle_times(trainer)
+            size, why = self._budget.plan(wanted, cannot_wait=cannot_wait)
         if size is None:
             self._errors.warn_once("time", f"{why}. max_overhead=None takes every chance")
             return None
@@ -95,7 +103,12 @@ class RunProbe:
         images, labels = chosen
         self._settle_times(trainer)
         expected = images_of_an_epoch(trainer) * self._budget.speeds.masked_image
-        size = self._budget.plan_before_training(self._wanted_size(len(images)), epoch_seconds=expected)
+        wanted = self._wanted_size(len(images))
+        size = self._budget.plan_before_training(wanted, epoch_seconds=expected)
+        if size is not None and self._wants_a_try:
+            self._try(trainer, pl_module, images)
+            self._settle_times(trainer)
+            size = self._budget.plan_before_training(wanted, epoch_seconds=expected)
         if size is None:
             return []
         some = first_of_each(labels, size.images)
@@ -107,11 +120,22 @@ class RunProbe:
 
     def _settle_times(self, trainer: Trainer) -> None:
         """Give the budget the times of the slowest process."""
-        times = [self._budget.tick(), self._budget.take_aside(), *self._steps.speeds]
+        times = [self._budget.tick(), self._budget.take_aside(), *(self._speeds or self._steps.speeds)]
         elapsed, aside, *speeds = all_reduce_max(times, trainer.world_size)
         self._budget.trained(elapsed)
         self._budget.spend_aside(aside)
         self._budget.measure(Speeds(*speeds))
+
+    @property
+    def _wants_a_try(self) -> bool:
+        return self._speeds is None and self._budget.max_overhead is not None
+
+    def _try(self, trainer: Trainer, pl_module: LightningModule, images: Tensor) -> None:
+        """Find out what a probe takes, which takes some time itself."""
+        with as_in_the_run(trainer, pl_module):
+            self._speeds = tried(
+                self._steps.probes, pl_module, images, self._steps.logits_fn, world_size=trainer.world_size
+            )
 
     def _wanted_size(self, images: int) -> ProbeSize:
         """How large a probe would be if there were time for all."""

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fitb_callbacks.callback.errors import ErrorPolicy
-from fitb_callbacks.callback.first_try import tried
+from fitb_callbacks.callback.first_try import checked
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.reading import StepReader, muted
@@ -106,7 +106,7 @@ class RunSteps:
         self.logits_fn: LogitsFn | None = None
         """What computes the logits, given or found; None for the model's own ``forward``."""
         self.speeds = Speeds()
-        """What the parts of a probe take."""
+        """What the parts of a probe take at least."""
 
     def end(self) -> None:
         """Stop watching, wherever a step is."""
@@ -191,7 +191,7 @@ class RunSteps:
         if self._errors.off or not self.checked:
             return
         self._follow_labels(stage)
-        everything = self._without_bad_items(*(every_label(images, labels) if labels.ndim == 2 else (images, labels)))
+        several = every_label(images, labels) if labels.ndim == 2 else None
         images, labels = self._without_bad_items(*_one_label_each(images, labels))
         self._follow_size(images)
         wanted = stage != "training" or not validates_in_this_epoch(trainer)
@@ -202,7 +202,7 @@ class RunSteps:
         elif stage != "training" and self._images.wants_to_look and not trainer.sanity_checking:
             self._images.look_for(images, labels)
         if stage == "training":
-            images, labels = everything
+            images, labels = (images, labels) if several is None else self._without_bad_items(*several)
             self._run_judge.stream(folded(images), labels, epoch=trainer.current_epoch)
 
     def _follow_labels(self, stage: str) -> None:
@@ -252,7 +252,7 @@ class RunSteps:
     def _check(
         self, trainer: Trainer, pl_module: LightningModule, reader: StepReader, images: Tensor, labels: Tensor
     ) -> None:
-        """Put a few images of the first step through everything once, to find out now what cannot work."""
+        """Find a few updates of the first step's images, to know now what cannot work."""
         images, labels = _one_label_each(images, labels)
         good = (labels >= 0) & images.flatten(1).isfinite().all(dim=1).to(labels.device)
         images, labels = images[good.to(images.device)], labels[good]
@@ -269,8 +269,7 @@ class RunSteps:
             )
         with self._errors.ends_all(lambda error: f"{one_line(error)}. The batch is {reader.batch_words}. {ADVICE}"):
             with as_in_the_run(trainer, pl_module):
-                result, self.speeds = tried(self.probes, pl_module, images, reader.logits_fn)
-            self.num_classes = int(result.settings["num_classes"])
+                self.num_classes, self.speeds = checked(self.probes, pl_module, images, reader.logits_fn)
             self.logits_fn, self._checked_by = reader.logits_fn, reader.stage
             self.checked, self._image_shape = True, tuple(images.shape[1:])
             if not trainer.sanity_checking:

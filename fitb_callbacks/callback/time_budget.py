@@ -72,11 +72,13 @@ class Speeds(NamedTuple):
         masked_image: One image under one mask.
         image: What is done once with each image beside the masks.
         filled_image: Filling one image in.
+        trying: What it takes to find these out; 0 once that is done. Until then they are what is taken at least.
     """
 
     masked_image: float = math.nan
     image: float = math.nan
     filled_image: float = math.nan
+    trying: float = 0.0
 
     def of(self, size: ProbeSize, *, most_masks: int) -> float:
         """Seconds of a probe without its pictures; 0 if that is not known."""
@@ -191,7 +193,7 @@ class TimeBudget:
     # --- the decisions ---------------------------------------------------------------------------------------------
 
     def measure(self, speeds: Speeds) -> None:
-        """Take the speeds from a try, the same on every process."""
+        """Take the speeds from a check or a try, the same on every process."""
         self.speeds = speeds
 
     def plan(
@@ -247,9 +249,10 @@ class TimeBudget:
     def _why_waiting(self, size: ProbeSize, *, at_the_end: bool) -> str:
         assert self.max_overhead is not None
         enough = (self._cost(size) + self._spent) / self.max_overhead
+        how = "at least" if self.speeds.trying else "about"
         end = ", or is at its end" if at_the_end else "; a shorter one is not probed"
         return (
-            f"the first probe waits until the training has taken about {enough:.2g} s{end}: it takes about "
+            f"the first probe waits until the training has taken {how} {enough:.2g} s{end}: it takes {how} "
             f"{self._cost(size):.2g} s, and max_overhead={self.max_overhead}"
         )
 
@@ -285,7 +288,7 @@ class TimeBudget:
     def _cost(self, size: ProbeSize) -> float:
         """Seconds of a first probe. It stops by itself at its time limit, but for its first masks."""
         seconds = self.speeds.of(size, most_masks=_SURE_MASKS)
-        return seconds + _PICTURES if seconds else 0.0
+        return seconds + self.speeds.trying + _PICTURES if seconds else 0.0
 
     def limit(self, size: ProbeSize) -> float | None:
         """Time limit for the masks of a probe of this size that starts now, in seconds."""

@@ -243,10 +243,8 @@ class FillInBlanks:
             ValueError: If shapes or values are wrong: labels outside the classes, a patch larger than the image, a
                 judge for other images or classes.
         """
-        depth = images.shape[2] if isinstance(images, Tensor) and images.ndim == 5 else None
-        if depth is not None:
-            images, logits_fn = folded(images), takes_folded(logits_fn, depth)
-            judge = None if judge is None else judge.of_volumes(depth)
+        depth, images, logits_fn = _as_images(images, logits_fn)
+        judge = judge if judge is None or depth is None else judge.of_volumes(depth)
         with preserve_model_state(model):
             inputs = self._check(model, images, labels, logits_fn)
             check_class_names(class_names, inputs.num_classes)
@@ -274,6 +272,34 @@ class FillInBlanks:
         if self.update == "none":
             return without_pictures(result)
         return result if judge is None else judged(result, judge)
+
+    def check(self, model: nn.Module, images: Tensor, *, logits_fn: LogitsFn | None = None) -> int:
+        """Find updates for what the model sees in some images, and nothing else: can it be probed at all?
+
+        Args:
+            model: As for `probe`.
+            images: As for `probe`.
+            logits_fn: As for `probe`.
+
+        Returns:
+            Its number of classes.
+
+        Raises:
+            TypeError: As `probe` does.
+            ValueError: As `probe` does.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            >>> FillInBlanks(num_masks=1).check(model, torch.rand(2, 1, 8, 8))
+            3
+        """
+        _, images, logits_fn = _as_images(images, logits_fn)
+        with preserve_model_state(model):
+            plain = replace(self, target="predicted", chunk_size=self.chunk_size or usual_chunk_size(images))
+            inputs = plain._check(model, images, None, logits_fn)
+            plain._average(inputs, None, share=(0, 1), seconds=None, progress=None)
+        return inputs.num_classes
 
     def _check(self, model: nn.Module, images: Tensor, labels: Tensor | None, logits_fn: LogitsFn | None) -> Inputs:
         """Step 1: check what was given, and resolve defaults."""
@@ -514,6 +540,14 @@ class FillInBlanks:
             normalize=self.normalize,
             binarize=self.binarize,
         )
+
+
+def _as_images(images: Tensor, logits_fn: LogitsFn | None) -> tuple[int | None, Tensor, LogitsFn | None]:
+    """Of volumes their depth, their slices as channels, and logits of these; of images None and what was given."""
+    if not isinstance(images, Tensor) or images.ndim != 5:
+        return None, images, logits_fn
+    depth = images.shape[2]
+    return depth, folded(images), takes_folded(logits_fn, depth)
 
 
 def _intervals(rates: dict[str, float], covered: Tensor) -> dict[str, tuple[float, float]]:

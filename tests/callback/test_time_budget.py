@@ -1,6 +1,7 @@
 """The share of the training's time that probes may take."""
 
 import itertools
+import warnings
 
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
@@ -176,6 +177,43 @@ def test_without_time_for_the_smallest_probe_there_is_none_and_it_is_said_once(t
     assert "a shorter one is not probed" in said
     assert callback.history == []
     assert callback.result is None
+
+
+def test_a_run_that_is_too_short_hardly_pays_for_finding_that_out(trainer, loaders, monkeypatch):
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 0)
+
+    class Counting(SmallModule):
+        def forward(self, images):
+            classified.append(len(images))
+            return super().forward(images)
+
+    def images_classified(callbacks):
+        classified.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer(callbacks=callbacks, max_epochs=3).fit(Counting(), *loaders)
+        return sum(classified)
+
+    classified = []
+
+    more = images_classified([FillInBlanksCallback(max_overhead=1e-6)]) - images_classified([])
+    assert 2 <= more <= 32  # the smallest probe is of 8 images, each under 16 masks and two dozen mixtures
+
+
+def test_speeds_are_tried_once_there_may_be_time_and_the_try_is_paid_for():
+    budget = TimeBudget(0.05)
+    least = Speeds(masked_image=0.001, image=0.008, filled_image=0.064, trying=1.0)
+    budget.measure(least)
+    smallest = least.of(ProbeSize(16, 8, fill=False), most_masks=64) + 0.4 + 1.0
+    budget.trained(0.99 * smallest / 0.05)
+    size, why = budget.plan(WANTED)
+    assert size is None
+    assert f"at least {smallest:.2g} s" in why
+    budget.trained(0.02 * smallest / 0.05)
+    assert budget.plan(WANTED)[0] is not None
+    budget.spend_aside(1.0)
+    budget.measure(least._replace(trying=0.0))
+    assert budget.plan(WANTED)[0] is not None
 
 
 def test_no_limit_makes_all_masks(trainer, loaders):
