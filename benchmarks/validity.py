@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult, RidgeJudge
 from fitb_callbacks.probing.judging import judged
+from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.structure import shortcut_of
 
 SCORES = worlds.CACHE / "scores.jsonl"
@@ -41,7 +42,7 @@ HEALTHY_FROM, BROKEN_UP_TO = 0.7, 0.5
 LOCAL = ("patch", "moving patch", "tag", "stripe")
 NAMES = {
     "patch": "spot", "moving patch": "spot", "tag": "spot", "border": "rim", "tint": "colour", "shading": "shading",
-    "texture": "detail", "blur": "pattern", "background": "pattern",
+    "texture": "detail", "blur": "sharpness", "background": "pattern",
 }  # fmt: skip
 """What the cue profile should name each shortcut."""
 
@@ -75,12 +76,12 @@ def examine(model: Model) -> dict[str, object]:
     module = worlds.model_of(data, model.network, weights[model.epoch])
     images, labels, where = own_images(model)
     result = PROBE.probe(module, images, labels)
-    trusted = judged(result, trusted_judge(model.data))
+    trusted = judged(tried_on_trusted(module, result, model.data), trusted_judge(model.data))
     learned, answers = worlds.training_set(kind, data, model.seed)
     shared = judged(result, ridge((learned[:LEARNED_FROM], answers[:LEARNED_FROM])))
     scores = {f"{name}, trusted": value for name, value in trusted.metrics.items()}
     scores |= {f"{name}, own": shared.metrics[name] for name in ("structure", "knows", "judge_excess", "judge_ceiling")}
-    suspicion, cue = shortcut_of(result.metrics, data.num_classes)
+    suspicion, cue = shortcut_of(result.metrics, data.num_classes)  # without trusted images
     found: dict[str, object] = {
         **vars(model),
         "named": cue if suspicion >= 0.5 else None,
@@ -88,6 +89,8 @@ def examine(model: Model) -> dict[str, object]:
         "own": own[model.epoch],
         "tone": shared.interpretation()["tone"],
         "headline": shared.interpretation()["headline"],
+        "tone, trusted": trusted.interpretation()["tone"],
+        "headline, trusted": trusted.interpretation()["headline"],
         "scores": scores,
         "intervals": {name: list(ends) for name, ends in shared.intervals.items()},
     }
@@ -97,14 +100,12 @@ def examine(model: Model) -> dict[str, object]:
 
 
 def own_images(model: Model) -> tuple[Tensor, Tensor, Tensor]:
-    """Probe images as the model gets them, their true labels, and where the mark is, as many of each class."""
+    """Probe images as the model gets them, their labels, and where the mark is, as many of each class."""
     data, kind = worlds.load(model.data), worlds.KINDS[model.kind]
-    if kind.wrong_labels == 1:  # random labels have no truth to hold out
-        images, labels = worlds.training_set(kind, data, model.seed)
-        where = torch.zeros(0)
-    else:
-        images, where = worlds.probe_set(kind, data, model.seed)
-        labels = data.held_out[1]
+    images, where = worlds.probe_set(kind, data, model.seed)
+    labels = data.held_out[1]
+    if kind.wrong_labels == 1:  # whoever labels at random does so in the validation data, too
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(model.seed))]
     per_class = PROBE_IMAGES // data.num_classes
     chosen = torch.cat([(labels == c).nonzero().flatten()[:per_class] for c in range(data.num_classes)])
     return images[chosen], labels[chosen], where[chosen] if len(where) else where
@@ -121,7 +122,20 @@ def clean_images(model: Model) -> Tensor:
 @lru_cache(maxsize=8)
 def trusted_judge(name: str) -> RidgeJudge:
     """The default judge of the trusted images."""
-    return ridge(worlds.load(name).trusted)
+    data = worlds.load(name)
+    return RidgeJudge.from_reference(
+        data.trusted, image_shape=tuple(data.trusted[0].shape[1:]), num_classes=data.num_classes
+    )
+
+
+def tried_on_trusted(module: nn.Module, result: FillInBlanksResult, name: str) -> FillInBlanksResult:
+    """What a probe with a trusted judge would add: the model's accuracy on some of the judge's images."""
+    reference = trusted_judge(name).reference
+    assert reference is not None
+    accuracy, num_classes = worlds.accuracy(module, *reference), worlds.load(name).num_classes
+    metrics = {**result.metrics, "reference_accuracy": accuracy}
+    intervals = {**result.intervals, "reference_accuracy": wilson_interval(accuracy, len(reference[1]))}
+    return replace(result, metrics=metrics | {"shortcut": shortcut_of(metrics, num_classes)[0]}, intervals=intervals)
 
 
 def ridge(split: tuple[Tensor, Tensor]) -> RidgeJudge:
@@ -222,6 +236,9 @@ def separation_table(runs: Sequence[dict]) -> str:
     rows.append("")
     for what, values in (("healthy", alarms), ("broken", caught)):
         rows.append(f"Red without trusted images: {sum(values)} of {len(values)} {what} models.")
+    for good, what in ((True, "healthy"), (False, "broken")):
+        tones = [run["tone, trusted"] for run, is_good in zip(runs, healthy, strict=True) if is_good is good]
+        rows.append(f"Red with trusted images: {tones.count('bad')} of {len(tones)} {what} models.")
     return "\n".join(rows)
 
 

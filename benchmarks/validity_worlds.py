@@ -529,6 +529,8 @@ NETWORK_OF = {
     4: ("vit", "cnn", "resnet", "cnn"),
     5: ("cnn", "vit", "vit", "resnet"),
     6: ("resnet", "cnn", "cnn", "vit"),
+    7: ("vit", "resnet", "resnet", "cnn"),
+    8: ("resnet", "vit", "cnn", "vit"),
 }
 """Seed to the network of each data set of `DATA`."""
 DOSED = ("patch", "shading")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fitb_callbacks.probing.result import FillInBlanksResult
-from fitb_callbacks.scoring.structure import structure
+from fitb_callbacks.scoring.structure import structure_of
 from fitb_callbacks.scoring.update_quality import effective_area
 
 __all__ = [
@@ -231,12 +231,22 @@ def resampled_scores(result: FillInBlanksResult, rows: Tensor) -> dict[str, Tens
     if result.judge_ranks is not None:
         knows = (2 * result.judge_ranks.double() - 1)[rows].mean(dim=1)
         unknown = math.isnan(result.metrics["structure"])
-        suspicion = math.nan if unknown else result.metrics.get("shortcut", 0.0)
-        scores |= {
-            "knows": knows,
-            "structure": torch.tensor([structure(value, suspicion) for value in knows.tolist()], dtype=torch.float64),
-        }
+        headline = knows.new_full(knows.shape, math.nan) if unknown else _structure(result, rows, knows)
+        scores |= {"knows": knows, "structure": headline}
     return scores
+
+
+def _structure(result: FillInBlanksResult, rows: Tensor, knows: Tensor) -> Tensor:
+    """The headline of each row. What is not of single probe images, the accuracy on trusted ones, stays as it is."""
+    known, num_classes = dict(result.metrics), int(result.settings["num_classes"])
+    right = [known.get("image_accuracy", 1.0)] * len(knows)
+    if result.image_predictions is not None:
+        right = (result.image_predictions == result.labels)[rows].double().mean(dim=1).tolist()
+    values = [
+        structure_of({**known, "image_accuracy": accuracy}, num_classes, knows=value)
+        for accuracy, value in zip(right, knows.tolist(), strict=True)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _f1(answers: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -19,19 +19,23 @@ __all__ = ["CUES", "Cue", "cue_profile", "mixed"]
 
 CUES: Mapping[str, str] = {
     "spot": "the spot that the model looks at most",
+    "place": "the few places that matter most in its class",
     "colour": "the mean colour",
     "shading": "the coarse shading (4 x 4 cells, fewer in images below 28 pixels)",
     "rim": "the rim",
     "detail": "the finest detail (of images of 28 pixels or more)",
-    "pattern": "how much there is of each pattern and how sharp it is, but not where (the amplitude spectrum)",
+    "pattern": "how much there is of each pattern, but not where (the amplitude spectrum)",
+    "sharpness": "how sharp it is (how much there is of each spatial frequency)",
     "shuffled": "the shuffled patches",
     "centre": "the centre",
 }
 """Cue to what is kept of an image, in words that complete "97% of the answers follow ..."."""
 
+_OF_REGIONS = ("spot", "place")
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
 _FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures can do without
+_MOST_GAIN = 5.0  # of a spatial frequency, where a blurred image is to look sharp
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
 
@@ -63,7 +67,7 @@ def cue_profile(
     images: Tensor,
     labels: Tensor,
     *,
-    spots: Tensor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
     chunk_size: int | None = None,
 ) -> dict[str, Cue]:
     """Keep one cue of each image, take the rest from an image of another class, and see which one the model names.
@@ -78,8 +82,8 @@ def cue_profile(
         classify: Images ``(B, C, H, W)`` to logits ``(B, classes)``.
         images: Shape ``(N, C, H, W)``, at least one.
         labels: Shape ``(N,)``.
-        spots: Where each image has what the model looks at most, boolean, shape ``(N, H, W)``. None leaves out the cue
-            "spot".
+        regions: For the cues "spot" and "place": where each image has what the model looks at most, boolean, shape
+            ``(N, H, W)``. A cue without its region is left out.
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
 
     Returns:
@@ -94,15 +98,16 @@ def cue_profile(
         (True, 1.0)
     """
     profile, partners = {}, [_of_another_class(labels, draw) for draw in range(_DRAWS)]
+    regions = regions or {}
 
     def mixture(name: str, draw: int) -> Tensor:
         others = images[partners[draw]]
-        if spots is not None and name == "spot":
+        if name in regions:
             # Where the other image has its own, it would be two images' spots
-            return torch.where((spots | spots[partners[draw]])[:, None], images, others)
+            return torch.where((regions[name] | regions[name][partners[draw]])[:, None], images, others)
         return mixed(name, images, others, seed=draw)
 
-    for name in CUES if spots is not None else [name for name in CUES if name != "spot"]:
+    for name in (name for name in CUES if name in regions or name not in _OF_REGIONS):
         answers = [
             predicted(in_chunks(classify, mixture(name, draw), chunk_size), labels).to(labels.device)
             for draw in range(_DRAWS)
@@ -123,7 +128,7 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
     """Keep one cue of some images and take the rest from others. Shuffled patches have nothing of the others.
 
     Args:
-        cue: One of `CUES`, but for "spot".
+        cue: One of `CUES`, but for "spot" and "place".
         images: Shape ``(N, C, H, W)``.
         others: The same shape.
         seed: Of the shuffled patches.
@@ -144,6 +149,7 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
         "shuffled": lambda: permuted_patches(images, patch_size=of_patch, seed=seed),
         "detail": lambda: images - _halved(images) + _halved(others),
         "pattern": lambda: _with_amplitudes(others, images),
+        "sharpness": lambda: _as_sharp_as(images, others),
         "rim": lambda: torch.where(_inside(images, _RIM), others, images),
         "centre": lambda: torch.where(_inside(images, 1 / 4), images, others),
     }
@@ -187,6 +193,25 @@ def _with_amplitudes(images: Tensor, others: Tensor) -> Tensor:
         made = torch.fft.ifft2(torch.polar(amplitudes, phases)).real.to(images.dtype)
     mixed_images: Tensor = made - made.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True)
     return mixed_images
+
+
+def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:
+    """The others, with as much of each spatial frequency as the images have, whatever its direction."""
+    rows, columns = (torch.fft.fftfreq(side, device=images.device) for side in images.shape[-2:])
+    rings = (min(images.shape[-2:]) * torch.hypot(rows[:, None], columns)).round().long()
+    number = torch.bincount(rings.flatten())
+
+    def of_rings(spectrum: Tensor) -> Tensor:
+        power = spectrum.abs().square().sum(dim=1).flatten(1)
+        return (power.new_zeros(len(power), len(number)).index_add_(1, rings.flatten(), power) / number).sqrt()
+
+    with torch.autocast(images.device.type, enabled=False):
+        spectra = [torch.fft.fft2(some.float()) for some in (images, others)]
+        wanted, present = map(of_rings, spectra)
+        gain = (wanted / (present + 1e-3 * present.amax(dim=1, keepdim=True)).clamp(min=1e-20)).clamp(max=_MOST_GAIN)
+        gain[:, 0] = 1  # colours stay
+        made: Tensor = torch.fft.ifft2(spectra[1] * gain[:, rings][:, None]).real
+    return made.to(images.dtype)
 
 
 def _inside(images: Tensor, share: float) -> Tensor:

@@ -14,7 +14,7 @@ from fitb_callbacks.scoring.classification import rates
 from fitb_callbacks.scoring.intervals import difference_interval, wilson_interval
 from fitb_callbacks.scoring.judges.base import Judge, label_ranks
 from fitb_callbacks.scoring.nulls import equal_norm_noise, permuted_patches
-from fitb_callbacks.scoring.structure import structure
+from fitb_callbacks.scoring.structure import structure_of
 
 __all__ = ["judged"]
 
@@ -60,9 +60,11 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
     ranks = _ranks(result, judge)
     above_chance = 2 * ranks - 1
     knows, (low, high) = above_chance.double().mean().item(), difference_interval(above_chance)
-    suspicion = result.metrics.get("shortcut", 0.0)
     tells_apart = _excess(wilson_interval(ceiling, number)[0], 1 / num_classes) >= _LEAST_CEILING
-    headline = [structure(value, suspicion) if tells_apart else math.nan for value in (knows, low, high)]
+    headline = [
+        structure_of(known, num_classes, knows=value) if tells_apart else math.nan
+        for known, value in zip((result.metrics, *_ends(result)), (knows, low, high), strict=True)
+    ]
     accuracy = scores["accuracy"]
     metrics = {
         "structure": headline[0],
@@ -89,6 +91,13 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
         metrics={**result.metrics, **metrics},
         intervals={**result.intervals, **intervals},
     )
+
+
+def _ends(result: FillInBlanksResult) -> tuple[dict[str, float], dict[str, float]]:
+    """The scores with the accuracies at the lower and at the upper ends of their intervals."""
+    names = result.intervals.keys() & {"image_accuracy", "reference_accuracy"}
+    low, high = ({name: result.intervals[name][end] for name in names} for end in (0, 1))
+    return {**result.metrics, **low}, {**result.metrics, **high}
 
 
 def _ranks(result: FillInBlanksResult, judge: Judge) -> Tensor:

@@ -254,7 +254,13 @@ class FillInBlanks:
             tuner = None if self.chunk_size is not None else tuner_for(model, inputs.images, logits_fn)
             averaged, plan = self._average(inputs, tuner, share=share, seconds=seconds, progress=progress)
             in_format = replace(inputs, classify=lambda images: inputs.classify(plan.formatted(images)))
-            relied = relies_on(in_format, num_masks=self._reliance_masks(), seed=self.seed, chunk_size=plan.chunk_size)
+            relied = relies_on(
+                in_format,
+                num_masks=self._reliance_masks(),
+                seed=self.seed,
+                chunk_size=plan.chunk_size,
+                reference=None if judge is None else judge.reference,
+            )
             averaged, mask_ratios = self._gentler(inputs, averaged, tuner, share)
             prototypes, predictions = self._prototypes(inputs, averaged.mean, averaged.covered, plan)
             fills = self.fill is not None and self.update != "none"
@@ -265,6 +271,7 @@ class FillInBlanks:
             metrics={**result.metrics, **relied.metrics},
             intervals={**result.intervals, **relied.intervals},
             reliance=relied.maps,
+            image_predictions=relied.predictions,
             mask_ratios=mask_ratios,
             settings=result.settings if depth is None else {**result.settings, "depth": depth},
             **fill,

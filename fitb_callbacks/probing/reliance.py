@@ -18,6 +18,7 @@ __all__ = [
     "MOST_MASKS",
     "Reliance",
     "block_masks",
+    "class_patches",
     "margins",
     "reliance",
     "reliance_summary",
@@ -33,6 +34,7 @@ _BLOCK = 2  # patches on a block's side: a mark seldom fits one patch, and what 
 _NOISE = 3.0  # standard errors below which a patch counts as noise
 _RIDGE = 0.1  # as a share of the number of masks
 _FEWEST = 3  # masks
+_CLASS_SHARE = 1 / 16  # of the patches
 _TIE = 1e-4  # of the largest value: patches that few masks tell apart matter alike, but for rounding
 
 
@@ -236,6 +238,36 @@ def top_patches(maps: Tensor) -> Tensor:
 def spot_around(patches: Tensor, grid: PatchGrid) -> Tensor:
     """The 3 x 3 patches around each of some patches ``(N,)``, boolean, shape ``(N, P)``."""
     return _spots(grid)[patches]
+
+
+def class_patches(maps: Tensor, labels: Tensor) -> Tensor:
+    """The few patches that matter most in each image's class, told by the other images of that class.
+
+    An object that stands elsewhere in each image has none in common; a mark at a place of its class's own has.
+
+    Args:
+        maps: As of `reliance`, shape ``(N, P)``.
+        labels: Shape ``(N,)``.
+
+    Returns:
+        Boolean tensor of shape ``(N, P)``: up to a sixteenth of the patches, fewer if fewer matter. An image without a
+        classmate has its own.
+
+    Example:
+        >>> maps = torch.zeros(3, 32)
+        >>> maps[:, 5] = 1.0
+        >>> maps[0, 7] = 2.0
+        >>> class_patches(maps, torch.zeros(3).long()).nonzero()[:, 1].tolist()
+        [5, 5, 7, 5, 7]
+    """
+    classmates = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
+    alone = ~classmates.any(dim=1)
+    classmates |= torch.diag(alone)
+    means = safe_divide(classmates.float() @ maps, classmates.sum(dim=1, keepdim=True))
+    # Patches that matter alike, but for rounding, count in the order of their numbers
+    steps = (safe_divide(means, means.amax(dim=1, keepdim=True)) / _TIE).round()
+    largest = steps.sort(dim=1, descending=True, stable=True).indices[:, : max(1, round(_CLASS_SHARE * maps.shape[1]))]
+    return torch.zeros_like(maps, dtype=torch.bool).scatter_(1, largest, True) & (steps > 0)
 
 
 def _agreement(near: Tensor, labels: Tensor) -> float:

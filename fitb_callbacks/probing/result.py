@@ -68,6 +68,7 @@ class FillInBlanksResult:
             sum 1, or 0 where no patch matters; see `fitb_callbacks.probing.reliance`. None if it was not measured.
         mask_ratios: Share of each image that the masks of its update hid, shape ``(N,)``: the setting, or less where
             the model knew the image but under none of the usual masks. None with progressive masks.
+        image_predictions: Class that the model predicts for each image itself, unmasked, shape ``(N,)``.
 
     Example:
         >>> import torch
@@ -100,6 +101,7 @@ class FillInBlanksResult:
     fill_predictions: Tensor | None = None
     reliance: Tensor | None = None
     mask_ratios: Tensor | None = None
+    image_predictions: Tensor | None = None
 
     @property
     def covered(self) -> Tensor:

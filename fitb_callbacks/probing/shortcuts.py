@@ -11,7 +11,15 @@ from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
 from fitb_callbacks.probing.cues import cue_profile
 from fitb_callbacks.probing.inputs import Inputs
-from fitb_callbacks.probing.reliance import block_masks, margins, reliance, reliance_summary, spot_around, top_patches
+from fitb_callbacks.probing.reliance import (
+    block_masks,
+    class_patches,
+    margins,
+    reliance,
+    reliance_summary,
+    spot_around,
+    top_patches,
+)
 from fitb_callbacks.scoring.intervals import wilson_interval
 from fitb_callbacks.scoring.structure import shortcut_of
 
@@ -25,14 +33,23 @@ class ReliesOn(NamedTuple):
         metrics: Score name to value, see `fitb_callbacks.scoring.catalogue.METRICS`.
         intervals: Score name to the ends of its 95% interval.
         maps: Each image's reliance on each patch, ``(N, rows, columns)``, on the CPU; None if they were left out.
+        predictions: Class that the model predicts for each image, ``(N,)``, on the CPU.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     maps: Tensor | None
+    predictions: Tensor
 
 
-def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None = None) -> ReliesOn:
+def relies_on(
+    inputs: Inputs,
+    *,
+    num_masks: int,
+    seed: int,
+    chunk_size: int | None = None,
+    reference: tuple[Tensor, Tensor] | None = None,
+) -> ReliesOn:
     """Find out what the model relies on, by forward passes alone: one a mask, and two dozen for the cues.
 
     Args:
@@ -40,24 +57,39 @@ def relies_on(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | No
         num_masks: How many masks the reliance maps are made of; 0 leaves them out.
         seed: Of these masks.
         chunk_size: As for `fitb_callbacks.models.chunks.in_chunks`.
+        reference: Images and labels that are trusted, to try the model on.
     """
     labels, number = inputs.labels, len(inputs.labels)
     answers = predicted(in_chunks(inputs.classify, inputs.images, chunk_size), labels)
     accuracy = (answers == labels).float().mean().item()
     metrics, intervals = {"image_accuracy": accuracy}, {"image_accuracy": wilson_interval(accuracy, number)}
-    maps, spots = None, None
+    if reference is not None:
+        accuracy = _accuracy(inputs, *reference, chunk_size=chunk_size)
+        metrics["reference_accuracy"] = accuracy
+        intervals["reference_accuracy"] = wilson_interval(accuracy, len(reference[1]))
+    maps, regions = None, {}
     if num_masks:
         maps = _maps(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
         found = reliance_summary(maps, inputs.grid, labels.cpu())
         metrics |= {"spot_share": found.share, "same_place": found.same_place, "class_place": found.class_place}
         intervals["same_place"] = wilson_interval(found.same_place, number)
-        spots = inputs.grid.to_pixels(spot_around(top_patches(maps), inputs.grid)).to(inputs.images.device)
-    cues = cue_profile(inputs.classify, inputs.images, labels, spots=spots, chunk_size=chunk_size)
+        patches = {
+            "spot": spot_around(top_patches(maps), inputs.grid),
+            "place": class_patches(maps, labels.cpu()),
+        }
+        regions = {name: inputs.grid.to_pixels(some).to(inputs.images.device) for name, some in patches.items()}
+    cues = cue_profile(inputs.classify, inputs.images, labels, regions=regions, chunk_size=chunk_size)
     for name, cue in cues.items():
         metrics[f"cue_{name}"] = cue.lead
         intervals[f"cue_{name}"] = (cue.low, cue.high)
     metrics["shortcut"] = shortcut_of(metrics, inputs.num_classes)[0]
-    return ReliesOn(metrics, intervals, None if maps is None else inputs.grid.to_grid(maps).to(torch.float32))
+    grids = None if maps is None else inputs.grid.to_grid(maps).to(torch.float32)
+    return ReliesOn(metrics, intervals, grids, answers.cpu())
+
+
+def _accuracy(inputs: Inputs, images: Tensor, labels: Tensor, *, chunk_size: int | None) -> float:
+    answers = predicted(in_chunks(inputs.classify, images.to(inputs.images), chunk_size), labels.to(inputs.labels))
+    return (answers.cpu() == labels).float().mean().item()
 
 
 def _maps(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None) -> Tensor:

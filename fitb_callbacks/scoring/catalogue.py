@@ -87,11 +87,13 @@ def _cue(what: str, *, when_low: str = "A high value: this cue decides") -> Metr
 
 METRICS: dict[str, Metric] = {
     "structure": Metric(
-        meaning="The headline: what the model knows, by a judge, less what a shortcut explains: knows * (1 - shortcut)",
+        meaning="The headline: the model is right, a judge recognises what it fills in, and no shortcut explains it: "
+        "sqrt(knows * accuracy above chance) * (1 - shortcut), with that on trusted images if it is lower there",
         better="higher",
         bounds="0 to 1",
         chance="0",
-        when_low="The model is not trained, has memorised, or follows a shortcut: see knows and shortcut. With a judge "
+        when_low="The model is often wrong, has memorised, or follows a shortcut: see image_accuracy, knows and "
+        "shortcut. With a judge "
         "that shares the training data a high value does not exclude a shortcut. Undefined where the judge cannot tell "
         "the classes apart (judge_ceiling)",
         source="this package, docs/scores.md",
@@ -213,7 +215,9 @@ METRICS: dict[str, Metric] = {
         group="What the model relies on",
     ),
     "cue_spot": _cue("the 3 x 3 patches that matter most in an image"),
-    "cue_pattern": _cue("the amplitude spectrum (which patterns there are and how sharp they are, but not where)"),
+    "cue_place": _cue("the few patches that matter most in the other images of its class"),
+    "cue_pattern": _cue("the amplitude spectrum (which patterns there are, but not where)"),
+    "cue_sharpness": _cue("the sharpness (how much there is of each spatial frequency, in any direction)"),
     "cue_shading": _cue("the coarse shading (4 x 4 cells)"),
     "cue_colour": _cue("the mean colour"),
     "cue_detail": _cue("the finest detail (what half the resolution loses)"),
@@ -235,6 +239,17 @@ METRICS: dict[str, Metric] = {
         chance="1 / classes",
         when_low="The model is wrong on these images: the other scores have little to go by",
         source="this package",
+        group="What the model itself sees",
+        default=True,
+    ),
+    "reference_accuracy": Metric(
+        meaning="The model's accuracy on at most 100 of the judge's trusted images, where it has some (reference=)",
+        better="higher",
+        bounds="0 to 1",
+        chance="1 / classes",
+        when_low="Clearly below image_accuracy: the model goes by something that the trusted images lack, or these are "
+        "of another kind",
+        source="this package, docs/scores.md",
         group="What the model itself sees",
         default=True,
     ),

@@ -19,8 +19,12 @@ _CUE = {
     "shading": "the coarse shading",
     "rim": "the rim",
     "detail": "the finest detail",
-    "pattern": "patterns or sharpness, wherever they are",
+    "pattern": "patterns, wherever they are",
+    "sharpness": "how sharp the image is",
+    "place": "the same few places in each class",
     "shuffled": "what patches look like one by one, wherever they are",
+    "spot": "one small spot",
+    "untrusted": "something that trusted images lack",
 }
 
 
@@ -111,6 +115,12 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
         )
     knows, (low, _) = score["knows"], intervals["knows"]
     ranked = f"{who} ranks the label of what the model fills in above {(1 + knows) / 2:.0%} of the other classes"
+    if intervals.get("image_accuracy", (1.0,))[0] <= 1 / num_classes:
+        return _said(
+            "unclear",
+            "The model is hardly right more often than by chance.",
+            f"It is right on {score['image_accuracy']:.0%} of the probe images, whatever it fills in.",
+        )
     if low <= 0:
         return _said(
             "bad",
@@ -139,16 +149,25 @@ def _shortcut_found(
     if cue is None or suspicion < _SHORTCUT:
         return None
     at_least = {name: intervals.get(name, (value,))[0] for name, value in score.items() if name.startswith("cue_")}
+    if "reference_accuracy" in intervals:
+        at_least["reference_accuracy"] = intervals["reference_accuracy"][1]
     if shortcut_of({**score, **at_least}, num_classes)[0] == 0:
         return _said(
             "unclear",
-            f"The model may go by {_CUE.get(cue, 'one small spot')}.",
+            f"The model may go by {_CUE[cue]}.",
             "That is how it looks on these probe images, but they are too few to be sure.",
         )
     if cue == "spot":
         area = "a small spot" if spot is None else f"a spot of {spot.area:.0%} of the image"
         return _said(
             "bad", "The model looks at one small spot.", f"The model is right for {area}, {_places(score, spot)}."
+        )
+    if cue == "untrusted":
+        return _said(
+            "bad",
+            f"The model goes by {_CUE[cue]}.",
+            f"It is right on {score['image_accuracy']:.0%} of the probe images and on only "
+            f"{score['reference_accuracy']:.0%} of the trusted ones.",
         )
     return _said("bad", f"The model goes by {_CUE[cue]}.", _what_decides(cue, score[f"cue_{cue}"]))
 

@@ -1,14 +1,16 @@
-"""The headline: how much of what an independent judge recognises is not explained by a shortcut."""
+"""The headline: the model is right, an independent judge recognises what it fills in, and no shortcut explains it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-__all__ = ["shortcut", "shortcut_of", "structure"]
+__all__ = ["above_chance", "shortcut", "shortcut_of", "structure", "structure_of"]
 
-_LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
+_LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
-fully. A spot or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win:
+fully. Healthy models hardly follow the rim, the finest detail and the sharpness, so less is asked of these. A
+spot, a place or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win:
 more is asked of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
@@ -22,38 +24,75 @@ _NAMED = 0.5
 """Suspicion from which the first cue in order gets the name."""
 
 
-def structure(knows: float, suspicion: float) -> float:
-    """Combine what the model knows and what it relies on into the headline score.
+_ELSEWHERE = (0.20, 0.60)
+"""Which share of its excess over chance a model must lose on trusted images for that to count as a shortcut, and to
+count fully. Images that were collected another way may well be a little harder."""
+
+
+def structure(knows: float, accuracy: float, suspicion: float) -> float:
+    """Combine what the model knows, whether it is right, and what it relies on into the headline score.
+
+    The geometric mean of the first two is 0 where either is at chance: a judge that has learned the same wrong labels
+    agrees with a model that is never right.
 
     Args:
         knows: How the judge ranks the label on the filled images, above chance: 0 by chance, 1 if always first.
+        accuracy: The model's excess over chance, up to 1, see `above_chance`: on the probe images, or on trusted ones
+            if it is less there.
         suspicion: How much of the answers one cue explains, in [0, 1], see `shortcut`.
 
     Returns:
         Value in [0, 1].
 
     Example:
-        >>> structure(0.8, 0.0), round(structure(0.8, 0.5), 2), structure(-0.1, 0.0)
+        >>> structure(0.8, 0.8, 0.0), round(structure(0.8, 0.8, 0.5), 2), structure(-0.1, 0.8, 0.0)
         (0.8, 0.4, 0.0)
     """
-    return max(0.0, knows) * (1 - suspicion)
+    return math.sqrt(max(0.0, knows) * max(0.0, accuracy)) * (1 - suspicion)
+
+
+def structure_of(metrics: Mapping[str, float], num_classes: int, *, knows: float) -> float:
+    """The same from a probe's scores, by their names without prefix.
+
+    Example:
+        >>> structure_of({"image_accuracy": 1.0, "cue_rim": 0.15, "shortcut": 0.5}, num_classes=10, knows=1.0)
+        0.5
+    """
+    accuracy = min(metrics.get("image_accuracy", 1.0), metrics.get("reference_accuracy", 1.0))
+    return structure(knows, above_chance(accuracy, num_classes), metrics.get("shortcut", 0.0))
+
+
+def above_chance(accuracy: float, num_classes: int) -> float:
+    """Accuracy as an excess over chance: 0 for guessing, 1 for always right, negative below chance.
+
+    Example:
+        >>> above_chance(0.55, num_classes=10)
+        0.5
+    """
+    return (accuracy - 1 / num_classes) / (1 - 1 / num_classes)
 
 
 def shortcut(
-    cues: Mapping[str, float], accuracy: float, *, share: float = 0.0, place: float = 0.0
+    cues: Mapping[str, float],
+    accuracy: float,
+    *,
+    share: float = 0.0,
+    place: float = 0.0,
+    reference_accuracy: float | None = None,
 ) -> tuple[float, str | None]:
     """How far a single cue explains the model's answers, and which one.
 
     A model that sees what is in the image follows the rest of it, which is nearly everything; docs/scores.md has what
     models with and without shortcuts show. More than one cue may lead, since a tint is also a shading, and a shading
-    reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, pattern, detail,
-    spot (by its place), rim, shuffled.
+    reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, sharpness,
+    pattern, detail, spot (by its place), rim, place, shuffled, and last what trusted images lack, whatever that is.
 
     Args:
         cues: Cue to its lead over the rest of the image, see `fitb_callbacks.probing.cues`.
         accuracy: The excess over chance on the whole images, up to 1. Below 0.4, where a model looks is not counted.
         share: Share of the reliance within one spot of an image, in [0, 1].
         place: How often that spot is at the same place, in all images or in those of a class, in [0, 1].
+        reference_accuracy: The excess over chance on trusted images; None without these.
 
     Returns:
         Suspicion in [0, 1], and the cue, None if it is 0.
@@ -65,7 +104,10 @@ def shortcut(
         (0.0, None)
         >>> shortcut({}, accuracy=0.95, share=0.9, place=0.8)
         (1.0, 'spot')
+        >>> shortcut({}, accuracy=0.95, reference_accuracy=0.2)
+        (1.0, 'untrusted')
     """
+    missing = 0.0 if reference_accuracy is None or accuracy <= 0 else 1 - reference_accuracy / accuracy
     at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
 
     def of_cue(name: str, start: float, end: float) -> tuple[str, float]:
@@ -75,11 +117,14 @@ def shortcut(
         of_cue("spot", *_LEAD_OF_CONTENT),
         of_cue("colour", *_LEAD),
         of_cue("shading", *_LEAD_OF_CONTENT),
+        of_cue("sharpness", *_LEAD_OF_BYWAYS),
         of_cue("pattern", *_LEAD),
-        of_cue("detail", *_LEAD),
+        of_cue("detail", *_LEAD_OF_BYWAYS),
         ("spot", at_one_place),
-        of_cue("rim", *_LEAD),
+        of_cue("rim", *_LEAD_OF_BYWAYS),
+        of_cue("place", *_LEAD_OF_CONTENT),
         of_cue("shuffled", *_SHUFFLED),
+        ("untrusted", _ramp(missing, *_ELSEWHERE) if accuracy >= _LEAST_ACCURACY else 0.0),
     ]
     suspicion = max(strength for _, strength in found)
     if suspicion == 0:
@@ -94,12 +139,13 @@ def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, 
         >>> shortcut_of({"image_accuracy": 1.0, "cue_rim": 0.9}, num_classes=10)
         (1.0, 'rim')
     """
-    chance = 1 / num_classes
+    trusted = metrics.get("reference_accuracy")
     return shortcut(
         {name.removeprefix("cue_"): value for name, value in metrics.items() if name.startswith("cue_")},
-        (metrics.get("image_accuracy", 0.0) - chance) / (1 - chance),
+        above_chance(metrics.get("image_accuracy", 0.0), num_classes),
         share=metrics.get("spot_share", 0.0),
         place=max(metrics.get("same_place", 0.0), metrics.get("class_place", 0.0)),
+        reference_accuracy=None if trusted is None else above_chance(trusted, num_classes),
     )
 
 

@@ -68,8 +68,9 @@ def train_and_register(uri, loaders, folder):
     quiet_trainer(folder, max_epochs=2, logger=logger, callbacks=[probe]).fit(module, *loaders)
     assert outbox(uri, logger.run_id).settle(120) == 0
     untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    mlflow.set_experiment(experiment_id=logger.experiment_id)  # another test's may still be the process's own
     for network, run_id in ((module.net, logger.run_id), (untrained, None)):
-        with mlflow.start_run(run_id=run_id, experiment_id=logger.experiment_id):
+        with mlflow.start_run(run_id=run_id):
             log_exported(network.eval(), name="net", registered_model_name="digits")
     return logger.experiment_id
 

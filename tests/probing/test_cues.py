@@ -8,6 +8,7 @@ from torch import nn
 from fitb_callbacks.probing.cues import CUES, cue_profile, mixed
 
 LABELS = torch.arange(40) % 4
+OF_REGIONS = {"spot", "place"}
 
 
 def tinted():
@@ -49,7 +50,7 @@ WORLDS = {
 def test_a_model_that_goes_by_one_cue_names_the_image_that_the_cue_is_from(cue):
     make, classify = WORLDS[cue]
     profile = cue_profile(classify, make(), LABELS)
-    assert set(profile) == set(CUES) - {"spot"}
+    assert set(profile) == set(CUES) - OF_REGIONS
     assert profile[cue].kept == 1
     assert profile[cue].rest == 0
     assert profile[cue].lead == profile[cue].high == 1
@@ -71,7 +72,7 @@ def test_a_constant_answer_follows_nothing():
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 3, 64, 40), (1, 1, 28, 28)])
-@pytest.mark.parametrize("cue", [cue for cue in CUES if cue != "spot"])
+@pytest.mark.parametrize("cue", [cue for cue in CUES if cue not in OF_REGIONS])
 def test_mixtures_have_the_shape_and_range_of_the_images_and_leave_them_as_they_were(cue, shape):
     images = torch.rand(shape)
     before = images.clone()
@@ -105,7 +106,7 @@ def test_the_rest_is_of_another_class():
         return torch.zeros(len(batch), 3)
 
     cue_profile(classify, images, labels)
-    rim = 3 * [cue for cue in CUES if cue != "spot"].index("rim")  # three passes a cue
+    rim = 3 * [cue for cue in CUES if cue not in OF_REGIONS].index("rim")  # three passes a cue
     inside = [batch[:, 0, 4, 4].long() for batch in seen[rim : rim + 3]]
     assert all((labels[partners] != labels).all() for partners in inside)
     assert not torch.equal(inside[0], inside[1])
@@ -132,9 +133,9 @@ def marked():
 def test_a_model_that_reads_a_mark_names_the_image_that_its_spot_is_from():
     images, spots = marked()
     by_mark = nearest(lambda x: (x > 0.9).sum(dim=(1, 2, 3)) / 16, [1.0, 0.75, 0.5, 0.25])
-    assert cue_profile(by_mark, images, LABELS, spots=spots)["spot"].kept == 1
+    assert cue_profile(by_mark, images, LABELS, regions={"spot": spots})["spot"].kept == 1
     elsewhere = spots.roll((14, 14), dims=(1, 2))
-    assert cue_profile(by_mark, images, LABELS, spots=elsewhere)["spot"].lead < 0
+    assert cue_profile(by_mark, images, LABELS, regions={"spot": elsewhere})["spot"].lead < 0
 
 
 def test_sharpness_and_patterns_have_a_cue_and_pictures_have_not():
@@ -149,6 +150,35 @@ def test_sharpness_and_patterns_have_a_cue_and_pictures_have_not():
     assert profile["pattern"].kept > 0.95
     assert profile["shading"].lead < 0
     assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["pattern"].lead < 0
+
+
+def test_sharpness_has_a_cue_of_its_own():
+    """White noise, the more out of focus the higher the class, and a model that measures how rough it is."""
+    random = torch.Generator().manual_seed(0)
+    sharp = torch.randn(40, 1, 32, 32, generator=random)
+    frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.fftfreq(32))
+    blur = torch.exp(-((1.5 * LABELS[:, None, None, None] * frequency) ** 2))
+    images = torch.fft.ifft2(torch.fft.fft2(sharp) * blur).real
+
+    def roughness(x):
+        steps = x.diff(dim=2).square().mean(dim=(1, 2, 3)) + x.diff(dim=3).square().mean(dim=(1, 2, 3))
+        return (steps / x.square().mean(dim=(1, 2, 3))).clamp(min=1e-9).log()
+
+    measured = roughness(images)
+    by_roughness = nearest(roughness, [measured[label == LABELS].mean().item() for label in range(4)])
+    assert (by_roughness(images).argmax(dim=1) == LABELS).all()
+    profile = cue_profile(by_roughness, images, LABELS)
+    assert profile["sharpness"].lead > 0.8
+    assert profile["colour"].lead < -0.5
+    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["sharpness"].lead < 0
+
+
+def test_blurring_an_image_as_another_is_blurred_takes_its_detail_and_leaves_its_colour():
+    sharp, other = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = F.avg_pool2d(other, 9, stride=1, padding=4, count_include_pad=False)
+    made = mixed("sharpness", torch.cat((blurred, other)), torch.cat((sharp, sharp)))[:1]
+    assert made.diff(dim=3).std() < 0.3 * sharp.diff(dim=3).std()
+    torch.testing.assert_close(made.mean(dim=(2, 3)), sharp.mean(dim=(2, 3)), atol=0.01, rtol=0)
 
 
 def test_small_images_have_no_finest_detail():

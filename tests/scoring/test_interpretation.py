@@ -12,7 +12,7 @@ GOOD = {
     "judge_ceiling": 0.95,
     "structure": 0.8,
     "image_accuracy": 0.97,
-    "cue_rim": 0.02,
+    "cue_rim": -0.2,
     "cue_shading": 0.1,
     "spot_share": 0.5,
     "same_place": 0.2,
@@ -38,7 +38,12 @@ def test_green_when_nothing_is_missing():
         ({"intervals": {"knows": (0.05, 0.9)}}, "hardly better than chance"),
         ({"scores": {"coverage": 0.4}}, "does not know these images yet"),
         ({"scores": {"structure": float("nan")}}, "cannot tell these classes apart"),
-        ({"scores": {"cue_rim": 0.6}, "intervals": {"cue_rim": (0.05, 0.8)}}, "may go by the rim"),
+        ({"scores": {"image_accuracy": 0.15}, "intervals": {"image_accuracy": (0.07, 0.3)}}, "hardly right more often"),
+        (
+            {"scores": {"reference_accuracy": 0.4}, "intervals": {"reference_accuracy": (0.1, 0.9)}},
+            "trusted images lack",
+        ),
+        ({"scores": {"cue_rim": 0.6}, "intervals": {"cue_rim": (-0.05, 0.8)}}, "may go by the rim"),
     ],
 )
 def test_amber_names_what_is_missing(change, words):
@@ -56,6 +61,8 @@ def test_amber_names_what_is_missing(change, words):
         ),
         ({"spot_share": 0.9, "class_place": 0.9}, "a spot of 4% of the image, for each class at a place of its own"),
         ({"spot_share": 0.9, "cue_spot": 0.9}, "a spot of 4% of the image, which need not lie at the same place"),
+        ({"reference_accuracy": 0.3}, "right on 97% of the probe images and on only 30% of the trusted ones"),
+        ({"cue_place": 0.9}, "more answers follow it than follow the rest, by 90 of 100"),
         ({"cue_rim": 0.9}, "more answers follow it than follow the rest, by 90 of 100"),
         ({"cue_shuffled": 0.8}, "80% of the answers stay right"),
     ],
@@ -64,6 +71,14 @@ def test_red_says_where_to_look(scores, words):
     found = said(scores)
     assert found["tone"] == "bad"
     assert words in found["reason"]
+
+
+def test_a_little_less_right_on_trusted_images_is_no_shortcut():
+    assert said({"reference_accuracy": 0.85})["tone"] == "good"
+    assert shortcut({}, 0.9, reference_accuracy=0.8) == (0.0, None)
+    assert shortcut({}, 0.9, reference_accuracy=0.95) == (0.0, None)
+    assert shortcut({}, 0.2, reference_accuracy=0.0) == (0.0, None)  # a model that is not right yet
+    assert shortcut({"rim": 0.5}, 0.9, reference_accuracy=0.1) == (1.0, "rim")
 
 
 def test_a_fill_that_looks_like_nothing_is_red():

@@ -106,6 +106,17 @@ def test_a_reference_can_be_tensors_a_data_set_or_a_loader():
         torch.testing.assert_close(judge.means, seen(images, labels).means)
 
 
+def test_a_few_images_of_each_class_are_kept_of_a_reference():
+    images, labels = torch.rand(400, 1, 4, 4), torch.arange(400) % 3
+    judge = CentroidJudge.from_reference((images, labels), image_shape=(1, 4, 4), num_classes=3)
+    kept, answers = judge.reference
+    assert answers.bincount().tolist() == [33, 33, 33]
+    assert all((image == images).all(dim=(1, 2, 3)).any() for image in kept)
+    many = CentroidJudge.from_reference((images, torch.arange(400)), image_shape=(1, 4, 4), num_classes=400)
+    assert len(many.reference[1]) == 100
+    assert CentroidJudge().reference is None
+
+
 def test_reading_a_reference_draws_no_random_number():
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     expected = random.random(), np.random.rand(), torch.rand(1).item()

@@ -31,6 +31,9 @@ class Judge(ABC):
     name: str = "judge"
     """What the judge is, for people."""
 
+    reference: tuple[Tensor, Tensor] | None = None
+    """Some images ``(N, C, H, W)`` and labels ``(N,)`` that are trusted, on which the model can be tried, too."""
+
     @abstractmethod
     def check(self, image_shape: tuple[int, ...], num_classes: int) -> None:
         """Raise ValueError unless the judge can judge images ``(C, H, W)`` of that many classes."""

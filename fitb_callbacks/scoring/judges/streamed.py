@@ -96,7 +96,8 @@ class StreamedJudge(Judge):
         num_classes: int,
         batch_adapter: BatchAdapter | None = None,
     ) -> None:
-        """Learn from a trusted set; arguments and errors are those of `from_reference`."""
+        """Learn from a trusted set and keep some of its images; arguments and errors as for `from_reference`."""
+        sample = _Sample(num_classes)
         with isolate_rng():
             for batch in batches_of(reference, name="reference"):
                 images, labels = read_batch(batch, batch_adapter)
@@ -113,6 +114,8 @@ class StreamedJudge(Judge):
                         f"classes; got {int(outside[0])}"
                     )
                 self.update(images, labels)
+                sample.add(images, labels)
+        self.reference = sample.images_and_labels()
         if absent := self.absent_classes(num_classes):
             raise ValueError(
                 f"reference must hold images of all {num_classes} classes; it has none of "
@@ -270,4 +273,27 @@ class StreamedJudge(Judge):
             self.counts = F.pad(self.counts, (0, more))
 
 
+class _Sample:
+    """The first images of each class, at most 100 in all."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._per_class = max(1, _MOST_KEPT // num_classes)
+        self._kept: dict[int, list[Tensor]] = {}
+        self._room = _MOST_KEPT
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            kept = self._kept.setdefault(label, [])
+            if self._room and len(kept) < self._per_class:
+                kept.append(image.detach().cpu().clone())
+                self._room -= 1
+
+    def images_and_labels(self) -> tuple[Tensor, Tensor] | None:
+        labels = [label for label, images in self._kept.items() for _ in images]
+        if not labels:
+            return None
+        return torch.stack([image for images in self._kept.values() for image in images]), torch.tensor(labels)
+
+
 _CHUNK = 256
+_MOST_KEPT = 100
