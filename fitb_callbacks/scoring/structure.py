@@ -24,9 +24,9 @@ _NAMED = 0.5
 """Suspicion from which the first cue in order gets the name."""
 
 
-_ELSEWHERE = (0.20, 0.60)
-"""Which share of its excess over chance a model must lose on trusted images for that to count as a shortcut, and to
-count fully. Images that were collected another way may well be a little harder."""
+_HARDER, _MISSING = 0.15, (0.00, 0.40)
+"""How much of its excess over chance a model may lose on trusted images, since these may be harder and forty images are
+few; and which share of it must be missing besides to count as a shortcut, and to count fully."""
 
 
 def structure(knows: float, accuracy: float, suspicion: float) -> float:
@@ -107,7 +107,7 @@ def shortcut(
         >>> shortcut({}, accuracy=0.95, reference_accuracy=0.2)
         (1.0, 'untrusted')
     """
-    missing = 0.0 if reference_accuracy is None or accuracy <= 0 else 1 - reference_accuracy / accuracy
+    missing = 0.0 if reference_accuracy is None or accuracy <= 0 else 1 - (reference_accuracy + _HARDER) / accuracy
     at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
 
     def of_cue(name: str, start: float, end: float) -> tuple[str, float]:
@@ -124,7 +124,7 @@ def shortcut(
         of_cue("rim", *_LEAD_OF_BYWAYS),
         of_cue("place", *_LEAD_OF_CONTENT),
         of_cue("shuffled", *_SHUFFLED),
-        ("untrusted", _ramp(missing, *_ELSEWHERE) if accuracy >= _LEAST_ACCURACY else 0.0),
+        ("untrusted", _ramp(missing, *_MISSING) if accuracy >= _LEAST_ACCURACY else 0.0),
     ]
     suspicion = max(strength for _, strength in found)
     if suspicion == 0:
