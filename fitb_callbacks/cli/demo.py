@@ -18,7 +18,8 @@ _EXPLANATION = """
 After each epoch, parts of four validation images of each class were hidden, and
 the model's gradients showed how it would fill them in.
   val acc    how often the model is right: all you see without this package
-  structure  the headline: it knows the classes, and uses that. 1 is best
+  structure  the headline: it is right, a judge sees the class in what it
+             fills in, and no simple cue explains that. 1 is best
   knows      how high a judge ranks the class of what the model fills in
   shortcut   how far one simple cue explains the answers; lower is better
   coverage   images whose class the model knew while parts were hidden

@@ -176,8 +176,8 @@ METRICS: dict[str, Metric] = {
         resampled=True,
     ),
     "shortcut": Metric(
-        meaning="How far a single cue explains the answers: the largest of the cues below as a share of the model's "
-        "own accuracy, from where it starts to count",
+        meaning="How far one cue explains the answers: by how many more they follow it than all the rest of the image, "
+        "beyond what healthy models do. With trusted images also: how much less often the model is right on these",
         better="lower",
         bounds="0 to 1",
         chance="0",
