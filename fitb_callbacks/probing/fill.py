@@ -25,8 +25,6 @@ _PATCHES_PER_SIDE = 8
 _PARTS = 4
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
-_CONTRAST_AT_FIRST = 0.6
-"""Of what is put into an original image, which shows most of its thing still: more would stand out from it."""
 
 FILL_GRADIENTS = _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
@@ -75,7 +73,6 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
     rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
     rules = [*(replace(rule, seed=seed + part) for part in range(parts)), replace(rule, num_steps=_STEPS_OVER_ALL)]
-    rules[0] = replace(rules[0], contrast=_CONTRAST_AT_FIRST)
     steps = images.new_zeros(len(rows), len(rules), *images.shape[1:])
 
     def work(_: slice, some: slice) -> None:
