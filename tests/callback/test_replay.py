@@ -79,7 +79,8 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
     chosen = ProbeImages(images_per_class=4, max_images=64)  # the defaults
     chosen.offer(*validation().tensors)
     chosen.fix(world_size=1)
-    judge = RidgeJudge.from_reference(training(), image_shape=(1, 8, 8), num_classes=10)
+    judge = RidgeJudge()
+    judge.update(*training().tensors)
     assert_same_series(replayed(checkpoints, chosen.images, chosen.labels, judge, probes=PROBES), run[1])
 
 
