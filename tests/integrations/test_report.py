@@ -334,6 +334,31 @@ def test_a_link_to_a_number_unfolds_its_meaning(opened):
     assert not page.locator("#meaning-structure").is_visible()
     tile_of(page, "structure").get_by_role("link").click()
     page.locator("#meaning-structure").wait_for(state="visible")
+    bar, meaning = (page.locator(part).bounding_box() for part in ("#epochs", "#meaning-structure"))
+    assert meaning["y"] >= bar["y"] + bar["height"] - 1
+
+
+@needs_browser
+def test_links_within_the_page_work_in_mlflows_preview(browser, written):  # noqa: F811
+    """It shows a page in a sandbox, where following a link within the page is not allowed."""
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto("about:blank")
+    page.evaluate(
+        """text => {
+            const frame = document.createElement("iframe");
+            frame.sandbox = "allow-scripts";
+            frame.style = "width: 845px; height: 536px";
+            frame.src = URL.createObjectURL(new Blob([text], { type: "text/html" }));
+            document.body.append(frame);
+        }""",
+        written.read_text(encoding="utf-8"),
+    )
+    shown = page.frame_locator("iframe")
+    shown.locator("#tiles a", has_text="structure").click()
+    shown.locator("#meaning-structure").wait_for(state="visible")
+    label = shown.locator("#tiles .label", has_text="structure")
+    assert label.evaluate("label => label.scrollWidth <= label.clientWidth")  # not cut off
+    page.close()
 
 
 @needs_browser

@@ -36,8 +36,8 @@ function choose(number) {
   buildTimeline();
   show(records.length - 1);
 }
-function openTarget() {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
+function openTarget(hash) {
+  const target = hash && document.getElementById(hash.slice(1));
   for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
   if (target) target.scrollIntoView();
 }
@@ -53,7 +53,9 @@ byId("gallery").addEventListener("click", (event) => { if (event.target === byId
 byId("series").append(...data.series.map(({ name }, number) => element("option", { value: number }, name)));
 byId("series-label").hidden = data.series.length === 1;
 byId("series").addEventListener("change", (event) => choose(Number(event.target.value)));
-addEventListener("hashchange", openTarget);
+addEventListener("hashchange", () => openTarget(location.hash));
+// In a sandbox, as in MLflow's preview, the address cannot change
+addEventListener("click", ({ target }) => openTarget(target.closest("a[href^='#']")?.getAttribute("href")));
 choose(0);
 buildComparison();
-openTarget();
+openTarget(location.hash);
