@@ -35,7 +35,9 @@ from fitb_callbacks.scoring.structure import shortcut_of
 SCORES = worlds.CACHE / "scores.jsonl"
 RESULTS = Path(__file__).parent / "results" / "validity.md"
 PROBE_IMAGES = 40
-PROBE = FillInBlanks(num_masks=96, tolerance=10.0, chunk_size=120)  # 64 masks, but where few are kept
+PROBE = FillInBlanks(
+    num_masks=192, tolerance=10.0, chunk_size=120
+)  # 64 for updates, and 192 for the maps, as by default
 EPOCHS = (0, 1, 3, 7)
 LEARNED_FROM = 400  # training images of the judge that shares them
 HEALTHY_FROM, BROKEN_UP_TO = 0.7, 0.5

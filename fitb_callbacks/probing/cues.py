@@ -26,6 +26,7 @@ CUES: Mapping[str, str] = {
     "detail": "the finest detail (of images of 28 pixels or more)",
     "pattern": "how much there is of each pattern, but not where (the amplitude spectrum)",
     "sharpness": "how sharp it is (how much there is of each spatial frequency)",
+    "faint": "what stands out little from the background",
     "shuffled": "the shuffled patches",
     "centre": "the centre",
 }
@@ -35,6 +36,7 @@ _OF_REGIONS = ("spot", "place")
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
 _FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures can do without
+_FAINT = 0.45  # of an image's largest distance from its background
 _MOST_GAIN = 5.0  # of a spatial frequency, where a blurred image is to look sharp
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
@@ -150,6 +152,7 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
         "detail": lambda: images - _halved(images) + _halved(others),
         "pattern": lambda: _with_amplitudes(others, images),
         "sharpness": lambda: _as_sharp_as(images, others),
+        "faint": lambda: _with_faint_part(others, images),
         "rim": lambda: torch.where(_inside(images, _RIM), others, images),
         "centre": lambda: torch.where(_inside(images, 1 / 4), images, others),
     }
@@ -193,6 +196,19 @@ def _with_amplitudes(images: Tensor, others: Tensor) -> Tensor:
         made = torch.fft.ifft2(torch.polar(amplitudes, phases)).real.to(images.dtype)
     mixed_images: Tensor = made - made.mean(dim=(2, 3), keepdim=True) + images.mean(dim=(2, 3), keepdim=True)
     return mixed_images
+
+
+def _with_faint_part(images: Tensor, others: Tensor) -> Tensor:
+    """What stands out of the images, on the others without what stands out of these."""
+    grounds, strong = zip(*map(_standing_out, (images, others)), strict=True)
+    return torch.where(strong[0], images, torch.where(strong[1], grounds[1], others))
+
+
+def _standing_out(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The median colour of each image's rim, ``(N, C, 1, 1)``, and which pixels stand out from it, ``(N, 1, H, W)``."""
+    ground = images[..., ~_inside(images, _RIM)].median(dim=2).values[..., None, None]
+    distance = (images - ground).abs().amax(dim=1, keepdim=True)
+    return ground, distance > _FAINT * distance.amax(dim=(2, 3), keepdim=True)
 
 
 def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:

@@ -217,6 +217,7 @@ METRICS: dict[str, Metric] = {
     "cue_spot": _cue("the 3 x 3 patches that matter most in an image"),
     "cue_place": _cue("the few patches that matter most in the other images of its class"),
     "cue_pattern": _cue("the amplitude spectrum (which patterns there are, but not where)"),
+    "cue_faint": _cue("what stands out little from the background (a ghost, a tint, a faint texture)"),
     "cue_sharpness": _cue("the sharpness (how much there is of each spatial frequency, in any direction)"),
     "cue_shading": _cue("the coarse shading (4 x 4 cells)"),
     "cue_colour": _cue("the mean colour"),

@@ -173,6 +173,22 @@ def test_sharpness_has_a_cue_of_its_own():
     assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["sharpness"].lead < 0
 
 
+def test_what_is_faint_has_a_cue():
+    """Bright bars anywhere, on a faint ghost of the class's own; and a model that only sees the ghost."""
+    random = torch.Generator().manual_seed(0)
+    ghosts = 0.3 * torch.rand(4, 1, 28, 28, generator=random)
+    ghosts[..., :4, :] = ghosts[..., -4:, :] = ghosts[..., :4] = ghosts[..., -4:] = 0
+    images = ghosts[LABELS].clone()
+    for image, row in zip(images, torch.randint(4, 24, (40,), generator=random).tolist(), strict=True):
+        image[:, row : row + 3] = 1.0
+    for flipped in (False, True):  # on black, and on white
+        by_ghost = lambda x, f=flipped: -(((1 - x if f else x)[:, None] - ghosts).clamp(max=0.5).abs().sum((2, 3, 4)))  # noqa: E731
+        profile = cue_profile(by_ghost, 1 - images if flipped else images, LABELS)
+        assert profile["faint"].lead > 0.9
+    by_bars = nearest(lambda x: (x.amax(dim=(1, 3)) > 0.9).float().argmax(dim=1).float(), [5.0, 10.0, 15.0, 20.0])
+    assert cue_profile(by_bars, images, by_bars(images).argmax(dim=1))["faint"].lead < -0.9
+
+
 def test_blurring_an_image_as_another_is_blurred_takes_its_detail_and_leaves_its_colour():
     sharp, other = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = F.avg_pool2d(other, 9, stride=1, padding=4, count_include_pad=False)
