@@ -116,13 +116,13 @@ def _images_file(result: FillInBlanksResult) -> bytes | None:
     return file.getvalue()
 
 
-def _read_images(content: bytes, digest: str) -> ImageSet:
+def _read_images(content: bytes, digest: str, *, independent: bool) -> ImageSet:
     arrays = read_npz(io.BytesIO(content))
     images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     if images_digest(images, labels) != digest:
         raise ValueError("the images are not those that were probed")
     names = tuple(arrays["class_names"].tolist()) if "class_names" in arrays else None
-    return ImageSet(images, labels, names)
+    return ImageSet(images, labels, names, independent)
 
 
 def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
@@ -140,7 +140,10 @@ def read_record(files: Mapping[str, bytes]) -> TrainingRecord:
             arrays = read_npz(io.BytesIO(files[JUDGE_FILE]))
             state: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
             judge = judge_from_state({**state, "image_shape": arrays["image_shape"].tolist()})
-        data = _read_images(files[IMAGES_FILE], content["images"]) if IMAGES_FILE in files else None
+        data = None
+        if IMAGES_FILE in files:
+            independent = bool(content["resolved"].get("independent"))
+            data = _read_images(files[IMAGES_FILE], content["images"], independent=independent)
         return TrainingRecord(**content, judge=judge, data=data)
     except Exception as error:  # of whatever the files hold
         raise ValueError(f"the settings stored with the training run cannot be read: {error}") from error

@@ -598,6 +598,7 @@ class FillInBlanksCallback(Callback):
             "timelines": self._reporter.state_dict(),
             "size": self._budget.state_dict(),
             "settings": self._settings(),
+            "independent": self.result is not None and bool(self.result.settings.get("independent")),
             **self._run_judge.state_dict(),
         }
         room = _CHECKPOINT_BYTES - sum(tensor.nbytes for _, tensor in tensors_in(state))

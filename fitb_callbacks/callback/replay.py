@@ -19,6 +19,7 @@ from fitb_callbacks.callback.probe_images import first_of_each, unpack
 from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
+from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.probe import FillInBlanks, Progress
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import ScoresName
@@ -30,6 +31,7 @@ __all__ = [
     "EpochCheckpoint",
     "Replayed",
     "find_checkpoints",
+    "independent_labels",
     "log_replay",
     "loggers_for",
     "replay",
@@ -154,6 +156,15 @@ def seen_by_callback(checkpoints: Sequence[EpochCheckpoint]) -> tuple[Tensor, Te
     return None
 
 
+def independent_labels(checkpoints: Sequence[EpochCheckpoint]) -> bool:
+    """Whether the callback of the run found labels that are true or false by themselves.
+
+    Args:
+        checkpoints: Of one run.
+    """
+    return any(checkpoint.callback is not None and checkpoint.callback["independent"] for checkpoint in checkpoints)
+
+
 def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in the run
     load: Callable[[Path], nn.Module],
     checkpoints: Sequence[EpochCheckpoint],
@@ -163,6 +174,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
     probes: Sequence[FillInBlanks] = (FillInBlanks(),),
     judge: Judge | None = None,
     class_names: Sequence[str] | None = None,
+    logits_fn: LogitsFn | None = None,
     masks_of_the_run: bool = False,
     share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
@@ -180,6 +192,7 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
         probes: One a masking.
         judge: Who classifies the prototypes in the model's place, see `fitb_callbacks.scoring.judges`.
         class_names: One name a class.
+        logits_fn: As for `FillInBlanks.probe`.
         masks_of_the_run: Take no more masks and images than the callback of the run had time for (``max_overhead``).
         share: As for `FillInBlanks.probe`.
         progress: As for `FillInBlanks.probe`, over all checkpoints and probes.
@@ -214,10 +227,11 @@ def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in 
                 labels[shown],
                 judge=judge,
                 class_names=class_names,
+                logits_fn=logits_fn,
                 share=share,
                 progress=report,
             )
-            result, last[number] = compared(model, found, last.get(number))
+            result, last[number] = compared(model, found, last.get(number), logits_fn)
             results.append(result)
             finished, left = finished + size, left - 1
         yield Replayed(checkpoint, results, time.perf_counter() - started)

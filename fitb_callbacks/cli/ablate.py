@@ -57,6 +57,7 @@ def ablate(
         from fitb_callbacks.data.datasets import LOADERS
         from fitb_callbacks.data.sources import open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.models.logits import label_by_label
         from fitb_callbacks.probing.ablation import ablate
 
         if here.share[1] > 1:
@@ -84,6 +85,7 @@ def ablate(
                 patch_sizes=patch_size,
                 thresholds=thresholds,
                 folder=output / "cells",
+                logits_fn=label_by_label() if chosen.independent else None,
                 class_names=chosen.class_names,
                 on_cell=show,
             )

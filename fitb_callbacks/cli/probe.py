@@ -48,6 +48,7 @@ def probe(
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.data.sources import open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.models.logits import label_by_label
         from fitb_callbacks.scoring.judges.trusted import open_judge
 
         settings = FillInBlanks(
@@ -61,6 +62,7 @@ def probe(
                 model,
                 chosen.images,
                 chosen.labels,
+                logits_fn=label_by_label() if chosen.independent else None,
                 class_names=chosen.class_names,
                 judge=judge,
                 share=here.share,

@@ -60,6 +60,7 @@ def replay(
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.callback.replay import (
             find_checkpoints,
+            independent_labels,
             log_replay,
             loggers_for,
             replay,
@@ -67,6 +68,7 @@ def replay(
         )
         from fitb_callbacks.data.sources import ImageSet, open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
+        from fitb_callbacks.models.logits import label_by_label
         from fitb_callbacks.scoring.judges.trusted import open_judge
 
         probes = [
@@ -87,7 +89,7 @@ def replay(
             chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
             judge, words = None, None
         elif seen is not None:
-            chosen, judge = ImageSet(seen[0], seen[1], None), seen[2]
+            chosen, judge = ImageSet(seen[0], seen[1], None, independent_labels(found)), seen[2]
             words = None if judge is None else f"{judge.name} on training images"
         else:
             raise ValueError("--data must be given: the checkpoints hold no state of the callback, and so no images")
@@ -106,6 +108,7 @@ def replay(
                 probes=probes,
                 judge=judge,
                 class_names=chosen.class_names,
+                logits_fn=label_by_label() if chosen.independent else None,
                 masks_of_the_run=data is None,
                 share=here.share,
                 progress=progress,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fitb_callbacks.data.batches import batches_of, read_batch
 from fitb_callbacks.data.datasets import LOADERS
-from fitb_callbacks.data.selection import ImageSelection, usual_per_class
+from fitb_callbacks.data.selection import ImageSelection, one_label_each, usual_per_class
 from fitb_callbacks.utils.arrays import read_npz
 from fitb_callbacks.utils.imports import import_from_string
 from fitb_callbacks.utils.messages import describe, one_line
@@ -34,11 +34,13 @@ class ImageSet:
         images: Shape ``(N, C, H, W)``, class by class.
         labels: Integers, ascending, shape ``(N,)``.
         class_names: One name a class, or None.
+        independent: Whether an image may have several labels; ``labels`` has one of each image's own.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...] | None
+    independent: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ def open_images(
       to which they shall be resized.
     - **An .npz file** of the arrays ``images`` (or ``x``) and ``labels`` (or ``y``), and ``class_names`` if wanted.
       Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; bytes are divided by 255, other numbers taken as
-      they are. A saved `fitb_callbacks.FillInBlanksResult` is such a file.
+      they are. A saved `fitb_callbacks.FillInBlanksResult` is such a file. Labels ``(N, labels)`` of 0 and 1 are
+      independent of each other: each image is probed for one of its own. Where each has exactly one, they are classes.
     - **package.module:function**, called without arguments, for anything else, such as a normalisation: it returns two
-      tensors, a data set or a data loader, with ``classes`` for the names if wanted.
+      tensors, a data set or a data loader, with ``classes`` for the names if wanted. Labels may be independent, too.
     - **mnist** or **fashion-mnist**: the validation images of `fitb_callbacks.data.datasets`.
 
     Args:
@@ -134,11 +137,13 @@ def open_images(
             f"there is no {source!r}"
         )
     chosen = ImageSelection(per_class=per_class, max_images=max_images or 2**31)
+    independent = False
     for images, labels in batches:
-        chosen.offer(images, labels)
+        independent = independent or (labels.ndim == 2 and bool(((labels > 0.5).sum(dim=1) != 1).any()))
+        chosen.offer(*(one_label_each(images, labels) if labels.ndim == 2 else (images, labels)))
     if not len(chosen):
         raise ValueError(f"--data {source} holds no image")
-    return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)))
+    return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)), independent)
 
 
 _Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]
@@ -223,9 +228,11 @@ def _from_npz(path: Path) -> _Opened:
             f"images in {path} must be numbers of the shape (N, H, W), (N, C, H, W) or (N, H, W, C); "
             f"got {pixels.dtype} {pixels.shape}"
         )
-    if labels.shape != (len(pixels),) or labels.dtype.kind not in "ui":
+    several = labels.ndim == 2 and labels.shape[1] > 1 and bool(np.isin(labels, (0, 1)).all())
+    if len(labels) != len(pixels) or not (several or (labels.ndim == 1 and labels.dtype.kind in "ui")):
         raise ValueError(
-            f"labels in {path} must be integers of the shape ({len(pixels)},); got {labels.dtype} {labels.shape}"
+            f"labels in {path} must be integers of the shape ({len(pixels)},), or 0 and 1 of the shape "
+            f"({len(pixels)}, labels) where an image may have several; got {labels.dtype} {labels.shape}"
         )
     if pixels.ndim == 3:
         pixels = pixels[:, None]
@@ -242,9 +249,18 @@ def _from_function(path: str) -> _Opened:
     try:
         with isolate_rng():
             data: Any = function()
-            batches = [read_batch(batch) for batch in batches_of(data, name=f"what {path} returns")]
+            batches = [_read(batch) for batch in batches_of(data, name=f"what {path} returns")]
     except Exception as error:  # the user's function may raise anything
         raise ValueError(f"--data {path} gives no images: {one_line(error)}") from error
     dataset = getattr(data, "dataset", data)
     names = getattr(dataset, "classes", getattr(dataset, "class_names", None))
     return batches, names if isinstance(names, (list, tuple)) else None
+
+
+def _read(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch, ``(B, labels)`` where it holds images and 0 and 1 of this shape."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        labels = batch[1]
+        if labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels == 0) | (labels == 1)).all()):
+            return read_batch(batch, tuple)
+    return read_batch(batch)

@@ -27,7 +27,7 @@ from fitb_callbacks.gate.rules import Rules, default_rules
 from fitb_callbacks.gate.verdict import ModelCheck
 from fitb_callbacks.integrations.probe_manifest import TrainingRecord, images_digest
 from fitb_callbacks.models.checkpoints import load_checkpoint
-from fitb_callbacks.models.logits import LogitsFn
+from fitb_callbacks.models.logits import LogitsFn, label_by_label
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
@@ -394,7 +394,7 @@ class _Check:
             judge=judge,
             certain=self.rules.certain,
             class_names=chosen.class_names,
-            logits_fn=self.loading.logits_fn,
+            logits_fn=label_by_label(self.loading.logits_fn) if chosen.independent else self.loading.logits_fn,
             share=self.share,
             progress=self.progress,
         )
@@ -450,7 +450,7 @@ class _Check:
             raise ValueError("mean and std go with --data; recorded images are as the model takes them")
         chosen = ImageSelection(per_class=self.rules.images_per_class or 2**31, max_images=2**31)
         chosen.offer(data.images, data.labels)
-        images = ImageSet(chosen.images, chosen.labels, data.class_names)
+        images = ImageSet(chosen.images, chosen.labels, data.class_names, data.independent)
         return images, f"recorded in the training of {found.address}"
 
     def _images(self, loaded: LoadedModel) -> tuple[ImageSet, str]:

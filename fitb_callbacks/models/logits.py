@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fitb_callbacks.models.answers import independent
 from fitb_callbacks.utils.messages import describe
 
-__all__ = ["Classify", "LogitsFn", "classifier", "find_logits"]
+__all__ = ["Classify", "LogitsFn", "classifier", "find_logits", "label_by_label"]
 
 Classify = Callable[[Tensor], Tensor]
 """Images ``(B, C, H, W)`` to logits ``(B, classes)``."""
@@ -78,6 +79,29 @@ def _called(model: nn.Module, images: Tensor) -> Any:
         with precision.forward_context():
             return precision.convert_output(inner(precision.convert_input(images)))
     return model(images)
+
+
+def label_by_label(logits_fn: LogitsFn | None = None) -> LogitsFn:
+    """A ``logits_fn`` for a model whose labels are independent of each other.
+
+    Args:
+        logits_fn: What computes the logits ``(B, labels)``; None for the model's own ``forward``. Logits
+            ``(B, labels, 2)`` are left as they are.
+
+    Returns:
+        A function of model and images that returns ``(B, labels, 2)``, see `fitb_callbacks.models.answers.independent`.
+
+    Example:
+        >>> import torch
+        >>> label_by_label()(torch.nn.Flatten(), torch.ones(4, 1, 1, 3)).shape
+        torch.Size([4, 3, 2])
+    """
+
+    def logits(model: nn.Module, images: Tensor) -> Tensor:
+        found = classifier(model, logits_fn)(images)
+        return found if found.ndim == 3 else independent(found)
+
+    return logits
 
 
 def find_logits(output: Any, *, batch_size: int) -> Tensor:

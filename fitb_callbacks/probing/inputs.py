@@ -39,6 +39,7 @@ class Inputs:
         high: Highest value of a prototype in each channel, shape ``(C, 1, 1)``.
         baseline: Value of a masked pixel in each channel, shape ``(C, 1, 1)``.
         num_classes: Number of classes.
+        independent: Whether each label is true or false by itself, see `fitb_callbacks.models.answers.independent`.
     """
 
     classify: Classify
@@ -49,6 +50,7 @@ class Inputs:
     high: Tensor
     baseline: Tensor
     num_classes: int
+    independent: bool = False
 
     def rows(self, indices: Tensor) -> Inputs:
         """The same for some of the images, by index."""

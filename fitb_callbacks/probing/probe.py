@@ -327,6 +327,7 @@ class FillInBlanks:
             high=high.to(images),
             baseline=baseline.to(images),
             num_classes=logits.shape[1],
+            independent=logits.ndim == 3,
         )
 
     def _average(
@@ -406,7 +407,9 @@ class FillInBlanks:
             "reliability": reliability.nanmean().item(),
             "nonfinite": moments.nonfinite.sum().item() / averaged.num_updates.sum().item(),
         }
-        resolved = {"patch_size": inputs.grid.patch_size, "num_classes": inputs.num_classes}
+        resolved: dict[str, Any] = {"patch_size": inputs.grid.patch_size, "num_classes": inputs.num_classes}
+        if inputs.independent:
+            resolved["independent"] = True
         if averaged.out_of_time:
             resolved["num_masks"] = int(tried.max())
         values = {name: getattr(inputs, name).flatten().tolist() for name in ("low", "high", "baseline")}

@@ -1,0 +1,90 @@
+"""Commands on images of which each may have several labels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from fitb_callbacks import FillInBlanksResult
+from fitb_callbacks.data.sources import open_images
+from fitb_callbacks.integrations.folder import RECORDS
+from quick import fitb, quick_callback, quiet_trainer
+from several_labels import SeveralLabels, bars
+
+MODULE = ("--class", "several_labels:SeveralLabels")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the checkpoints of a run, its history, and files of images."""
+    folder = tmp_path_factory.mktemp("trained")
+    seed_everything(3, verbose=False)
+    callback, saved = quick_callback(), ModelCheckpoint(folder, save_top_k=-1)
+    trainer = quiet_trainer(folder, max_epochs=3, callbacks=[callback, saved], enable_checkpointing=True)
+    loader = DataLoader(TensorDataset(*bars()), batch_size=24)
+    trainer.fit(SeveralLabels(), loader, loader)
+    images, labels = bars()
+    np.savez(folder / "several.npz", images=images.numpy(), labels=labels.numpy())
+    one = torch.eye(3)[torch.arange(len(images)) % 3]
+    np.savez(folder / "one.npz", images=images.numpy(), labels=one.numpy())
+    return folder, callback
+
+
+def last(folder):
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.parametrize("data", ["several.npz", "several_labels:as_numbers"])
+def test_a_probe_takes_each_label_by_itself(trained, tmp_path, data):
+    folder, _ = trained
+    data = str(folder / data) if data.endswith("npz") else data
+    done = fitb("probe", last(folder), *MODULE, "--data", data, "--num-masks", 16, "--output", tmp_path)
+    assert done.exit_code == 0, done.output
+    result = FillInBlanksResult.load(tmp_path / "result.npz")
+    assert result.settings["independent"]
+    truth = {image.numpy().tobytes(): labels for image, labels in zip(*bars(), strict=True)}
+    own = [truth[image.numpy().tobytes()] for image in result.images]
+    assert all(labels[label] == 1 for labels, label in zip(own, result.labels, strict=True))
+    assert any(labels.sum() > 1 for labels in own)
+    assert result.metrics["image_accuracy"] == 1  # by the strongest label alone, it would be about a half
+
+
+def test_a_replay_has_the_numbers_of_the_run(trained, tmp_path):
+    folder, callback = trained
+    done = fitb("replay", folder, *MODULE, "--num-masks", 8, "--output", tmp_path / "replayed")
+    assert done.exit_code == 0, done.output
+    files = sorted((tmp_path / "replayed" / RECORDS).rglob("*.json"))
+    records = [json.loads(file.read_text()) for file in files]
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    for record, entry in zip(records, callback.history, strict=True):
+        for name in ("image_accuracy", "coverage", "accuracy", "area"):
+            assert record["scores"][name] == pytest.approx(entry[name], abs=1e-5), name
+
+
+def test_a_check_and_an_ablation_take_each_label_by_itself(trained, tmp_path):
+    folder, _ = trained
+    file = ("--data", folder / "several.npz")
+    report = tmp_path / "verdict.json"
+    done = fitb("check", last(folder), *MODULE, *file, "--min", "image_accuracy=0.95", "--dry-run", "--json", report)
+    assert done.exit_code == 0, done.output
+    assert json.loads(report.read_text())["verdict"] == "passed"
+    few = ("--mask-ratio", 0.25, "--patch-size", 2, "--num-masks", 8)
+    done = fitb("ablate", "--checkpoint", last(folder), *MODULE, *file, *few, "--output", tmp_path / "cells")
+    assert done.exit_code == 0, done.output
+
+
+def test_one_label_each_is_a_class(trained):
+    chosen = open_images(str(trained[0] / "one.npz"), per_class=2)
+    assert not chosen.independent
+    assert chosen.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_labels_that_are_neither_say_what_there_may_be(tmp_path):
+    np.savez(tmp_path / "odd.npz", images=np.zeros((4, 1, 8, 8)), labels=np.full((4, 3), 0.5))
+    done = fitb("probe", *MODULE, "--data", tmp_path / "odd.npz")
+    assert done.exit_code != 0
+    assert "labels) where an image may have several; got float64 (4, 3)" in " ".join(done.output.split())
