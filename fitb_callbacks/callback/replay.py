@@ -47,7 +47,7 @@ class EpochCheckpoint:
         path: The file.
         epoch: The epoch that ended.
         step: The step at which the callback, like Lightning's own epoch metrics, is logged.
-        callback: State of the callback with the wanted prefix; None if the run had none.
+        callback: State of the callback with the wanted prefix; None if the run had none that this version can read.
     """
 
     path: Path
@@ -69,6 +69,10 @@ class Replayed:
     checkpoint: EpochCheckpoint
     results: list[FillInBlanksResult]
     seconds: float
+
+
+_NEEDED = {"images", "labels", "streamed", "size"}
+"""What a replay takes from the callback's state; one of another version may have something else."""
 
 
 def find_checkpoints(
@@ -123,15 +127,19 @@ def _read(path: Path, prefix: str, allow_pickle: bool) -> EpochCheckpoint | str:
         return f"cannot be read: {one_line(error, longest=120)}"
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content or not content.get("loops"):
         return "is no checkpoint of a Lightning training"
-    loop = content["loops"]["fit_loop"]
-    current, stepped = loop["epoch_progress"]["current"], loop["epoch_loop.state_dict"]["_batches_that_stepped"]
-    after_the_epoch = current["processed"] == current["ready"]
-    if not after_the_epoch and not loop["epoch_loop.batch_progress"]["is_last_batch"]:
+    try:
+        loop = content["loops"]["fit_loop"]
+        current, stepped = loop["epoch_progress"]["current"], loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+        after_the_epoch = current["processed"] == current["ready"]
+        ends_an_epoch = after_the_epoch or loop["epoch_loop.batch_progress"]["is_last_batch"]
+    except (KeyError, TypeError):
+        return "does not say where in the training it was written"
+    if not ends_an_epoch:
         return "was written in the middle of an epoch"
     states = [
         state
-        for key, state in content.get("callbacks", {}).items()
-        if key.startswith("FillInBlanksCallback") and repr(prefix) in key
+        for key, state in (content.get("callbacks") or {}).items()
+        if key.startswith("FillInBlanksCallback") and repr(prefix) in key and state.keys() >= _NEEDED
     ]
     # Lightning counts the epoch's last batch only after validation
     return EpochCheckpoint(

@@ -92,7 +92,10 @@ def replay(
             chosen, judge = ImageSet(seen[0], seen[1], None, independent_labels(found)), seen[2]
             words = None if judge is None else f"{judge.name} on training images"
         else:
-            raise ValueError("--data must be given: the checkpoints hold no state of the callback, and so no images")
+            raise ValueError(
+                "--data must be given: the checkpoints hold no state of the callback that this version can read, "
+                "and so no images"
+            )
         if reference is not None:
             judge = open_judge(reference, chosen, data_dir=data_dir)
             words = f"{judge.name} on {reference}"

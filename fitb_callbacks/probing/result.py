@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -381,6 +383,9 @@ class FillInBlanksResult:
             ValueError: If the file is not a saved result.
         """
         try:
+            with Path(path).open("rb") as content:
+                if not zipfile.is_zipfile(content):  # of which NumPy would advise to load it unsafely
+                    raise ValueError("it is no .npz file, or cut off")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             described = json.loads(str(arrays.pop("description")))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.record import FORMAT, KEYS, make_record
+from fitb_callbacks.integrations.record_shape import damaged_part
 from fitb_callbacks.probing.result import FillInBlanksResult
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _read(title: str, paths: Sequence[Path], *, of: object) -> Source:
 def _record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("it is cut off or not JSON") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
@@ -156,4 +157,6 @@ def _record(path: Path) -> dict[str, Any]:
         raise ValueError(f"it is not a {FORMAT!r}")
     if missing := sorted(KEYS - record.keys()):
         raise ValueError(f"it lacks {', '.join(missing)}")
+    if (part := damaged_part(record)) is not None:
+        raise ValueError(f"it is damaged: {part} is not what was written there")
     return record

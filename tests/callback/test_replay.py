@@ -168,6 +168,23 @@ def test_checkpoints_that_are_none_are_left_out(run, tmp_path):
     assert "in the middle" in reasons["epoch=0-step=3.ckpt"]
 
 
+@pytest.mark.parametrize("lost", ["size", "images", "streamed", "labels", "callbacks", "fit_loop"])
+def test_a_checkpoint_of_another_version_gets_one_line(run, tmp_path, lost):
+    content = torch.load(next(run[0].glob("*.ckpt")), weights_only=True)
+    if lost == "callbacks":
+        content["callbacks"] = None
+    elif lost == "fit_loop":
+        content["loops"]["fit_loop"] = {}
+    else:
+        (state,) = (state for key, state in content["callbacks"].items() if key.startswith("FillIn"))
+        del state[lost]
+    torch.save(content, tmp_path / "other.ckpt")
+    done = fitb("replay", tmp_path / "other.ckpt", "--class", MODULE)
+    assert (done.exit_code, len(done.output.strip().splitlines())) == (2, 1), done.output
+    says = "does not say where in the training" if lost == "fit_loop" else "no state of the callback that this version"
+    assert says in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

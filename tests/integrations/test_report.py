@@ -193,6 +193,37 @@ def test_a_partial_run_shows_what_there_is(run, tmp_path):
     assert [record["epoch"] for record in data_of(Path("half.html"))["series"][0]["records"]] == [3]
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("step", "seven"),
+        ("classes", []),
+        ("classes", ["a", 5]),
+        ("scores", {"structure": "high"}),
+        ("verdict", {"tone": "odd", "headline": "x", "reason": "y"}),
+        ("settings", {}),
+        ("pictures", {"image": "data:,"}),
+        ("gallery", {}),
+        ("first", [10**6] * 10),
+        ("per_class", {"accuracy": [1.0]}),
+        ("validation", ["val_acc"]),
+    ],
+)
+def test_a_damaged_record_is_left_out_and_its_part_named(run, tmp_path, part, value):
+    shutil.copytree(run[0] / "csv" / "version_0" / "fitb-records", tmp_path / "fitb-records")
+    first, *_ = sorted((tmp_path / "fitb-records").glob("fitb-random-*"))
+    first.write_text(json.dumps({**json.loads(first.read_text()), part: value}))
+    code, output = report(tmp_path, "--output", tmp_path / "page.html")
+    assert (code, "7 probes" in output) == (0, True), output
+    assert re.search(rf"Left out: {first.name}: it is damaged: {part}\S* is not what was written there", output)
+
+
+def test_a_deeply_nested_file_is_no_record(tmp_path):
+    (tmp_path / "fitb-records").mkdir()
+    (tmp_path / "fitb-records" / "fitb-random-00000001.json").write_text("[" * 100_000)
+    assert "it is cut off or not JSON" in report(tmp_path)[1]
+
+
 def test_results_of_other_classes_are_a_series_of_their_own(trained, probe_images, tmp_path):
     for number, classes in enumerate((10, 3)):
         images, labels = (tensor[: 3 * classes] for tensor in probe_images)
@@ -217,7 +248,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(run, tmp_path):
         (["models:/nothing/1", *store], "models:/nothing/1"),
         ([tmp_path / "empty"], "holds no probes: neither fitb-records/ of a logger, nor saved results (*.npz)"),
         ([tmp_path / "broken"], "holds no probe that can be read: fitb-random-00000001.json: it is cut off"),
-        ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult"),
+        ([tmp_path / "other.npz"], "is not a saved FillInBlanksResult: it is no .npz file, or cut off"),
         ([folder], "holds 3 runs; give one of them: "),
         (["runs:/abc", *store], "the run abc cannot be read from sqlite:"),
         (["runs:/abc", "--tracking-uri", "sqlite:///none.db"], "there is no MLflow database sqlite:///none.db"),
