@@ -36,7 +36,7 @@ _OF_REGIONS = ("spot", "place")
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
 _FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures can do without
-_FAINT = 0.45  # of an image's largest distance from its background
+_FAINT = 0.6  # of an image's largest distance from its background
 _MOST_GAIN = 5.0  # of a spatial frequency, where a blurred image is to look sharp
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
