@@ -1,9 +1,9 @@
 """How well other tools tell the healthy models of `validity.py` from the broken ones.
 
 Each gets what it asks for, of 200 of the model's own held-out images: SpRAy (Lapuschkin et al., 2019) the maps of
-integrated gradients, ShortKit-ML's detectors the embeddings of the layer before the last, with the labels. Some of these
-ask for group labels, too, which nobody has in a training run; they then take the labels. A verdict of "high" counts as 2, "moderate" as 1. Reads what
-`validity.py` has kept, so run that first. Needs captum and ShortKit-ML::
+integrated gradients, ShortKit-ML's detectors the embeddings of the layer before the last, with the labels. Some of
+these ask for group labels, too, which nobody has in a training run; they then take the labels. A verdict of "high"
+counts as 2, "moderate" as 1. Reads what `validity.py` has kept, so run that first. Needs captum and ShortKit-ML::
 
     pip install captum
     pip install --no-deps shortkit-ml plotly narwhals seaborn statsmodels patsy openpyxl et-xmlfile markdown

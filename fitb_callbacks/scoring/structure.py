@@ -9,8 +9,9 @@ __all__ = ["above_chance", "shortcut", "shortcut_of", "structure", "structure_of
 
 _LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
-fully. Healthy models hardly follow the rim, the finest detail and the sharpness, so less is asked of these. A spot, a place or the coarse shading holds a part of the object itself, and shuffled patches have no rest that
-could win: more is asked of these."""
+fully. Healthy models hardly follow the rim, the finest detail and the sharpness, so less is asked of these. A spot, a
+place or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win: more is
+asked of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if
