@@ -123,8 +123,10 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
             f"It is right on {score['image_accuracy']:.0%} of the probe images, whatever it fills in.",
         )
     if low <= 0:
+        tried = intervals.get("reference_accuracy", (0.0,))[0] >= 1 / num_classes + _MARGIN
         return _said(
-            "bad",
+            # Right on trusted images, it cannot be quite wrong, even if nobody recognises what it fills in
+            "unclear" if tried else "bad",
             "What the model fills in does not look like the classes.",
             f"{ranked}; by chance it would be 50%. The model is not trained, has memorised, or goes by something else "
             "than what the classes look like.",

@@ -81,8 +81,12 @@ def test_a_little_less_right_on_trusted_images_is_no_shortcut():
     assert shortcut({"rim": 0.5}, 0.9, reference_accuracy=0.1) == (1.0, "rim")
 
 
-def test_a_fill_that_looks_like_nothing_is_red():
-    assert said(intervals={"knows": (-0.1, 0.2)}, scores={"knows": 0.05})["tone"] == "bad"
+def test_a_fill_that_looks_like_nothing_is_red_unless_the_model_is_right_on_trusted_images():
+    intervals = {"knows": (-0.1, 0.2)}
+    assert said(intervals=intervals, scores={"knows": 0.05})["tone"] == "bad"
+    for accuracy, interval, tone in ((0.9, (0.8, 0.95), "unclear"), (0.85, (0.15, 0.95), "bad")):
+        found = said({"knows": 0.05, "reference_accuracy": accuracy}, intervals | {"reference_accuracy": interval})
+        assert found["tone"] == tone
 
 
 def test_a_spot_must_win_over_the_rest_or_hold_the_reliance_at_one_place():
