@@ -54,7 +54,8 @@ def damaged_part(record: Mapping[str, Any]) -> str | None:
 
 
 def _misfit(value: Any, shape: Any, name: str = "") -> str | None:
-    if not isinstance(value, type(shape) if isinstance(shape, (list, dict)) else shape):
+    expected: Any = type(shape) if isinstance(shape, (list, dict)) else shape
+    if not isinstance(value, expected):
         return name.strip(".")
     if isinstance(shape, list):
         parts = [(each, shape[0], name) for each in value]
