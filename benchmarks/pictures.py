@@ -28,9 +28,11 @@ def run(*command: str | Path) -> None:
 
 
 def keep(source: Path, path: Path) -> None:
-    """Keep a picture in 256 colours, which halves the file and cannot be told from the original."""
+    """Keep a picture, at most 1200 pixels wide, in 256 colours, which halves the file and looks the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(source).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = Image.open(source).convert("RGB")
+    picture.thumbnail((1200, 10_000), Image.Resampling.LANCZOS)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path, flush=True)
 
 

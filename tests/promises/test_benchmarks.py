@@ -44,3 +44,16 @@ def test_it_fills_every_cell_of_its_tables(gpu):
     assert float(by_name["small CNN"][2]) > 0
     assert re.fullmatch(r"[\d.]+%", by_name["256"][3])
     assert re.search(r"on CPU, torch \S+, 20\d\d-\d\d-\d\d\.", tables)
+
+
+def test_every_picture_of_the_docs_is_drawn_by_a_script():
+    images = BENCHMARKS.parent / "docs" / "images"
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in BENCHMARKS.glob("*.py")}
+    drawn = set(re.findall(r"([\w-]+)\.png", "".join(scripts.values())))
+    pictures = ("at-a-glance", "prototypes", "timeline", "confusion")
+    runs = re.findall(r'"([\w-]+)": Run\(', scripts["gallery.py"])
+    drawn |= {f"{run}-{picture}" for run in runs for picture in pictures}
+    drawn |= {f"colour-{network}-timeline" for network in ("resnet", "vit")}  # of colour_training.py
+    there = {path.stem for path in images.rglob("*.png")}
+    assert len(there) > 20
+    assert there <= drawn
