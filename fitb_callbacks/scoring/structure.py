@@ -66,7 +66,7 @@ def above_chance(accuracy: float, num_classes: int) -> float:
     """Accuracy as an excess over chance: 0 for guessing, 1 for always right, negative below chance.
 
     Example:
-        >>> above_chance(0.55, num_classes=10)
+        >>> above_chance(0.75, num_classes=2)
         0.5
     """
     return (accuracy - 1 / num_classes) / (1 - 1 / num_classes)
