@@ -78,8 +78,11 @@ def verify(client: MlflowClient, model: RegistryModel) -> list[Finding]:
             verdict = json.loads((where / "verdict.json").read_text())
     except Exception as error:  # noqa: BLE001 - of the server, the store, or what the files hold
         return [*findings, Finding(False, f"the evidence cannot be read: {one_line(error)}")]
-    findings += _verdict_findings(verdict, said, tags, model.address)
-    findings += [_model_finding(model, verdict), *_chain_findings(client, verdict), *_signature_findings(tags)]
+    try:
+        findings += _verdict_findings(verdict, said, tags, model.address)
+        findings += [_model_finding(model, verdict), *_chain_findings(client, verdict), *_signature_findings(tags)]
+    except (AttributeError, KeyError, TypeError):
+        findings.append(Finding(False, "verdict.json is damaged: it does not hold what a check writes"))
     return findings
 
 

@@ -114,6 +114,11 @@ def test_first_version_second_version_tampering_and_rollback(server, digits_file
     changed = fitb(uri, "verify", first)
     assert changed.exit_code == 1
     assert "the evidence has changed: settings.json" in changed.output
+    for content in ('{"rules": [5]}', '{"rules": [], "verdi'):
+        client.log_text(last_run(client, first).info.run_id, content, "check/verdict.json")
+        damaged = fitb(uri, "verify", first)
+        assert (damaged.exit_code, type(damaged.exception)) == (1, SystemExit), content
+        assert "the evidence has changed" in damaged.output or "the evidence cannot be read" in damaged.output
 
 
 @pytest.mark.slow
