@@ -21,10 +21,12 @@ from PIL import Image
 WORK = Path("benchmarks/.cache/pictures")
 
 
-def run(*command: str | Path) -> None:
-    """Run ``python command``, and end if it fails."""
-    print("$ python", *command, flush=True)
-    subprocess.run([sys.executable, *map(str, command)], check=True)
+def run(script: str, *arguments: str | Path) -> None:
+    """Run a script of this repository, or ``fitb``, and end if it fails."""
+    print("$", script, *arguments, flush=True)
+    # As a command of its own: MLflow would show the branch of a script in a repository
+    command = [Path(sys.executable).with_name("fitb")] if script == "fitb" else [sys.executable, script]
+    subprocess.run([*map(str, command), *map(str, arguments)], check=True)
 
 
 def keep(source: Path, path: Path) -> None:
@@ -37,7 +39,7 @@ def keep(source: Path, path: Path) -> None:
 def demo(output: Path) -> None:
     """The first run of the docs, and dashboards that show it."""
     folder = WORK / "demo"
-    run("-m", "fitb_callbacks", "demo", "--output", folder, "--tracking-uri", f"sqlite:///{folder.resolve()}/mlflow.db")
+    run("fitb", "demo", "--output", folder, "--tracking-uri", f"sqlite:///{folder.resolve()}/mlflow.db")
     keep(folder / "mnist.png", output / "demo.png")
     run("benchmarks/screenshots.py", folder, "--output", output)
 
@@ -55,7 +57,7 @@ def shortcut(output: Path) -> None:
 
 def photographs(output: Path) -> None:
     """EfficientNet-Lite0 on four photographs."""
-    run("-m", "fitb_callbacks", "demo", "--data", "photos", "--output", WORK / "photos")
+    run("fitb", "demo", "--data", "photos", "--output", WORK / "photos")
     keep(WORK / "photos" / "photos.png", output / "gallery/photographs.png")
 
 
