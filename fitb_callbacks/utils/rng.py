@@ -20,8 +20,11 @@ _Integers = TypeVar("_Integers", Tensor, int)
 
 
 @contextmanager
-def isolate_rng(devices: Collection[torch.device] = ()) -> Iterator[None]:
-    """Restore the random number generators of Python, NumPy and torch (CPU and these devices) afterwards."""
+def isolate_rng(devices: Collection[torch.device] = (), *, seed: int | None = None) -> Iterator[None]:
+    """Restore the random number generators of Python, NumPy and torch (CPU and these devices) afterwards.
+
+    With a seed, those on the CPU start from it: what is drawn inside is the same on all processes.
+    """
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
@@ -33,6 +36,11 @@ def isolate_rng(devices: Collection[torch.device] = ()) -> Iterator[None]:
         for device_type, of_type in by_type.items():
             if device_type != "meta":
                 stack.enter_context(torch.random.fork_rng(devices=of_type, device_type=device_type))
+        if seed is not None:
+            random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if numpy is not None:
+                numpy.random.seed(seed)
         try:
             yield
         finally:

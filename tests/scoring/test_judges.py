@@ -117,6 +117,16 @@ def test_a_few_images_of_each_class_are_kept_of_a_reference():
     assert CentroidJudge().reference is None
 
 
+def test_every_process_keeps_the_same_images_of_a_loader_that_shuffles():
+    images, labels = torch.rand(400, 1, 4, 4), torch.arange(400) % 3
+    loader, kept = DataLoader(TensorDataset(images, labels), batch_size=9, shuffle=True), []
+    for seed in (0, 1):  # as of two processes
+        torch.manual_seed(seed)
+        judge = CentroidJudge.from_reference(loader, image_shape=(1, 4, 4), num_classes=3)
+        kept.append(judge.reference[0])
+    assert torch.equal(*kept)
+
+
 def test_reading_a_reference_draws_no_random_number():
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
