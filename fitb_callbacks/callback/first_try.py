@@ -25,8 +25,8 @@ _LONG_ENOUGH = 0.03
 _SHAPING = 1.3
 """What a step of the fill takes, as a share of a masked image's gradient: its updates are shaped like images, too."""
 
-_LEAST_BESIDE = 8
-"""What an image takes at least beside its masks and its fill, as a multiple of a masked image's gradient: 24 forward
+_LEAST_BESIDE = 11
+"""What an image takes at least beside its masks and its fill, as a multiple of a masked image's gradient: 33 forward
 passes."""
 
 

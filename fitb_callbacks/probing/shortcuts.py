@@ -50,7 +50,7 @@ def relies_on(
     chunk_size: int | None = None,
     reference: tuple[Tensor, Tensor] | None = None,
 ) -> ReliesOn:
-    """Find out what the model relies on, by forward passes alone: one a mask, and two dozen for the cues.
+    """Find out what the model relies on, by forward passes alone: one a mask, and three dozen for the cues.
 
     Args:
         inputs: Images, labels and model.
