@@ -36,7 +36,9 @@ _OF_REGIONS = ("spot", "place")
 _RIM = 1 / 8  # of the shorter side
 _SHUFFLED = 7  # patches on the shorter side
 _FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures can do without
-_FAINT = 0.6  # of an image's largest distance from its background
+_FAINT, _FAINT_SHARE = 0.6, 0.25
+"""Up to which part of an image's largest distance from its background pixels are faint, and how much of its squared
+distances these may hold: in photographs nearly everything is near the background, and that is no longer a cue."""
 _MOST_GAIN = 5.0  # of a spatial frequency, where a blurred image is to look sharp
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
@@ -208,7 +210,11 @@ def _standing_out(images: Tensor) -> tuple[Tensor, Tensor]:
     """The median colour of each image's rim, ``(N, C, 1, 1)``, and which pixels stand out from it, ``(N, 1, H, W)``."""
     ground = images[..., ~_inside(images, _RIM)].median(dim=2).values[..., None, None]
     distance = (images - ground).abs().amax(dim=1, keepdim=True)
-    return ground, distance > _FAINT * distance.amax(dim=(2, 3), keepdim=True)
+    ordered = distance.flatten(1).sort(dim=1).values
+    held = ordered.double().square().cumsum(dim=1)
+    faint = (held <= _FAINT_SHARE * held[:, -1:]).sum(dim=1, keepdim=True).clamp(min=1) - 1
+    limit = torch.minimum(ordered.gather(1, faint), _FAINT * ordered[:, -1:])
+    return ground, distance > limit[..., None, None]
 
 
 def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:
