@@ -145,6 +145,8 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
     room = (WIDTH - margin - first_column - MARGIN) // len(timeline.epochs) - GAP
     side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, room), round(1.4 * TEXT)
     column = max(side, min(room, round(face.getlength(str(timeline.epochs[-1]))) + GAP)) + GAP
+    # Where columns are narrow, not each has its epoch above it, but the last one does
+    titled = math.ceil((face.getlength(str(timeline.epochs[-1])) + GAP) / column)
     # Few epochs of many classes leave room for more blocks beside the first
     width = margin + first_column + column * len(timeline.epochs)
     blocks = max(1, min(WIDTH // width, math.ceil(len(titles) / _SHORTEST_BLOCK)))
@@ -152,8 +154,8 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
     canvas = Image.new("RGB", (WIDTH, line + row * rows + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
 
-    def draw_column(title: str, tiles: Sequence[Picture | None], left: int, widest: int) -> None:
-        draw.text((left + side // 2, line // 2), shortened(title, face, widest), INK, face, anchor="mm")
+    def draw_column(title: str, tiles: Sequence[Picture | None], left: int) -> None:
+        draw.text((left + side // 2, line // 2), title, INK, face, anchor="mm")
         for number, tile in enumerate(tiles):
             if tile is not None:
                 canvas.paste(fitted(tile, (side, side)), (left, line + number * row + (row - side) // 2))
@@ -167,9 +169,10 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
         if timeline.before:
             before = [timeline.before.get(title) for title in titles[here]]
             tiles = [None if tile is None else tile.numpy() for tile in before]
-            draw_column(_BEFORE, tiles, edge + (first_column - side) // 2, first_column)
+            draw_column(_BEFORE, tiles, edge + (first_column - side) // 2)
         for place, (epoch, all_tiles) in enumerate(zip(timeline.epochs, timeline.tiles, strict=True)):
-            draw_column(str(epoch), list(all_tiles[here].numpy()), edge + first_column + place * column, column)
+            title = "" if (len(timeline.epochs) - 1 - place) % titled else str(epoch)
+            draw_column(title, list(all_tiles[here].numpy()), edge + first_column + place * column)
     parts = [canvas] if heading is None else [heading_strip(heading), canvas]
     if len(titles) < len(names):
         parts.append(paragraph(f"{len(titles)} of {len(names)} classes."))
