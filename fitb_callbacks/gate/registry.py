@@ -57,6 +57,8 @@ _CHAMPION = "champion"
 
 _IMAGES_PER_CLASS = 10
 
+_NOTHING = "nothing was"  # written, in a sentence
+
 
 class CouldNotCheckError(Exception):
     """There is no verdict, or it could not be recorded: the server is away, for example."""
@@ -498,7 +500,7 @@ class _Recorder:
     promotion: Promotion
     holder: str | None
     on_step: Callable[[str], None]
-    written: str = "nothing was"
+    written: str = _NOTHING
 
     def write(self, checked: RegistryCheck) -> RegistryCheck:
         """Write everything that the verdict asks for; nothing in a dry run."""
@@ -511,12 +513,13 @@ class _Recorder:
             self._publish(checked)
             self.written = f"run {checked.run_id} and the version's tag were"
             return checked if alias is None else self._promoted(checked, alias)
-        except (ValueError, KeyboardInterrupt):
-            raise
         except Exception as error:  # of the server, or of the store of its artifacts
-            raise CouldNotCheckError(
-                f"the verdict ({checked.verdict}) could not be recorded, {self.written} written: {one_line(error)}"
-            ) from error
+            if isinstance(error, ValueError) and self.written == _NOTHING:  # it says itself what is wrong
+                raise
+            failed = f"the verdict ({checked.verdict}) could not be recorded"
+            if isinstance(error, self._registry().AliasMovedError):
+                failed = f"the verdict ({checked.verdict}) was recorded, but the alias was not moved"
+            raise CouldNotCheckError(f"{failed}, {self.written} written: {one_line(error)}") from error
 
     def _registry(self) -> Any:
         from fitb_callbacks.integrations.mlflow import registry

@@ -167,6 +167,8 @@ def _load_pickled(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
 
 
 def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pickle: bool) -> nn.Module:
+    if not where.is_file() and {path.name for path in where.rglob("*") if path.is_file()} <= set(_NOT_THE_MODEL):
+        raise ValueError(f"{address} has no files: they are gone from the store of its artifacts, or never got there")
     files = [where] if where.is_file() else sorted(where.rglob("*.ckpt"))
     if len(files) != 1:
         raise ValueError(f"{address} must be an MLflow model or hold one checkpoint; it holds {len(files)} of these")

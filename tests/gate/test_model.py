@@ -15,6 +15,7 @@ from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resampl
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.integrations.mlflow import loading
 from fitb_callbacks.integrations.mlflow.client import connected
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.scoring.catalogue import RESAMPLED
@@ -266,6 +267,13 @@ def test_a_model_of_nan_is_said_to_be_that(untrained, images):
     nn.init.constant_(broken[1].weight, math.nan)
     with pytest.raises(ValueError, match="the model cannot be probed: its logits for these images are NaN"):
         check_model(broken, *images, [Rule("min", "coverage", 0.5)], probe=PROBE)
+
+
+def test_a_model_whose_files_are_gone_is_said_to_have_none(tmp_path):
+    """MLflow downloads nothing then, adds what it knows of the registration, and does not complain."""
+    (tmp_path / "registered_model_meta").write_text("model_name: classifier")
+    with pytest.raises(ValueError, match="models:/classifier/3 has no files: they are gone from the store of its"):
+        loading._from_checkpoint(tmp_path, "models:/classifier/3", None, allow_pickle=False)  # noqa: SLF001
 
 
 def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from exported import log_exported
 from fitb_callbacks.cli import app
 from fitb_callbacks.gate import evidence
-from fitb_callbacks.gate.registry import Promotion, Waiver
+from fitb_callbacks.gate.registry import CouldNotCheckError, Promotion, Waiver, check_registered
+from fitb_callbacks.gate.rules import Rule, Rules
 from fitb_callbacks.integrations.mlflow.lookup import find_model
 from fitb_callbacks.integrations.mlflow.registry import AliasMovedError, alias_holder, last_check, move_alias
 from mlflow_server import Server
@@ -175,6 +176,55 @@ def test_of_two_moves_at_once_one_wins_and_the_other_says_so(server):
         (said,) = lost
         assert "check again" in said
     assert not [model.name for model in client.search_registered_models() if "lock" in model.name]
+
+
+@pytest.mark.slow
+def test_a_check_that_came_second_says_that_its_verdict_was_recorded(server, digits_file, trained):
+    client = MlflowClient(server.uri)
+    for _ in range(3):
+        register(server.uri, "second", trained)
+    client.set_registered_model_alias("second", "champion", "1")
+
+    def on_step(step):
+        if step == "Moving the alias":  # another check was faster
+            client.set_registered_model_alias("second", "champion", "3")
+
+    rules = Rules(rules=(Rule("min", "coverage", 0.1),), data=digits_file, settings={"num_masks": 16})
+    with pytest.raises(CouldNotCheckError) as caught:
+        check_registered(
+            "models:/second/2", rules, promotion=Promotion("champion"), tracking_uri=server.uri, on_step=on_step
+        )
+    assert "the verdict (passed) was recorded, but the alias was not moved, run" in str(caught.value)
+    assert "champion points to version 3, and no longer to 1; check again" in str(caught.value)
+    assert client.get_model_version_by_alias("second", "champion").version == "3"
+    assert client.get_model_version("second", "2").tags["fitb.verdict"].startswith("passed")
+
+
+@pytest.mark.slow
+def test_a_store_of_artifacts_that_goes_in_the_middle_moves_nothing(server, digits_file, trained, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    client, store = MlflowClient(server.uri), server.folder / "artifacts"
+    register(server.uri, "storeless", trained)
+    away = store.with_name("away")
+
+    def on_step(step):
+        if step == "Recording the evidence":
+            store.rename(away)
+            store.write_text("no folder any more")
+
+    rules = Rules(rules=(Rule("min", "coverage", 0.1),), data=digits_file, settings={"num_masks": 16})
+    try:
+        with pytest.raises(CouldNotCheckError) as caught:
+            check_registered(
+                "models:/storeless/1", rules, promotion=Promotion("champion"), tracking_uri=server.uri, on_step=on_step
+            )
+    finally:
+        store.unlink()
+        away.rename(store)
+    assert "the verdict (passed) could not be recorded, part of run" in str(caught.value)
+    assert "artifacts" in str(caught.value)
+    assert alias_holder(client, "storeless", "champion") is None
+    assert "passed" not in client.get_model_version("storeless", "1").tags.get("fitb.verdict", "")
 
 
 @pytest.mark.slow
