@@ -58,6 +58,7 @@ def last(folder):
     return max(folder.glob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_probe_shares_its_masks(trained):
     arguments = ("probe", last(trained), *MODULE, *FEW, "--data", trained / "images.npz", "--reference")
     arguments += (trained / "images.npz", "--output")

@@ -469,8 +469,8 @@ def test_another_masking_can_be_chosen(opened):
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
-        (390, "dark"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in [(390, "light"), (1280, "light"), (1280, "dark")]),
+        pytest.param(*each, marks=pytest.mark.slow)
+        for each in [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
     ],
 )
 def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):

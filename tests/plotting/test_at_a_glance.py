@@ -26,7 +26,7 @@ def cells(classes, size=28):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 10, 12, 40])
-@pytest.mark.parametrize("size", [8, 64, 224])
+@pytest.mark.parametrize("size", [8, 64, pytest.param(224, marks=pytest.mark.slow)])
 def test_it_fills_a_card_and_shows_up_to_twelve_classes(classes, size):
     picture = glance_picture(cells(max(classes, 2), size)[:classes], {"structure": [(0, 0.5)]}, {}, HEADING)
     assert picture.shape == (768, 900, 3)
