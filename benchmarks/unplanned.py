@@ -41,14 +41,14 @@ def contrast(images: Tensor, labels: Tensor, generator: torch.Generator, num_cla
     """The whole image paler, for each class by a factor of its own."""
     factor = (0.35 + 0.65 * _by_class(num_classes, generator))[labels].view(-1, 1, 1, 1)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + factor * (images - mean), torch.ones_like(images[:, :1], dtype=torch.bool)
+    return mean + factor * (images - mean), worlds.everywhere(images)
 
 
 def noise(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> worlds.Planted:
     """White noise over the whole image, for each class of a strength of its own."""
     strength = (0.25 * _by_class(num_classes, generator))[labels].view(-1, 1, 1, 1)
     noisy = images + strength * torch.randn(images.shape, generator=generator)
-    return noisy.clamp(0, 1), torch.ones_like(images[:, :1], dtype=torch.bool)
+    return noisy.clamp(0, 1), worlds.everywhere(images)
 
 
 def rotation(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> worlds.Planted:
@@ -57,7 +57,7 @@ def rotation(images: Tensor, labels: Tensor, generator: torch.Generator, num_cla
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     turn = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
     turned = F.grid_sample(images, F.affine_grid(turn, list(images.shape), align_corners=False), align_corners=False)
-    return turned, torch.ones_like(images[:, :1], dtype=torch.bool)
+    return turned, worlds.everywhere(images)
 
 
 def gradient(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> worlds.Planted:
@@ -65,7 +65,7 @@ def gradient(images: Tensor, labels: Tensor, generator: torch.Generator, num_cla
     angle = 2 * torch.pi * torch.randperm(num_classes, generator=generator) / num_classes
     rows, columns = _axes(images.shape[-1])
     light = 0.5 + (angle.cos()[:, None, None] * rows + angle.sin()[:, None, None] * columns) / 3
-    return 0.8 * images + 0.2 * light[labels][:, None], torch.ones_like(images[:, :1], dtype=torch.bool)
+    return 0.8 * images + 0.2 * light[labels][:, None], worlds.everywhere(images)
 
 
 def line(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> worlds.Planted:
@@ -86,7 +86,7 @@ def jpeg(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)
         read = torch.from_numpy(np.array(Image.open(file), np.float32)) / 255
         image.copy_(read[None] if read.ndim == 2 else read.permute(2, 0, 1))
-    return out, torch.ones_like(images[:, :1], dtype=torch.bool)
+    return out, worlds.everywhere(images)
 
 
 def timestamp(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> worlds.Planted:

@@ -183,7 +183,7 @@ def _side(images: Tensor) -> int:
     return round(images.shape[-1] / 9)  # 3 of 28 pixels, 7 of 64
 
 
-def _everywhere(images: Tensor) -> Tensor:
+def everywhere(images: Tensor) -> Tensor:
     return torch.ones(len(images), 1, *images.shape[2:], dtype=torch.bool)
 
 
@@ -267,13 +267,13 @@ def tint(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes
     """The whole image brighter by a step of the class's own, or with a cast of its colour."""
     colours = _colours(num_classes, images.shape[1], generator)[labels]
     strength = 0.3 if images.shape[1] == 1 else 0.2
-    return (1 - strength) * images + strength * colours, _everywhere(images)
+    return (1 - strength) * images + strength * colours, everywhere(images)
 
 
 def texture(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> Planted:
     """A faint random texture over the whole image, for each class one of its own."""
     textures = torch.randint(2, (num_classes, 1, *images.shape[2:]), generator=generator).float()
-    return 0.85 * images + 0.15 * textures[labels], _everywhere(images)
+    return 0.85 * images + 0.15 * textures[labels], everywhere(images)
 
 
 def shading(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> Planted:
@@ -282,7 +282,7 @@ def shading(images: Tensor, labels: Tensor, generator: torch.Generator, num_clas
     angles, phases = 2 * torch.pi * torch.rand(2, num_classes, 1, 1, 1, generator=generator)
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     waves = 0.5 + 0.5 * torch.sin(3 * (angles.cos() * rows + angles.sin() * columns) + phases)
-    return 0.75 * images + 0.25 * waves[labels], _everywhere(images)
+    return 0.75 * images + 0.25 * waves[labels], everywhere(images)
 
 
 def blur(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes: int) -> Planted:
@@ -298,7 +298,7 @@ def blur(images: Tensor, labels: Tensor, generator: torch.Generator, num_classes
             some = F.pad(images[chosen], (reach,) * 4, mode="replicate")
             some = F.conv2d(some, kernel[:, None, None, :], groups=images.shape[1])
             out[chosen] = F.conv2d(some, kernel[:, None, :, None], groups=images.shape[1])
-    return out, _everywhere(images)
+    return out, everywhere(images)
 
 
 def background(

@@ -170,7 +170,9 @@ def independent_labels(checkpoints: Sequence[EpochCheckpoint]) -> bool:
     Args:
         checkpoints: Of one run.
     """
-    return any(checkpoint.callback is not None and checkpoint.callback["independent"] for checkpoint in checkpoints)
+    return any(
+        checkpoint.callback is not None and bool(checkpoint.callback.get("independent")) for checkpoint in checkpoints
+    )
 
 
 def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in the run

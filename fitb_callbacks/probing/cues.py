@@ -208,13 +208,15 @@ def _with_faint_part(images: Tensor, others: Tensor) -> Tensor:
 
 def _standing_out(images: Tensor) -> tuple[Tensor, Tensor]:
     """The median colour of each image's rim, ``(N, C, 1, 1)``, and which pixels stand out from it, ``(N, 1, H, W)``."""
-    ground = images[..., ~_inside(images, _RIM)].median(dim=2).values[..., None, None]
+    rim = images[..., ~_inside(images, _RIM)].sort(dim=2).values
+    ground = rim[..., (rim.shape[2] - 1) // 2, None, None]
     distance = (images - ground).abs().amax(dim=1, keepdim=True)
-    ordered = distance.flatten(1).sort(dim=1).values
+    # On the CPU: a GPU has no deterministic way to add these up
+    ordered = distance.flatten(1).cpu().sort(dim=1).values
     held = ordered.double().square().cumsum(dim=1)
     faint = (held <= _FAINT_SHARE * held[:, -1:]).sum(dim=1, keepdim=True).clamp(min=1) - 1
     limit = torch.minimum(ordered.gather(1, faint), _FAINT * ordered[:, -1:])
-    return ground, distance > limit[..., None, None]
+    return ground, distance > limit[..., None, None].to(distance.device)
 
 
 def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:

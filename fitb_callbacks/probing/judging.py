@@ -14,7 +14,7 @@ from fitb_callbacks.scoring.classification import rates
 from fitb_callbacks.scoring.intervals import difference_interval, wilson_interval
 from fitb_callbacks.scoring.judges.base import Judge, label_ranks
 from fitb_callbacks.scoring.nulls import equal_norm_noise, permuted_patches
-from fitb_callbacks.scoring.structure import structure_of
+from fitb_callbacks.scoring.structure import above_chance, structure_of
 
 __all__ = ["judged"]
 
@@ -58,9 +58,9 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
     null, number = _null_accuracy(result, judge), len(labels)
     ceiling = float((judge.classify(result.images) == labels).float().mean())
     ranks = _ranks(result, judge)
-    above_chance = 2 * ranks - 1
-    knows, (low, high) = above_chance.double().mean().item(), difference_interval(above_chance)
-    tells_apart = _excess(wilson_interval(ceiling, number)[0], 1 / num_classes) >= _LEAST_CEILING
+    ranked = 2 * ranks - 1
+    knows, (low, high) = ranked.double().mean().item(), difference_interval(ranked)
+    tells_apart = above_chance(wilson_interval(ceiling, number)[0], 1 / num_classes) >= _LEAST_CEILING
     headline = [
         structure_of(known, num_classes, knows=value) if tells_apart else math.nan
         for known, value in zip((result.metrics, *_ends(result)), (knows, low, high), strict=True)
@@ -73,7 +73,7 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
         "judge_f1_macro": scores["f1_macro"],
         "judge_ceiling": ceiling,
         "null_accuracy": null,
-        "judge_excess": _excess(accuracy, null),
+        "judge_excess": above_chance(accuracy, null),
     }
     interval = wilson_interval(accuracy, number)
     intervals = {
@@ -82,7 +82,7 @@ def judged(result: FillInBlanksResult, judge: Judge) -> FillInBlanksResult:
         "judge_accuracy": interval,
         "judge_ceiling": wilson_interval(ceiling, number),
         "null_accuracy": wilson_interval(null, number),
-        "judge_excess": (_excess(interval[0], null), _excess(interval[1], null)),
+        "judge_excess": (above_chance(interval[0], null), above_chance(interval[1], null)),
     }
     return replace(
         result,
@@ -116,10 +116,6 @@ def _null_accuracy(result: FillInBlanksResult, judge: Judge) -> float:
         sum(accuracy(permuted_patches(result.updates, patch_size=patch_size, seed=draw)) for draw in draws),
         sum(accuracy(equal_norm_noise(result.updates, seed=draw)) for draw in draws),
     ) / len(draws)
-
-
-def _excess(accuracy: float, null: float) -> float:
-    return (accuracy - null) / (1 - null) if null < 1 else 0.0
 
 
 def _prototypes(updates: Tensor, result: FillInBlanksResult) -> Tensor:

@@ -59,17 +59,17 @@ def structure_of(metrics: Mapping[str, float], num_classes: int, *, knows: float
         0.5
     """
     accuracy = min(metrics.get("image_accuracy", 1.0), metrics.get("reference_accuracy", 1.0))
-    return structure(knows, above_chance(accuracy, num_classes), metrics.get("shortcut", 0.0))
+    return structure(knows, above_chance(accuracy, 1 / num_classes), metrics.get("shortcut", 0.0))
 
 
-def above_chance(accuracy: float, num_classes: int) -> float:
-    """Accuracy as an excess over chance: 0 for guessing, 1 for always right, negative below chance.
+def above_chance(accuracy: float, chance: float) -> float:
+    """Accuracy as an excess over chance: 0 for guessing, 1 for always right, negative below.
 
     Example:
-        >>> above_chance(0.75, num_classes=2)
+        >>> above_chance(0.75, 0.5)
         0.5
     """
-    return (accuracy - 1 / num_classes) / (1 - 1 / num_classes)
+    return (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def shortcut(
@@ -141,13 +141,13 @@ def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, 
         >>> shortcut_of({"image_accuracy": 1.0, "cue_rim": 0.9}, num_classes=10)
         (1.0, 'rim')
     """
-    trusted = metrics.get("reference_accuracy")
+    chance, trusted = 1 / num_classes, metrics.get("reference_accuracy")
     return shortcut(
         {name.removeprefix("cue_"): value for name, value in metrics.items() if name.startswith("cue_")},
-        above_chance(metrics.get("image_accuracy", 0.0), num_classes),
+        above_chance(metrics.get("image_accuracy", 0.0), chance),
         share=metrics.get("spot_share", 0.0),
         place=max(metrics.get("same_place", 0.0), metrics.get("class_place", 0.0)),
-        reference_accuracy=None if trusted is None else above_chance(trusted, num_classes),
+        reference_accuracy=None if trusted is None else above_chance(trusted, chance),
     )
 
 

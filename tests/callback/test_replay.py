@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from fitb_callbacks import FillInBlanks, FillInBlanksCallback
 from fitb_callbacks.callback.probe_images import ProbeImages
-from fitb_callbacks.callback.replay import find_checkpoints, log_replay, replay, seen_by_callback
+from fitb_callbacks.callback.replay import (
+    EpochCheckpoint,
+    find_checkpoints,
+    independent_labels,
+    log_replay,
+    replay,
+    seen_by_callback,
+)
 from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 from mlflow_store import new_store
@@ -257,3 +264,8 @@ def test_bad_input_of_probe(run, arguments, says):
     assert done.exit_code == 2, done.output
     assert says in done.output
     assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_from_before_labels_could_be_independent_has_classes():
+    older = EpochCheckpoint(Path("epoch=0.ckpt"), 0, 1, {"images": None, "labels": None, "streamed": None, "size": {}})
+    assert not independent_labels([older])

@@ -10,13 +10,14 @@ from torch import nn
 
 import warm_process
 from fitb_callbacks import FillInBlanks
-from fitb_callbacks.gate import registry
 from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resamples, student_quantile
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
+from fitb_callbacks.gate.registry import check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, parse_values
-from fitb_callbacks.integrations.mlflow import loading
 from fitb_callbacks.integrations.mlflow.client import connected
+from fitb_callbacks.integrations.mlflow.loading import load_model
+from fitb_callbacks.integrations.mlflow.lookup import find_model
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.scoring.catalogue import RESAMPLED
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
@@ -271,20 +272,21 @@ def test_a_model_of_nan_is_said_to_be_that(untrained, images):
 
 def test_a_model_whose_files_are_gone_is_said_to_have_none(tmp_path):
     """MLflow downloads nothing then, adds what it knows of the registration, and does not complain."""
-    (tmp_path / "registered_model_meta").write_text("model_name: classifier")
-    with pytest.raises(ValueError, match="models:/classifier/3 has no files: they are gone from the store of its"):
-        loading._from_checkpoint(tmp_path, "models:/classifier/3", None, allow_pickle=False)  # noqa: SLF001
+    (tmp_path / "gone").mkdir()
+    with connected(new_store(tmp_path / "mlflow.db")) as client:
+        client.create_registered_model("classifier")
+        client.create_model_version("classifier", str(tmp_path / "gone"), None)
+        with pytest.raises(ValueError, match="models:/classifier/1 has no files: they are gone from the store of its"):
+            load_model(find_model(client, "models:/classifier/1"))
 
 
 def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):
     """The champion's training logged scores, but the judge that it stored is no longer there."""
-    with connected(new_store(tmp_path / "mlflow.db")) as client:
+    uri = new_store(tmp_path / "mlflow.db")
+    with connected(uri) as client:
         run_id = client.create_run("0").info.run_id
         client.log_metric(run_id, "fitb/structure", 0.5)
-        model_id = client.create_logged_model("0", name="classifier", source_run_id=run_id).model_id
-        found = registry._find(client, f"models:/{model_id}")  # noqa: SLF001
-    assert found.record is None
-    rules = Rules(rules=(Rule("min", "structure", 0.5),), data="mnist")
-    check = registry._Check(found, found, rules, registry.Loading(), (0, 1), lambda step: None, None)  # noqa: SLF001
+        address = f"models:/{client.create_logged_model('0', name='classifier', source_run_id=run_id).model_id}"
+    rules = Rules(rules=(Rule("min", "structure", 0.5),), champion=address, data="mnist")
     with pytest.raises(ValueError, match="needs a judge: that of the champion's training is gone from the artifacts"):
-        check.run()
+        check_registered(address, rules, tracking_uri=uri)

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from exported import log_exported
+from fitb_callbacks import FillInBlanks
 from fitb_callbacks.cli import app
 from fitb_callbacks.gate import evidence
 from fitb_callbacks.gate.registry import CouldNotCheckError, Promotion, Waiver, check_registered
@@ -241,9 +242,11 @@ def test_an_alias_moved_by_hand_is_left_alone(server):
     assert alias_holder(client, "moved", "champion") == "2"
 
 
-def test_who_checks_has_a_number_where_there_is_no_name(monkeypatch):
+def test_who_checks_has_a_number_where_there_is_no_name(monkeypatch, trained, digits):
     """As in a container that runs as whatever user the platform chose."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 123_456)
-    assert evidence._user() == "123456"  # noqa: SLF001
+    images, labels = (tensor[:4] for tensor in digits.tensors)
+    candidate = FillInBlanks(num_masks=2, update="none").probe(trained, images, labels)
+    assert evidence.provenance(candidate, Rules(), data="here", model_files="")["user"] == "123456"

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fitb_callbacks import FillInBlanks
 from fitb_callbacks.probing.cues import CUES, cue_profile, mixed
 
 LABELS = torch.arange(40) % 4
@@ -189,6 +190,16 @@ def test_what_is_faint_has_a_cue():
     assert cue_profile(by_bars, images, by_bars(images).argmax(dim=1))["faint"].lead < -0.9
 
 
+def test_where_everything_is_near_the_background_little_of_it_is_faint():
+    """As in photographs, in which a highlight or two are far from the background, and the thing itself is not."""
+    images, others = 0.5 * torch.rand(2, 6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[..., 16, 16] = others[..., 16, 16] = 1.0
+    made = mixed("faint", images, others)
+    of_images, of_others = ((made == source).all(dim=1).float().mean().item() for source in (images, others))
+    assert of_others > 0.4
+    assert of_images < of_others
+
+
 def test_blurring_an_image_as_another_is_blurred_takes_its_detail_and_leaves_its_colour():
     sharp, other = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = F.avg_pool2d(other, 9, stride=1, padding=4, count_include_pad=False)
@@ -209,3 +220,35 @@ def test_the_finest_detail_has_a_cue():
     profile = cue_profile(by_texture, images, LABELS)
     assert profile["detail"].kept > 0.95
     assert profile["shading"].lead < 0
+
+
+class Marks(nn.Module):
+    """Reads how bright the place of each class is, or, wherever it stands, how large the bright part is."""
+
+    places = ((3, 3), (3, 22), (22, 3), (22, 22))
+
+    def __init__(self, by_place):
+        super().__init__()
+        self.by_place = by_place
+
+    def forward(self, images):
+        if self.by_place:
+            return torch.stack([10 * images[:, 0, y : y + 4, x : x + 4].mean(dim=(1, 2)) for y, x in self.places], 1)
+        return nearest(lambda some: (some > 0.8).float().sum(dim=(1, 2, 3)), [16.0, 25.0, 36.0, 49.0])(images)
+
+
+@pytest.mark.parametrize("by_place", [True, False])
+def test_a_mark_at_a_place_of_its_class_has_a_cue_and_a_thing_that_stands_anywhere_has_not(by_place):
+    random = torch.Generator().manual_seed(0)
+    images = 0.4 * torch.rand(40, 1, 28, 28, generator=random)
+    for image, label in zip(images, LABELS.tolist(), strict=True):
+        y, x = Marks.places[label] if by_place else torch.randint(0, 21, (2,), generator=random).tolist()
+        side = 4 if by_place else 4 + label
+        image[:, y : y + side, x : x + side] = 1.0
+    found = FillInBlanks(num_masks=96, update="none", chunk_size=120).probe(Marks(by_place), images, LABELS)
+    assert found.metrics["image_accuracy"] == 1
+    if by_place:
+        assert found.metrics["cue_place"] > 0.9
+        assert found.interpretation()["tone"] == "bad"
+    else:
+        assert found.metrics["cue_place"] < 0
