@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 from fitb_callbacks._version import __version__
@@ -26,6 +27,9 @@ __all__ = [
     "RidgeJudge",
     "__version__",
 ]
+
+# Python started in the checkout finds this folder first, and integrations/ lies beside it: take the installed one
+__path__ = extend_path(__path__, __name__)
 
 # Each is imported when it is first asked for: the probe needs no Lightning, and `fitb --help` no torch.
 _HOMES = {

@@ -1,5 +1,7 @@
 """What pyproject.toml says is what there is."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,3 +41,22 @@ def test_extras_name_extras_that_exist(extra):
         if requirement.startswith("fitb-callbacks["):
             named = requirement.removeprefix("fitb-callbacks[").removesuffix("]").split(",")
             assert set(named) <= set(extras)
+
+
+def test_python_started_in_the_checkout_finds_what_is_installed_beside_it(tmp_path):
+    """As after `pip install .`, when the first package on the path is the checkout's, without its integrations."""
+    (tmp_path / "fitb_callbacks").mkdir()
+    (tmp_path / "fitb_callbacks" / "__init__.py").touch()
+    (tmp_path / "fitb_callbacks" / "integrations").symlink_to(ROOT / "integrations")
+    program = "\n".join([
+        "import sys",
+        "sys.meta_path = [each for each in sys.meta_path if 'Editable' not in getattr(each, '__name__', '')]",
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]",
+        "import fitb_callbacks, fitb_callbacks.integrations as found",
+        "print(fitb_callbacks.__file__, found.__file__)",
+    ])  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        str(ROOT / "fitb_callbacks" / "__init__.py"),
+        str(tmp_path / "fitb_callbacks" / "integrations" / "__init__.py"),
+    ]
