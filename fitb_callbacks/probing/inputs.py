@@ -134,4 +134,5 @@ def inconspicuous_colour(images: Tensor, low: Tensor) -> Tensor:
     pixels = images.transpose(0, 1).flatten(1)
     pixels = pixels[:, :: -(-pixels.shape[1] // _PIXELS)]
     lowest = (pixels == pixels.amin(dim=1, keepdim=True)).float().mean(dim=1)
-    return torch.where(lowest >= _BACKGROUND_SHARE, low.flatten().to(pixels), pixels.median(dim=1).values).view_as(low)
+    median = pixels.cpu().median(dim=1).values.to(pixels)  # a GPU has no deterministic one
+    return torch.where(lowest >= _BACKGROUND_SHARE, low.flatten().to(pixels), median).view_as(low)
