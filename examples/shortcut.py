@@ -12,19 +12,22 @@ the wrong model. Both runs are logged to TensorBoard, and one picture shows them
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.data.datasets import load_mnist
+from fitb_callbacks.plotting.layout import INK, MARGIN, PAPER, RIGHT, WIDTH, WRONG, font, stacked
+from fitb_callbacks.plotting.prototypes import prototype_grid
 from fitb_callbacks.probing.judging import judged
 from fitb_callbacks.scoring.judges.centroid import CentroidJudge
+
+SHOWN = slice(0, 10, 3)  # of the classes
 
 
 class Net(LightningModule):
@@ -61,7 +64,7 @@ def with_mark(images, labels):
 
 
 def train(name, train_set, validation_set, trusted, folder, epochs):  # noqa: PLR0913 - three sets of images
-    """Scores and picture of the last probe."""
+    """Scores and result of the last probe."""
     seed_everything(0)
     # The epochs last a second: the usual share of their time is too little, and would not be the same on every machine.
     callback = FillInBlanksCallback(reference=trusted, max_overhead=None, on_error="raise")
@@ -80,27 +83,36 @@ def train(name, train_set, validation_set, trusted, folder, epochs):  # noqa: PL
     return {
         "validation accuracy": trainer.callback_metrics["val_accuracy"].item(),
         "self-consistency": callback.result.metrics["accuracy"],
-        "judge that shares the training data": judged(callback.result, own).metrics["judge_accuracy"],
-        "judge that has seen trusted images only": callback.result.metrics["judge_accuracy"],
-        "shortcut: how far one cue explains the answers": callback.result.metrics["shortcut"],
+        "judge trained on these images": judged(callback.result, own).metrics["judge_accuracy"],
+        "judge trained on trusted images": callback.result.metrics["judge_accuracy"],
+        "shortcut": callback.result.metrics["shortcut"],
         "structure": callback.result.metrics["structure"],
-    }, callback.result.figure()
+    }, callback.result
 
 
-def side_by_side(runs):
-    """The grid of each run, with its scores above."""
-    font, bold = ImageFont.load_default(size=34), ImageFont.load_default(size=44)
-    panels, tallest = [], max(grid.height for _, grid in runs.values())
-    for title, (scores, grid) in runs.items():
-        panel = Image.new("RGB", (grid.width + 40, tallest + 120 + 48 * len(scores)), "white")
-        draw = ImageDraw.Draw(panel)
-        draw.text((34, 20), f"trained on {title}", (40, 40, 40), bold)
-        for row, (score, value) in enumerate(scores.items()):
-            colour = (40, 40, 40) if row < 3 else (0, 92, 148) if title == "digits" else (184, 74, 0)
-            draw.text((34, 92 + 48 * row), f"{value:.2f}   {score}", colour, font)
-        panel.paste(grid, (20, 106 + 48 * len(scores)))
-        panels.append(np.array(panel))
-    return Image.fromarray(np.concatenate(panels, axis=1))
+def picture_of(runs):
+    """The scores of the runs beside each other; below them, what each fills in for four of the classes."""
+    parts = [score_table({name: scores for name, (scores, _) in runs.items()})]
+    for name, (_, result) in runs.items():
+        cells = result.cells()[SHOWN]
+        parts.append(Image.fromarray(prototype_grid(cells, result.heading(f"Trained on {name}"))))
+    return Image.fromarray(stacked(parts))
+
+
+def score_table(scores):
+    """One row a score, one column a run."""
+    line, face = 44, font(30)
+    names = list(next(iter(scores.values())))
+    table = Image.new("RGB", (WIDTH, line * (len(names) + 1) + 20), PAPER)
+    draw = ImageDraw.Draw(table)
+    for column, (run, values) in enumerate(scores.items()):
+        right, colour = WIDTH - 290 * (len(scores) - 1 - column) - MARGIN, (RIGHT, WRONG)[column]
+        draw.text((right, line // 2), run, colour, face, anchor="rm")
+        for row, name in enumerate(names, start=1):
+            middle = row * line + line // 2
+            draw.text((MARGIN, middle), name, INK, face, anchor="lm")
+            draw.text((right, middle), f"{values[name]:.2f}", colour, face, anchor="rm")
+    return table
 
 
 def main():
@@ -121,7 +133,7 @@ def main():
         runs[name] = train(name, *sets, trusted, arguments.output, arguments.epochs)
     for name, (scores, _) in runs.items():
         print(name, *(f"{score}: {value:.2f}" for score, value in scores.items()), sep="\n  ")
-    side_by_side(runs).save(arguments.output / "shortcut.png")
+    picture_of(runs).save(arguments.output / "shortcut.png")
     print(f"picture: {arguments.output / 'shortcut.png'}; charts: tensorboard --logdir {arguments.output}")
 
 

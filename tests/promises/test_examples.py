@@ -89,10 +89,10 @@ def test_shortcut(tmp_path):
             scores[name] = float(value)
     healthy, marked = values["digits"], values["digits with a mark"]
     assert marked["validation accuracy"] == 1 > healthy["validation accuracy"]
-    assert marked["judge that shares the training data"] > 0.8  # which is the point: it is taken in
-    assert marked["judge that has seen trusted images only"] < healthy["judge that has seen trusted images only"]
+    assert marked["judge trained on these images"] > 0.8  # which is the point: it is taken in
+    assert marked["judge trained on trusted images"] < healthy["judge trained on trusted images"]
     assert marked["structure"] < 0.2 * healthy["structure"]
-    assert marked["shortcut: how far one cue explains the answers"] > 0.5
+    assert marked["shortcut"] > 0.5
     assert (tmp_path / "shortcut.png").exists()
     for name in values:
         assert event_file(tmp_path / name / "version_0").Images("fitb/prototypes")
