@@ -71,8 +71,10 @@ def compose(  # noqa: PLR0913 - all that is said of one epoch
     drawn = results if draw else []
     pictures = _pictures(drawn, timelines, epoch=epoch, prefix=prefix, judge=judge) if draw else {}
     everything = scores == "all"
-    chosen = {name: value for name, value in metrics.items() if everything or name.rpartition("/")[2] in KEY_METRICS}
-    logged = {f"{prefix}/{name}": value for name, value in chosen.items()}
+    # MLflow's overview keeps this order
+    ordered = [*(name for name in DECIDING if name in metrics), *(name for name in metrics if name not in DECIDING)]
+    chosen = [name for name in ordered if everything or name.rpartition("/")[2] in KEY_METRICS]
+    logged = {f"{prefix}/{name}": metrics[name] for name in chosen}
     if everything:
         logged |= _of_classes(results[0], prefix)
     times = {name: metrics[name] for name in ("seconds", "overhead")}
@@ -118,6 +120,8 @@ def compose_untrained(
         timelines[masking] = Timeline.beginning([cell.name for cell in cells], [main_tile(cell) for cell in cells])
         pictures[f"{prefix}/{within}at_a_glance"] = glance_picture(cells, {}, {}, heading)
         pictures[f"{prefix}/{within}prototypes"] = prototype_grid(cells, heading)
+        if result is results[0]:
+            pictures[f"{prefix}/confusion"] = _confusion(result, heading)
     return Logged(step=0, scores={}, pictures=pictures, records=[])
 
 

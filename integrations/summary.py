@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fitb_callbacks.integrations.record import Record
-from fitb_callbacks.scoring.catalogue import KEY_METRICS
+from fitb_callbacks.scoring.catalogue import DECIDING, KEY_METRICS
 
 __all__ = ["SIGNS", "facts_line", "probed_line", "summary_lines"]
 
@@ -56,10 +56,10 @@ def facts_line(record: Record) -> str:
         >>> record = make_record(result, validation=("val_acc", 0.4))
         >>> record["scores"] |= {"knows": 0.9, "shortcut": None, "structure": 0.9}
         >>> facts_line(record).partition(", coverage")[0]
-        'knows 0.90, structure 0.90'
+        'structure 0.90, knows 0.90'
     """
     scores, facts = record["scores"], []
-    for name in ("knows", "shortcut", "structure", "coverage"):
+    for name in DECIDING:
         if scores.get(name) is not None:
             interval = _interval(record, name)
             facts.append(f"{name} {scores[name]:.2f}" + (f" ({interval})" if interval else ""))

@@ -1,7 +1,7 @@
 """What a run's page in MLflow says of its probes: a description, a tag, and the settings as parameters.
 
 MLflow prints all parameters of a run above each of its pictures. So only settings that differ from the defaults become
-parameters, and those that follow from the images.
+parameters, and those that follow from the images. The description has all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def page_entries(record: Record) -> dict[str, Any]:
         "params": {f"{within}.{name}": value for name, value in used.items() if value != usual.get(name)},
         "defaults": {f"{within}.{name}": value for name, value in used.items() if value == usual.get(name)},
         "section": f"{prefix} {masking}",
-        "text": _text(record),
+        "text": _text(record, used),
     }
 
 
@@ -100,7 +100,7 @@ def _shown(value: Any) -> str:
     return (f"{value:.4g}" if isinstance(value, float) else str(value))[:_MOST_CHARACTERS]
 
 
-def _text(record: Record) -> str:
+def _text(record: Record, settings: Mapping[str, str]) -> str:
     """What matters first: MLflow shows three lines, and the rest on request; a link works in the first of them only."""
     verdict = record["verdict"]
     parts = [
@@ -109,6 +109,6 @@ def _text(record: Record) -> str:
         verdict["reason"],
         f"The pictures are under *Model metrics*, in the section *A glance at {record['prefix']}*. The report is "
         "written when training ends, and shows every epoch.",
-        f"{probed_line(record)} Settings that are not among the parameters are the defaults.",
+        f"{probed_line(record)} Settings: {', '.join(f'`{name}={value}`' for name, value in settings.items())}.",
     ]
     return "\n\n".join(parts)

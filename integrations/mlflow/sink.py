@@ -49,6 +49,9 @@ _SECTION = "A glance at"
 """Begins the section of the pictures: MLflow sorts sections by name, and in each puts pictures below all charts."""
 _CARD_SHAPE = 1.45  # width by height of what a card shows
 _THUMBNAIL = (512, 180)  # most pixels: a card shows 216 in height, less two lines of parameters; it shrinks wider ones
+_WHOLE_RUN = ("at_a_glance", "timeline")
+"""Pictures that tell of all epochs so far. MLflow opens a card at its first step, and compares runs at one step: so the
+last one of these stands at step 0, in place of the one before."""
 _NAMES = uuid.UUID("7b3ad3f6-2b3f-4f0c-9f0e-2f6c5f0d8f11")  # any constant: it makes file names repeatable
 
 
@@ -84,6 +87,8 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     thumbnail is what a card shows: in the middle of a square, of which it cuts off the bottom. So it is a white square
     itself, with the picture at its top.
 
+    "at_a_glance" and "timeline" tell of all epochs so far: each replaces the one before, at step 0, where a card opens.
+
     Args:
         tracking_uri: Address of the store.
         run_id: The run.
@@ -101,6 +106,8 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     thumbnail.paste(small, ((side - small.width) // 2, 0))
     parcel = _parcel(tracking_uri, run_id, step, {})
     key, timestamp = image_key(f"{_SECTION} {name}").replace("/", "~"), json.loads(parcel[_ENTRY])["timestamp"]
+    if name.rpartition("/")[2] in _WHOLE_RUN:
+        step, timestamp = 0, 0
     stem = f"{key}+step+{step}+timestamp+{timestamp}+{uuid.uuid5(_NAMES, f'{run_id}/{key}/{step}')}"
     return {**parcel, f"{stem}.png": _encoded(image, "PNG"), f"{stem}+compressed.webp": _encoded(thumbnail, "WEBP")}
 

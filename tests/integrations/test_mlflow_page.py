@@ -47,6 +47,8 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert re.search(r"coverage \d\.\d\d \(.+\)\.$", facts), facts
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
     assert run.data.params["fitb/seed"] == "mine"
+    assert "`mask_ratio=0.25`, " in description  # all settings, also the defaults
+    assert next(iter(run.data.metrics)) == "fitb/structure"
 
 
 @pytest.mark.slow
