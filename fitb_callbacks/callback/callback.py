@@ -599,6 +599,7 @@ class FillInBlanksCallback(Callback):
             "size": self._budget.state_dict(),
             "settings": self._settings(),
             "independent": self.result is not None and bool(self.result.settings.get("independent")),
+            "class_names": None if self.result is None else self.result.class_names,
             **self._run_judge.state_dict(),
         }
         room = _CHECKPOINT_BYTES - sum(tensor.nbytes for _, tensor in tensors_in(state))

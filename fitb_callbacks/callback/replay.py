@@ -20,6 +20,7 @@ from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.integrations.loggers import settle
 from fitb_callbacks.models.logits import LogitsFn
+from fitb_callbacks.plotting.timeline import Timeline
 from fitb_callbacks.probing.probe import FillInBlanks, Progress
 from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.catalogue import ScoresName
@@ -30,12 +31,14 @@ from fitb_callbacks.utils.messages import one_line
 __all__ = [
     "EpochCheckpoint",
     "Replayed",
+    "class_names_of",
     "find_checkpoints",
     "independent_labels",
     "log_replay",
     "loggers_for",
     "replay",
     "seen_by_callback",
+    "untrained_of",
 ]
 
 
@@ -175,6 +178,29 @@ def independent_labels(checkpoints: Sequence[EpochCheckpoint]) -> bool:
     )
 
 
+def class_names_of(checkpoints: Sequence[EpochCheckpoint]) -> Sequence[str] | None:
+    """The names that the callback of the run knew; None if it knew none.
+
+    Args:
+        checkpoints: Of one run.
+    """
+    states = (checkpoint.callback for checkpoint in reversed(checkpoints) if checkpoint.callback is not None)
+    return next((state["class_names"] for state in states if state.get("class_names")), None)
+
+
+def untrained_of(checkpoints: Sequence[EpochCheckpoint]) -> dict[str, Timeline]:
+    """Timelines that begin with what the untrained network of the run filled in, by masking; empty if it was not seen.
+
+    Args:
+        checkpoints: Of one run, whose callback has looked before training.
+    """
+    for checkpoint in reversed(checkpoints):
+        timelines = (checkpoint.callback or {}).get("timelines", {})
+        if seen := {masking: state["before"] for masking, state in timelines.items() if state.get("before")}:
+            return {masking: Timeline(before=before) for masking, before in seen.items()}
+    return {}
+
+
 def replay(  # noqa: PLR0913 - what to probe, and what the callback was told in the run
     load: Callable[[Path], nn.Module],
     checkpoints: Sequence[EpochCheckpoint],
@@ -279,8 +305,14 @@ def loggers_for(output: Path, *, tensorboard: bool = False, mlflow_run: str | No
     return loggers
 
 
-def log_replay(
-    series: Iterable[Replayed], loggers: Sequence[Logger], *, prefix: str, judge: str | None, scores: ScoresName = "key"
+def log_replay(  # noqa: PLR0913 - what the callback knew in the run
+    series: Iterable[Replayed],
+    loggers: Sequence[Logger],
+    *,
+    prefix: str,
+    judge: str | None,
+    scores: ScoresName = "key",
+    untrained: Mapping[str, Timeline] | None = None,
 ) -> list[dict[str, float]]:
     """Log each probe as it comes, at the step at which the callback would have logged it.
 
@@ -290,12 +322,13 @@ def log_replay(
         prefix: What the keys begin with.
         judge: The judge in words.
         scores: As for `FillInBlanksCallback`.
+        untrained: Masking to the timeline that this one continues, see `untrained_of`.
 
     Returns:
         One entry a probe, as in `FillInBlanksCallback.history`: ``epoch``, ``step`` and the scores.
     """
     history: list[dict[str, float]] = []
-    reporter = Reporter(ErrorPolicy("raise"), scores)
+    reporter = Reporter(ErrorPolicy("raise"), scores, untrained)
     for replayed in series:
         epoch, step = replayed.checkpoint.epoch, replayed.checkpoint.step
         metrics = scores_of(replayed.results, seconds=replayed.seconds)

@@ -26,6 +26,7 @@ class Reporter:
     Args:
         errors: What to do when a logger fails; the other loggers get theirs either way.
         scores: Which scores the loggers get: "key" or "all", see `fitb_callbacks.scoring.catalogue.ScoresName`.
+        timelines: Masking to the timeline that this run continues.
 
     Example:
         >>> import tempfile, torch
@@ -42,9 +43,11 @@ class Reporter:
         7
     """
 
-    def __init__(self, errors: ErrorPolicy, scores: ScoresName = "key") -> None:
+    def __init__(
+        self, errors: ErrorPolicy, scores: ScoresName = "key", timelines: Mapping[str, Timeline] | None = None
+    ) -> None:
         self._errors, self._scores = errors, scores
-        self._timelines: dict[str, Timeline] = {}  # by masking; only where something is logged
+        self._timelines: dict[str, Timeline] = dict(timelines or {})  # by masking; only where something is logged
         self._recorded: Mapping[str, bytes] = {}  # what loggers were told of the probe's settings
         self._records: list[Record] = []  # which wait for the end of the validation
         self._display: Any = None  # in a notebook, where in the cell's output

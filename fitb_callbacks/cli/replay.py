@@ -59,12 +59,14 @@ def replay(
     with exit_on_error("fitb replay", console), computing(device, precision) as here:
         from fitb_callbacks import FillInBlanks
         from fitb_callbacks.callback.replay import (
+            class_names_of,
             find_checkpoints,
             independent_labels,
             log_replay,
             loggers_for,
             replay,
             seen_by_callback,
+            untrained_of,
         )
         from fitb_callbacks.data.sources import ImageSet, open_images
         from fitb_callbacks.models.checkpoints import load_checkpoint
@@ -89,7 +91,8 @@ def replay(
             chosen = open_images(data, per_class=images_per_class, max_images=max_images, data_dir=data_dir)
             judge, words = None, None
         elif seen is not None:
-            chosen, judge = ImageSet(seen[0], seen[1], None, independent_labels(found)), seen[2]
+            images, labels, judge = seen
+            chosen = ImageSet(images, labels, class_names_of(found), independent_labels(found))
             words = None if judge is None else f"{judge.name} on training images"
         else:
             raise ValueError(
@@ -117,7 +120,14 @@ def replay(
                 progress=progress,
             )
             last: list[Replayed] = []
-            history = log_replay(_noting(series, last), loggers, prefix=prefix, judge=words, scores=scores)
+            history = log_replay(
+                _noting(series, last),
+                loggers,
+                prefix=prefix,
+                judge=words,
+                scores=scores,
+                untrained=untrained_of(found) if data is None else None,
+            )
     console.print(_table(history))
     console.print(f"Scores, pictures and records: {output}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"All on one page: fitb report {output}", highlight=False, soft_wrap=True, markup=False)

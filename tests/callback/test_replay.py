@@ -1,6 +1,7 @@
 """A run's checkpoints give, afterwards, the very series that the callback logged while it trained."""
 
 import csv
+import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from digits_data import training, validation
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -24,10 +26,11 @@ from fitb_callbacks.callback.replay import (
     replay,
     seen_by_callback,
 )
+from fitb_callbacks.integrations.folder import RECORDS
 from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.scoring.judges.ridge import RidgeJudge
 from mlflow_store import new_store
-from quick import fitb, quiet_trainer
+from quick import fitb, quick_callback, quiet_trainer
 from small_module import SmallModule
 
 MODULE = "small_module:SmallModule"
@@ -157,6 +160,28 @@ def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
     again = fitb("replay", folder, "--class", MODULE)
     assert again.exit_code == 2
     assert "--output must be a new folder" in again.output
+
+
+def test_what_the_callback_saw_before_training_and_the_class_names_come_along(tmp_path):
+    names = [f"kind {label}" for label in range(10)]
+    logger = CSVLogger(tmp_path, name="trained", version="")
+    saved = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1)
+    trainer = quiet_trainer(
+        tmp_path, logger=logger, callbacks=[quick_callback(class_names=names), saved], enable_checkpointing=True
+    )
+    trainer.fit(SmallModule(), DataLoader(training(), batch_size=50), DataLoader(validation(), batch_size=50))
+    for name, before in (("again", [True, False]), ("other images", [False, False])):
+        data = ["--data", "digits_data:validation", "--images-per-class", 2] if name == "other images" else []
+        arguments = ("--class", MODULE, "--num-masks", 8, *data, "--output", tmp_path / name)
+        assert fitb("replay", tmp_path / "checkpoints", *arguments).exit_code == 0
+        paths = sorted(Path(tmp_path, name, RECORDS).glob("*.json"))
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        assert ["before" in record for record in records] == before
+    first, again = (
+        json.loads(min(Path(tmp_path, name, RECORDS).glob("*.json")).read_text()) for name in ("trained", "again")
+    )
+    assert again["before"] == first["before"]
+    assert again["classes"] == first["classes"] == names
 
 
 def test_checkpoints_that_are_none_are_left_out(run, tmp_path):
