@@ -134,10 +134,12 @@ class Observer:
         self._open: list[tuple[str, Any]] = []
         self._copies = 0
         self._seen = Observation()
+        self._own_forward: Any = None
 
     def start(self) -> None:
         """Begin to watch."""
         self._seen, self._copies = Observation(training=self._model.training), 0
+        self._own_forward = vars(self._model).get("forward")
         closed = _closed_parts(self._model, training=self._model.training)
         for name, module in self._model.named_modules():
             compiled = getattr(module, "_compiled_call_impl", None) is not None
@@ -182,6 +184,9 @@ class Observer:
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not name and vars(module).get("forward") is not self._own_forward:
+                # The step itself: where a wrapper such as DDP's must see it, Lightning puts it in forward's place
+                return
             self._open.append((name, self._copied((args, kwargs)) if self._recorded() else None))
 
         return hook
