@@ -90,22 +90,23 @@ class AscentUpdate:
         std = self.prior.std
         shifts = self._shifts(start.shape[-2:])
         noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
+        noise = torch.cat((noise, noise), dim=-2)
+        noise = torch.cat((noise, noise), dim=-1)  # so that it is rolled by looking at another part of it
+        mean = self.prior.mean.to(start)[:, None, None]
         images, direction, moved = start, torch.zeros_like(start), torch.zeros_like(keys, dtype=torch.bool)
-        for step in range(self.num_steps):
+        for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
-            seen = images if step == 0 else _shifted(images, *shifts[step]) + _shifted(noise, *_stride(step))
+            seen = images if step == 0 else _shifted(images, rows, columns) + _part(noise, step)
             gradient, logits = _ascent_direction(classify, seen.to(masked.dtype), labels)
             if step == 0:
                 first = logits
-            else:
-                gradient = _shifted(gradient, *(-shift for shift in shifts[step]))
             finite = gradient.sum(dim=(1, 2, 3)).isfinite()
             moved |= finite
             gradient = torch.where(_per_image(finite), gradient, 0)
-            shaped = _unit_size(self.prior.shape(gradient) * hidden, root)
+            shaped = _unit_size(self.prior.shape(gradient, shift=(-rows, -columns)) * hidden, root)
             direction = torch.lerp(shaped, direction, self.momentum)
             images = images + _unit_size(direction, root, size=self.step_size * std)
-            images = self._within_contrast(images, hidden, root).clamp(self.low, self.high)
+            images = self._within_contrast(images, mean, hidden, root).clamp(self.low, self.high)
             images = torch.where(visible, start, images)
         values = torch.where(_per_image(moved), images - start, torch.nan)
         log_p, predicted = answer(first, labels)
@@ -115,19 +116,19 @@ class AscentUpdate:
             values = _unit_size(values, root, size=(after - log_p).clamp(min=0))
         return Found(values, predicted, log_p)
 
-    def _within_contrast(self, images: Tensor, hidden: Tensor, root: Tensor) -> Tensor:
+    def _within_contrast(self, images: Tensor, mean: Tensor, hidden: Tensor, root: Tensor) -> Tensor:
         """Images drawn towards the mean colour, as far as their hidden pixels have too much contrast."""
-        mean = self.prior.mean.to(images)[:, None, None]
         deviation = (images - mean) * hidden
         allowed = self.contrast * self.prior.std * root
         size = torch.linalg.vector_norm(deviation, dim=(1, 2, 3))
         return torch.addcmul(mean, deviation, _per_image((allowed / size.clamp(min=_TINY)).clamp(max=1)))
 
     def _shifts(self, size: torch.Size) -> list[tuple[int, int]]:
-        """Rows and columns that all images are shifted by in each step."""
+        """Rows and columns that all images are shifted by in each step, in the first by none."""
         uniform = keyed_uniform(torch.tensor([self.seed]), 2 * self.num_steps).view(-1, 2)
         largest = torch.tensor([round(self.max_shift * side) for side in size])
-        return [(rows, columns) for rows, columns in ((uniform * (2 * largest + 1)).floor().long() - largest).tolist()]
+        shifts = ((uniform * (2 * largest + 1)).floor().long() - largest).tolist()
+        return [(0, 0), *((rows, columns) for rows, columns in shifts[1:])]
 
 
 def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +167,11 @@ def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _stride(step: int) -> tuple[int, int]:
-    """By how much the noise is rolled for a step: steps with the same noise at the same place are far apart."""
-    return (17 * step, 31 * step)
+def _part(noise: Tensor, step: int) -> Tensor:
+    """An image's noise for a step, out of four copies: those of steps with the same noise in a place are far apart."""
+    height, width = noise.shape[-2] // 2, noise.shape[-1] // 2
+    top, left = (-17 * step) % height, (-31 * step) % width
+    return noise[..., top : top + height, left : left + width]
 
 
 def _shifted(images: Tensor, rows: int, columns: int) -> Tensor:

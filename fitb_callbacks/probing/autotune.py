@@ -123,13 +123,14 @@ class Tuner:
                 return self.next_plan()
         return self._trial
 
-    def record(self, plan: Plan, *, pairs: int, seconds: float) -> None:
+    def record(self, plan: Plan, *, pairs: int, seconds: float, all_there_is: bool = False) -> None:
         """Record how long a block of work took.
 
         Args:
             plan: The one it was done with.
             pairs: How many masked images it was.
             seconds: How long it took; infinite if it did not fit into memory.
+            all_there_is: Whether there was no more work to be put into the block.
         """
         rate = seconds / pairs
         if math.isfinite(seconds):
@@ -137,8 +138,12 @@ class Tuner:
             if plan != self.best and math.isfinite(self._best_rate):
                 self._lost += max(0.0, seconds - pairs * self._best_rate)
         # A block at the end of the work may be much smaller than the plan's, and says little about it.
-        if plan == self._trial and 2 * pairs > plan.chunk_size:
+        if plan != self._trial:
+            return
+        if 2 * pairs > plan.chunk_size:
             self._answer(rate)
+        elif all_there_is:  # no chunk will ever be so large
+            self._answer(math.inf)
 
     def _answer(self, rate: float) -> None:
         try:

@@ -306,7 +306,8 @@ class _Running:
             self._largest_block = left
         if tuner is not None and searching:
             seconds = working_seconds_on(images.device) - began if left == size else math.inf
-            tuner.record(finder.plan, pairs=num_masks * (stop - start), seconds=seconds)
+            everything = start == 0 and stop == num_images
+            tuner.record(finder.plan, pairs=num_masks * (stop - start), seconds=seconds, all_there_is=everything)
         return stop
 
     def _updates_with(self, plan: Plan) -> Tensor:

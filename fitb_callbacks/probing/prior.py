@@ -7,6 +7,7 @@ which is what makes ascent steps draw things rather than noise (`fitb_callbacks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,7 +120,7 @@ class ImagePrior:
         """Standard deviation of a pixel: the root of the channels' mean variance."""
         return self.covariance.diagonal().mean().sqrt().item()
 
-    def shape(self, gradient: Tensor, *, exponent: float = 1.0) -> Tensor:
+    def shape(self, gradient: Tensor, *, exponent: float = 1.0, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """Give a gradient the spectrum and the colours of the images.
 
         Each frequency is multiplied by the images' amplitude at it, to the power of ``exponent``, and the channels by
@@ -130,6 +131,7 @@ class ImagePrior:
             gradient: Shape ``(B, C, H, W)``, of the size of the images; zeros stay zeros.
             exponent: 0 leaves the spectrum alone, 1 multiplies by the images' amplitude spectrum, 2 by their power
                 spectrum.
+            shift: Rows and columns by which the result is rolled, which costs nothing here.
 
         Returns:
             Shape ``(B, C, H, W)``, float32 at least, at a scale of its own: what counts is the direction.
@@ -151,12 +153,24 @@ class ImagePrior:
                 f"of this prior have; got {tuple(gradient.shape)}"
             )
         gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
-        if exponent:
-            weight = self._amplitude.to(gradient).pow(exponent)
-            gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * weight, s=self.size)
-        if len(self.mean) == 1:
-            return gradient
-        return torch.einsum("cd,bdhw->bchw", self._mixing.to(gradient), gradient)
+        spectrum, mixing = self._filter(gradient.device, gradient.dtype, exponent, shift)
+        gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * spectrum, s=self.size)
+        return gradient if mixing is None else torch.einsum("cd,bdhw->bchw", mixing, gradient)
+
+    def _filter(
+        self, device: torch.device, dtype: torch.dtype, exponent: float, shift: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """By what spectra and channels are multiplied, on a device, where it stays: copying makes a GPU wait."""
+        key = (device, dtype, exponent, shift)
+        if key not in self._filters:
+            spectrum = self._amplitude.pow(exponent) * _phase(self.size, shift)
+            mixing = None if len(self.mean) == 1 else self._mixing.to(device, dtype)
+            self._filters[key] = spectrum.to(device, dtype.to_complex()), mixing
+        return self._filters[key]
+
+    @cached_property
+    def _filters(self) -> dict[tuple[torch.device, torch.dtype, float, tuple[int, int]], tuple[Tensor, Tensor | None]]:
+        return {}
 
     @cached_property
     def _amplitude(self) -> Tensor:
@@ -181,6 +195,13 @@ def _radius(size: tuple[int, int]) -> Tensor:
     """Distance from frequency 0 of each frequency of `torch.fft.rfft2`, in periods over the longer side."""
     rows, columns = (torch.fft.fftfreq(size[0]), torch.fft.rfftfreq(size[1]))
     return torch.hypot(rows[:, None], columns[None]).double() * max(size)
+
+
+def _phase(size: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+    """What each frequency of `torch.fft.rfft2` is multiplied by to roll an image by some rows and columns."""
+    rows, columns = torch.fft.fftfreq(size[0]).double(), torch.fft.rfftfreq(size[1]).double()
+    angle = -2 * math.pi * (rows[:, None] * shift[0] + columns * shift[1])
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def _times_in_the_whole_transform(size: tuple[int, int]) -> Tensor:

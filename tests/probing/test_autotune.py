@@ -113,6 +113,15 @@ def test_blocks_that_are_much_smaller_than_the_plan_say_nothing_of_it():
     assert tuner.searching
 
 
+def test_a_search_ends_although_there_is_too_little_work_for_larger_chunks():
+    images, model = torch.rand(2, 1, 12, 12), nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    tuner = tuner_for(model, images)
+    for _ in range(20):
+        FillInBlanks(num_masks=64, tolerance=None, fill=None).probe(model, images, torch.tensor([0, 1]))
+    assert not tuner.searching
+    assert tuner.best.chunk_size <= tuner_for(nn.Flatten(), images).best.chunk_size  # the usual one: 128 pairs are less
+
+
 def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
     tuner, asked = searched(lambda plan: 1e-300 if plan.chunk_size > 128 else 1.0, formats=False)
     assert max(plan.chunk_size for plan in asked) == 256
