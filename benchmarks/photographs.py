@@ -314,12 +314,12 @@ def by_one_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 @contextmanager
 def shaping_off() -> Iterator[None]:
     """Leave gradients as they are."""
-    shape = ImagePrior.shape
-    ImagePrior.shape = lambda self, gradient, *, shift: gradient.roll(shift, dims=(2, 3))  # type: ignore[method-assign]
+    shaping = ImagePrior.shaping
+    ImagePrior.shaping = lambda self, shifts, *, like: lambda gradient, step: gradient.roll(shifts[step], dims=(2, 3))  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ImagePrior.shape = shape  # type: ignore[method-assign]
+        ImagePrior.shaping = shaping  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

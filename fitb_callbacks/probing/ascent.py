@@ -92,7 +92,8 @@ class AscentUpdate:
         noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
         noise = torch.cat((noise, noise), dim=-2)
         noise = torch.cat((noise, noise), dim=-1)  # so that it is rolled by looking at another part of it
-        mean = self.prior.mean.to(start)[:, None, None]
+        shape = self.prior.shaping([(-rows, -columns) for rows, columns in shifts], like=start)
+        mean = self.prior.mean.to(start.dtype).to(start.device)[:, None, None]
         images, direction, moved = start, torch.zeros_like(start), torch.zeros_like(keys, dtype=torch.bool)
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
@@ -103,7 +104,7 @@ class AscentUpdate:
             finite = gradient.sum(dim=(1, 2, 3)).isfinite()
             moved |= finite
             gradient = torch.where(_per_image(finite), gradient, 0)
-            shaped = _unit_size(self.prior.shape(gradient, shift=(-rows, -columns)) * hidden, root)
+            shaped = _unit_size(shape(gradient, step) * hidden, root)
             direction = torch.lerp(shaped, direction, self.momentum)
             images = images + _unit_size(direction, root, size=self.step_size * std)
             images = self._within_contrast(images, mean, hidden, root).clamp(self.low, self.high)

@@ -101,20 +101,21 @@ def cue_profile(
         >>> profile["colour"].lead > 0.9, profile["shuffled"].kept
         (True, 1.0)
     """
+    labels = labels.cpu()  # as all answers are: to count them on a GPU would only make it wait
     profile, partners = {}, [_of_another_class(labels, draw) for draw in range(_DRAWS)]
+    partners_there = [partner.to(images.device) for partner in partners]
     regions = regions or {}
 
     def mixture(name: str, draw: int) -> Tensor:
-        others = images[partners[draw]]
+        others = images[partners_there[draw]]
         if name in regions:
             # Where the other image has its own, it would be two images' spots
-            return torch.where((regions[name] | regions[name][partners[draw]])[:, None], images, others)
+            return torch.where((regions[name] | regions[name][partners_there[draw]])[:, None], images, others)
         return mixed(name, images, others, seed=draw)
 
     for name in (name for name in CUES if name in regions or name not in _OF_REGIONS):
         answers = [
-            predicted(in_chunks(classify, mixture(name, draw), chunk_size), labels).to(labels.device)
-            for draw in range(_DRAWS)
+            predicted(in_chunks(classify, mixture(name, draw), chunk_size).cpu(), labels) for draw in range(_DRAWS)
         ]
         kept = torch.stack([answer == labels for answer in answers]).double().mean(dim=0)
         if name == "shuffled":

@@ -8,6 +8,7 @@ which is what makes ascent steps draw things rather than noise (`fitb_callbacks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,7 +121,7 @@ class ImagePrior:
         """Standard deviation of a pixel: the root of the channels' mean variance."""
         return self.covariance.diagonal().mean().sqrt().item()
 
-    def shape(self, gradient: Tensor, *, exponent: float = 1.0, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    def shape(self, gradient: Tensor, *, exponent: float = 1.0) -> Tensor:
         """Give a gradient the spectrum and the colours of the images.
 
         Each frequency is multiplied by the images' amplitude at it, to the power of ``exponent``, and the channels by
@@ -131,7 +132,6 @@ class ImagePrior:
             gradient: Shape ``(B, C, H, W)``, of the size of the images; zeros stay zeros.
             exponent: 0 leaves the spectrum alone, 1 multiplies by the images' amplitude spectrum, 2 by their power
                 spectrum.
-            shift: Rows and columns by which the result is rolled, which costs nothing here.
 
         Returns:
             Shape ``(B, C, H, W)``, float32 at least, at a scale of its own: what counts is the direction.
@@ -153,24 +153,39 @@ class ImagePrior:
                 f"of this prior have; got {tuple(gradient.shape)}"
             )
         gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
-        spectrum, mixing = self._filter(gradient.device, gradient.dtype, exponent, shift)
-        gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * spectrum, s=self.size)
-        return gradient if mixing is None else torch.einsum("cd,bdhw->bchw", mixing, gradient)
+        return self.shaping([(0, 0)], like=gradient, exponent=exponent)(gradient, 0)
 
-    def _filter(
-        self, device: torch.device, dtype: torch.dtype, exponent: float, shift: tuple[int, int]
-    ) -> tuple[Tensor, Tensor | None]:
-        """By what spectra and channels are multiplied, on a device, where it stays: copying makes a GPU wait."""
-        key = (device, dtype, exponent, shift)
-        if key not in self._filters:
-            spectrum = self._amplitude.pow(exponent) * _phase(self.size, shift)
-            mixing = None if len(self.mean) == 1 else self._mixing.to(device, dtype)
-            self._filters[key] = spectrum.to(device, dtype.to_complex()), mixing
-        return self._filters[key]
+    def shaping(
+        self, shifts: Sequence[tuple[int, int]], *, like: Tensor, exponent: float = 1.0
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What gives many gradients their shape, see `shape`, and rolls them meanwhile, which costs nothing there.
 
-    @cached_property
-    def _filters(self) -> dict[tuple[torch.device, torch.dtype, float, tuple[int, int]], tuple[Tensor, Tensor | None]]:
-        return {}
+        Args:
+            shifts: By how many rows and columns gradients are rolled.
+            like: Of the device and the type that gradients will have. Whatever is needed is brought there now, since
+                each copy makes a GPU wait.
+            exponent: As for `shape`.
+
+        Returns:
+            A function of a gradient ``(B, C, H, W)`` and the number of its shift.
+
+        Example:
+            >>> import torch
+            >>> images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+            >>> prior = ImagePrior.from_images(images)
+            >>> shape = prior.shaping([(0, 0), (2, -3)], like=images)
+            >>> torch.allclose(shape(images, 1), prior.shape(images).roll((2, -3), dims=(2, 3)), atol=1e-5)
+            True
+        """
+        amplitude = self._amplitude.pow(exponent).to(like.dtype).to(like.device)
+        spectra = amplitude * _phases(self.size, shifts, like)
+        mixing = None if len(self.mean) == 1 else self._mixing.to(like.dtype).to(like.device)
+
+        def shape(gradient: Tensor, number: int) -> Tensor:
+            gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * spectra[number], s=self.size)
+            return gradient if mixing is None else torch.einsum("cd,bdhw->bchw", mixing, gradient)
+
+        return shape
 
     @cached_property
     def _amplitude(self) -> Tensor:
@@ -197,10 +212,14 @@ def _radius(size: tuple[int, int]) -> Tensor:
     return torch.hypot(rows[:, None], columns[None]).double() * max(size)
 
 
-def _phase(size: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """What each frequency of `torch.fft.rfft2` is multiplied by to roll an image by some rows and columns."""
-    rows, columns = torch.fft.fftfreq(size[0]).double(), torch.fft.rfftfreq(size[1]).double()
-    angle = -2 * math.pi * (rows[:, None] * shift[0] + columns * shift[1])
+def _phases(size: tuple[int, int], shifts: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """What each frequency of `torch.fft.rfft2` is multiplied by to roll an image by each of some shifts."""
+    by = torch.tensor(shifts, device=like.device)[..., None]
+    rows, columns = (torch.arange(number, device=like.device) for number in (size[0], size[1] // 2 + 1))
+    # Whole turns are left out while everything is an integer
+    turns_down = (rows * by[:, 0] % size[0]).to(like.dtype) / size[0]
+    turns_across = (columns * by[:, 1] % size[1]).to(like.dtype) / size[1]
+    angle = -2 * math.pi * (turns_down[:, :, None] + turns_across[:, None])
     return torch.polar(torch.ones_like(angle), angle)
 
 

@@ -284,8 +284,8 @@ def test_other_precisions(trained, probe_images, dtype):
 
 def test_the_papers_probe_has_no_fill_and_plain_means_on_black(trained, probe_images):
     images, labels = probe_images
-    paper = FillInBlanks.paper(num_masks=16).probe(trained, images, labels)
-    by_hand = FillInBlanks(num_masks=16, baseline=0.0, fill=None, tolerance=None, adjust=False)
+    paper = FillInBlanks.paper(num_masks=16, chunk_size=64).probe(trained, images, labels)
+    by_hand = FillInBlanks(num_masks=16, baseline=0.0, fill=None, tolerance=None, adjust=False, chunk_size=64)
     assert paper.filled is None
     assert torch.equal(paper.updates, by_hand.probe(trained, images, labels).updates)
 
