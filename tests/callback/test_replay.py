@@ -162,6 +162,7 @@ def test_the_command_writes_the_series(run, tmp_path, monkeypatch):
     assert "--output must be a new folder" in again.output
 
 
+@pytest.mark.slow
 def test_what_the_callback_saw_before_training_and_the_class_names_come_along(tmp_path):
     names = [f"kind {label}" for label in range(10)]
     logger = CSVLogger(tmp_path, name="trained", version="")
