@@ -94,7 +94,7 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
         ...            "champion": "models:/digits/1", "champion_scores": {"structure": 0.91}}
         >>> said = {"headline": "The model goes by the rim.", "reason": "93% of answers follow it."}
         >>> print(version_description(verdict, said, evidence="#/evidence"))
-        **✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)**
+        ✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)
         <BLANKLINE>
         The model goes by the rim. 93% of answers follow it.
         <BLANKLINE>
@@ -108,4 +108,4 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
         for key in [key for key in keys if key in scores][:_MOST_SCORES]
     )
     words = on_one_line(f"{said['headline']} {said['reason']}")
-    return f"**{verdict_line(verdict)}**\n\n{words}\n\n{compared}. [Evidence]({evidence})"
+    return f"{verdict_line(verdict)}\n\n{words}\n\n{compared}. [Evidence]({evidence})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import quote
 
 from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.integrations.summary import SIGNS, facts_line, probed_line
@@ -63,24 +64,39 @@ def page_entries(record: Record) -> dict[str, Any]:
 
 def has_section(description: str, section: str) -> bool:
     """Whether `merged` has written this section before."""
-    return f"[//]: # ({section})" in description
+    return _start(section) in description
 
 
 def merged(description: str, section: str, text: str) -> str:
-    """The description of a run with one section replaced, or added at its end; the rest stays as it is.
+    """The description of a run or a version with one section replaced, or added at its end; the rest stays as it is.
+
+    An empty link below its first line and an invisible line at its end mark the section: MLflow's lists show the first
+    line of a description as it is written.
 
     Example:
         >>> once = merged("My notes.", "fitb random", "The model looks at a small spot.")
         >>> merged(once, "fitb random", "The model looks at a small spot.") == once
         True
-        >>> once.splitlines()[0]
-        'My notes.'
+        >>> print(once)
+        My notes.
+        <BLANKLINE>
+        The model looks at a small spot.
+        [](#fitb%20random)
+        <BLANKLINE>
+        [//]: # (end of fitb random)
     """
-    start, end = f"[//]: # ({section})", f"[//]: # (end of {section})"
-    before, found, rest = description.partition(start)
-    after = rest.partition(end)[2] if found else ""
-    parts = [before.strip(), f"{start}\n\n{text.strip()}\n\n{end}", after.strip()]
+    start, end = _start(section), f"[//]: # (end of {section})"
+    first, newline, rest = text.strip().partition("\n")
+    before, after = description, ""
+    if has_section(description, section):
+        before, _, found = description.partition(start)
+        before, after = before.rstrip().rpartition("\n")[0], found.partition(end)[2]
+    parts = [before.strip(), f"{first}\n{start}{newline}{rest}\n\n{end}", after.strip()]
     return "\n\n".join(part for part in parts if part)
+
+
+def _start(section: str) -> str:
+    return f"[](#{quote(section)})"
 
 
 def _in_use(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert json.loads((evidence / "settings.json").read_text())["num_masks"] == 16  # as in training
     for name in ("prototypes.png", "prototypes-of-the-champion.png"):
         assert min(Image.open(evidence / name).size) > 100
-    assert version.description.startswith("[//]: # (fitb check)\n\n**✓ PASSED: 3 rules passed**")
+    assert version.description.startswith("✓ PASSED: 3 rules passed")
     assert f"coverage {verdict['scores']['coverage']:.2f}, champion {verdict['champion_scores']['coverage']:.2f}" in (
         version.description
     )
@@ -223,7 +223,7 @@ def test_a_refusal_moves_nothing(registered):
     assert done.exit_code == 1, done.output
     assert "refused: 1 of 1 rule failed" in done.output
     assert registered.version(WEAK).tags["fitb.verdict"].startswith("refused: 1 of 1 rule failed: coverage at least")
-    assert "**✗ REFUSED: 1 of 1 rule failed: coverage at least 0.99 (is " in registered.version(WEAK).description
+    assert "✗ REFUSED: 1 of 1 rule failed: coverage at least 0.99 (is " in registered.version(WEAK).description
     assert str(registered.client.get_model_version_by_alias("digits", "champion").version) == GOOD
     (case,) = (case for suite in JUnitXml.fromfile("junit.xml") for case in suite)
     assert not case.is_passed

@@ -42,7 +42,7 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert description.count(said["headline"]) in (1, 2)  # one a callback, not one an epoch
     assert "Epoch 1," in description
     assert "Epoch 0," not in description
-    first, facts = description.partition("[//]: # (fitb random)")[2].split("\n\n")[1:3]  # what MLflow shows unfolded
+    first, facts = description.split("\n\n")[1:3]  # what MLflow shows unfolded
     assert first.startswith(f"**{run.data.tags['fitb.verdict']}** [Report](#/experiments/")
     assert re.search(r"coverage \d\.\d\d \(.+\)\.$", facts), facts
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
@@ -112,6 +112,8 @@ def test_the_report_is_among_the_artifacts(run, tmp_path):
 
 
 def test_only_its_own_section_changes():
-    both = merged(merged("", "fitb random", "one"), "other random", "two")
-    assert merged(both, "fitb random", "three") == both.replace("one", "three")
+    notes = "Mine,\n\nof several lines"
+    both = merged(merged(notes, "fitb random", "one\n\nmore"), "other random", "two") + "\n\nand a third."
+    assert both.startswith(f"{notes}\n\none\n")
+    assert merged(both, "fitb random", "three\n\nmore") == both.replace("one", "three")
     assert merged(both, "other random", "three") == both.replace("two", "three")
