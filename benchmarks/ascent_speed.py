@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ascent_speed.py
 
-A fill takes 64 gradients an image. The bare loop takes as many, of ready-made images, and throws them away; it runs in
+A fill takes 84 gradients an image. The bare loop takes as many, of ready-made images, and throws them away; it runs in
 the fill's own chunks and memory format. Both are run in turn, and the median of the ratios is taken. Times are this
 process's CPU time, so that other programs count little.
 """

@@ -531,6 +531,7 @@ NETWORK_OF = {
     6: ("resnet", "cnn", "cnn", "vit"),
     7: ("vit", "resnet", "resnet", "cnn"),
     8: ("resnet", "vit", "cnn", "vit"),
+    9: ("cnn", "resnet", "vit", "resnet"),
 }
 """Seed to the network of each data set of `DATA`."""
 DOSED = ("patch", "shading")

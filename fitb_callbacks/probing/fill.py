@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fitb_callbacks.models.chunks import in_blocks
@@ -22,19 +24,34 @@ __all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in"]
 _PATCHES_PER_SIDE = 8
 """Larger patches than those of random masks: what is drawn within one hangs together."""
 
+_TINY = 1e-12
 _PARTS = 4
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
+_GENTLE = {"num_steps": 20, "step_size": 0.03, "noise": 0.1}
+"""Of the first part, which is looked at beside the original pixels: what is drawn there has to fit in with them."""
 
-FILL_GRADIENTS = _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
+FILL_GRADIENTS = _GENTLE["num_steps"] + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
+
+
+class _Stage(NamedTuple):
+    """What is hidden and filled in turn."""
+
+    rule: AscentUpdate
+    part: int | None  # None for the whole image
+    shown_in: int
+    from_surroundings: bool = False
 
 
 def fill_images(inputs: Inputs, plan: Plan, *, seed: int, share: tuple[int, int] = (0, 1)) -> Tensor:
     """Fill images in until no original pixel is left.
 
-    The image is cut into four parts of scattered patches. One after the other is hidden and filled by ascent steps in
-    what the image has become by then. Further steps over the whole image then join the patches up.
+    The image is cut into four parts of scattered patches. The first is hidden and filled by small ascent steps, from
+    the colours around it: that is what the model would put into the blanks of an image. For a picture of which nothing
+    is left, the other parts follow, from the baseline and by larger steps, each in what the image has become by then;
+    and the first once more, as it had the colours of the original around it. Further steps over the whole image then
+    join the patches up.
 
     Args:
         inputs: Images, labels and model. Hidden pixels start from the baseline and stay between low and high.
@@ -45,8 +62,9 @@ def fill_images(inputs: Inputs, plan: Plan, *, seed: int, share: tuple[int, int]
             all of them.
 
     Returns:
-        Every image after each of the steps, shape ``(N, 5, C, H, W)``: four parts, then the whole; fewer parts for
-        images of fewer pixels. An image stays at the baseline where the model's gradients are not finite.
+        Every image after each of the steps, shape ``(N, 5, C, H, W)``: with a quarter filled, a half, three quarters,
+        all of it, and joined up; fewer parts for images of fewer pixels. An image stays at the baseline where the
+        model's gradients are not finite.
 
     Raises:
         RuntimeError: If the logits do not depend on the images by differentiable operations.
@@ -71,25 +89,52 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     parts = min(_PARTS, grid.num_patches)
     first = torch.zeros(1, dtype=torch.long, device=images.device)
     part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
-    rule = AscentUpdate(ImagePrior.from_images(images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False)
-    rules = [*(replace(rule, seed=seed + part) for part in range(parts)), replace(rule, num_steps=_STEPS_OVER_ALL)]
-    steps = images.new_zeros(len(rows), len(rules), *images.shape[1:])
+    stages = _stages(inputs, parts, seed)
+    steps = images.new_zeros(len(rows), parts + 1, *images.shape[1:])
 
     def work(_: slice, some: slice) -> None:
         chosen = rows[some]
         current, labels = images[chosen], inputs.labels[chosen]
-        for step, each in enumerate(rules):
-            visible = (part_of_pixel != step) if step < parts else torch.zeros_like(part_of_pixel, dtype=torch.bool)
+        for number, stage in enumerate(stages):
+            start, visible = current, torch.zeros_like(part_of_pixel, dtype=torch.bool)
+            if stage.part is not None:
+                visible = part_of_pixel != stage.part
+                blank = _surroundings(current, visible, inputs.baseline, grid.patch_size)
+                start = torch.where(visible, current, blank if stage.from_surroundings else inputs.baseline)
+            keys = pair_keys(first + number, chosen, seed=seed).flatten()
             visible = visible.expand(len(chosen), 1, height, width)
-            start = current if step == parts else torch.where(visible, current, inputs.baseline)
-            keys = pair_keys(first + step, chosen, seed=seed).flatten()
-            update = UpdateFinder(each, inputs.classify, plan).find(start, labels, visible, keys).values
+            update = UpdateFinder(stage.rule, inputs.classify, plan).find(start, labels, visible, keys).values
             current = (start + update.nan_to_num()).to(images.dtype)
-            steps[some, step] = current
+            steps[some, stage.shown_in] = current
 
     if len(rows):
         in_blocks(work, 1, len(rows), plan.chunk_size)
     return steps
+
+
+def _stages(inputs: Inputs, parts: int, seed: int) -> list[_Stage]:
+    rule = AscentUpdate(
+        ImagePrior.from_images(inputs.images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False
+    )
+    return [
+        _Stage(replace(rule, seed=seed, **_GENTLE), 0, shown_in=0, from_surroundings=True),
+        *(_Stage(replace(rule, seed=seed + part), part, shown_in=part) for part in range(1, parts)),
+        _Stage(replace(rule, seed=seed), 0, shown_in=parts),
+        _Stage(replace(rule, num_steps=_STEPS_OVER_ALL, seed=seed), None, shown_in=parts),
+    ]
+
+
+def _surroundings(images: Tensor, visible: Tensor, baseline: Tensor, radius: int) -> Tensor:
+    """For every pixel the mean colour of the visible ones around it; the baseline where there are none."""
+
+    def pooled(values: Tensor) -> Tensor:
+        for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+            values = F.avg_pool2d(values, kernel, stride=1, padding=padding)
+        return values
+
+    weights = visible.to(torch.promote_types(images.dtype, torch.float32)).expand(1, 1, *images.shape[-2:])
+    share = pooled(weights)
+    return torch.where(share > 0, pooled(images * weights) / share.clamp(min=_TINY), baseline).to(images.dtype)
 
 
 def put_in(inputs: Inputs, update: Tensor) -> Tensor:

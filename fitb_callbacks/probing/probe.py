@@ -103,7 +103,7 @@ class FillInBlanks:
         binarize: Second stage: pixels whose normalized update is above this number become ``high``, the others
             ``low``; None shows the positive part of the normalized update itself. The paper binarises, and does not
             say where.
-        fill: "ascent" also fills every image in until no original pixel is left, by 64 gradients an image, see
+        fill: "ascent" also fills every image in until no original pixel is left, by 84 gradients an image, see
             `fitb_callbacks.probing.fill`: ``result.filled``. None leaves that out.
         baseline: Value of a masked pixel in the model's input space, one number or one a channel. None takes each
             channel's median, or ``low`` where a quarter of the pixels have the lowest value, like the background of

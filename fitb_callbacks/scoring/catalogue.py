@@ -88,7 +88,7 @@ def _cue(what: str, *, when_low: str = "A high value: this cue decides") -> Metr
 METRICS: dict[str, Metric] = {
     "structure": Metric(
         meaning="The headline: the model is right, a judge recognises what it fills in, and no shortcut explains it: "
-        "sqrt(knows * accuracy above chance) * (1 - shortcut), with that on trusted images if it is lower there",
+        "knows^¼ * (accuracy above chance)^¾ * (1 - shortcut), with that on trusted images if it is lower there",
         better="higher",
         bounds="0 to 1",
         chance="0",
