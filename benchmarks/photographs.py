@@ -308,7 +308,7 @@ def by_one_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     probe = FillInBlanks(masking="progressive", num_masks=4, fill=None, patch_size=28, chunk_size=AT_ONCE)
     steps = probe.probe(model, images, labels).steps
     assert steps is not None
-    return steps[:, -1]
+    return steps[:, -1].to(images.device)
 
 
 @contextmanager
