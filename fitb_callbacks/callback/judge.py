@@ -70,6 +70,7 @@ class RunJudge:
             self._streamed, self._fixed = learner, None
         self._streamed_epoch: int | None = None
         self._batches = 0
+        self._learns = True
         self._gathered: StreamedJudge | None = None  # the same of all processes, as of the last probe
         self._num_classes = 0
 
@@ -100,7 +101,7 @@ class RunJudge:
 
     def wants_batches(self, epoch: int) -> bool:
         """Whether the judge learns from training batches of this epoch: the first one, at most 1,000 batches of it."""
-        if self._streamed is None or self._batches >= _MOST_BATCHES:
+        if self._streamed is None or self._batches >= _MOST_BATCHES or not self._learns:
             return False
         return self._streamed_epoch is None or self._streamed_epoch == epoch
 
@@ -109,6 +110,7 @@ class RunJudge:
         if self._streamed is not None and self.wants_batches(epoch):
             self._streamed_epoch, self._batches = epoch, self._batches + 1
             self._streamed.update(images, labels)
+            self._learns = self._streamed.learns_from_more(self._num_classes)  # once, as asking makes a GPU wait
 
     def give_up(self) -> None:
         """Do without a judge for the rest of this run."""

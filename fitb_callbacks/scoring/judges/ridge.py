@@ -70,6 +70,17 @@ class RidgeJudge(StreamedJudge):
         """Sum of the outer products of features, shape ``(features, features)``."""
         self._solution: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def learns_from_more(self, num_classes: int) -> bool:
+        """Whether more images of these classes would still teach it anything: not if it has enough of each.
+
+        Example:
+            >>> judge = RidgeJudge(images_per_class=1)
+            >>> judge.update(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+            >>> judge.learns_from_more(num_classes=2), judge.learns_from_more(num_classes=3)
+            (False, True)
+        """
+        return len(self.counts) < num_classes or bool((self.counts < self.images_per_class).any())
+
     def _add(self, images: Tensor, labels: Tensor) -> None:
         held = self.counts[labels]
         if not bool((held < self.images_per_class).any()):  # most batches of a long run

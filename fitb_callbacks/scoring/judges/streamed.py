@@ -153,6 +153,10 @@ class StreamedJudge(Judge):
             self._grow(int(labels.max()) + 1)
             self._add(images.detach().to(self.counts.device), labels.to(self.counts.device))
 
+    def learns_from_more(self, num_classes: int) -> bool:
+        """Whether more images of these classes would still teach it anything."""
+        return True
+
     def merge(self, other: Self) -> None:
         """Add what another judge has seen, as if this one had seen it.
 
