@@ -15,7 +15,7 @@ import datetime
 import logging
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,27 +121,26 @@ TINY = Plans(
 """The same on small networks, so that a machine without a GPU can test this script."""
 
 
-def measure(device: torch.device, plans: Plans) -> str:
-    """The tables in Markdown."""
+def measure(device: torch.device, plans: Plans) -> Iterator[str]:
+    """The tables in Markdown, line by line as they are measured."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    lines = [
-        f"`python benchmarks/gpu.py` on {name}, torch {torch.__version__}, {today}.",
-        "",
+    yield f"`python benchmarks/gpu.py` on {name}, torch {torch.__version__}, {today}."
+    yield ""
+    yield (
         "| network, image | masked images | best bare loop | updates a second | share | with what the model relies on "
-        "| first probe / later ones | peak memory of the bare loop in the same chunks / of the probe, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(throughput_row(case, device, plans.pairs) for case in plans.cases),
-        "",
-        "| filled in | images | gradients a second | share of the bare loop in the same chunks |",
-        "| --- | --- | --- | --- |",
-        *(fill_row(case, device, plans.pairs) for case in plans.filled),
-        "",
-        "| training images | epoch | its own time | probe | overhead |",
-        "| --- | --- | --- | --- | --- |",
-        *training_rows(device, *plans.training),
-    ]
-    return "\n".join(lines) + "\n"
+        "| first probe / later ones | peak memory of the bare loop in the same chunks / of the probe, MiB |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield from (throughput_row(case, device, plans.pairs) for case in plans.cases)
+    yield ""
+    yield "| filled in | images | gradients a second | share of the bare loop in the same chunks |"
+    yield "| --- | --- | --- | --- |"
+    yield from (fill_row(case, device, plans.pairs) for case in plans.filled)
+    yield ""
+    yield "| training images | epoch | its own time | probe | overhead |"
+    yield "| --- | --- | --- | --- | --- |"
+    yield from training_rows(device, *plans.training)
 
 
 def prepared(case: Case, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
@@ -256,9 +255,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    tables = measure(torch.device("cuda"), FULL)
-    asked.output.write_text(tables)
-    print(tables)
+    with asked.output.open("w") as file:
+        for line in measure(torch.device("cuda"), FULL):
+            print(line, flush=True)
+            print(line, file=file, flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(gpu, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_it_fills_every_cell_of_its_tables(gpu):
-    tables = gpu.measure(torch.device("cpu"), gpu.TINY)
+    tables = "\n".join(gpu.measure(torch.device("cpu"), gpu.TINY))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.splitlines() if "|" in line]
     by_name = {row[0]: row[1:] for row in rows}
     for case in gpu.TINY.cases:
