@@ -26,6 +26,11 @@ the model's gradients showed how it would fill them in.
   accuracy   how often it recognises its own prototypes, as in the paper
 """
 
+_TENSORBOARD = (
+    "http://127.0.0.1:6006/?smoothing=0&tagFilter=fitb%2F(at_a_glance%7Cstructure%7Cknows%7Cshortcut)%24#timeseries"
+)
+"""Where the summary and the deciding scores stand on one page, as they are."""
+
 _DIGITS = {"epoch": 0, "seconds": 1}  # of the table
 
 
@@ -98,6 +103,7 @@ def demo(
     console.print(
         f"  tensorboard --logdir {run.tensorboard} --samples_per_plugin images=200", highlight=False, soft_wrap=True
     )
+    console.print(f"  then {_TENSORBOARD}", highlight=False, soft_wrap=True)
     console.print(f"  mlflow ui --backend-store-uri {run.mlflow_uri}", highlight=False, soft_wrap=True)
     console.print(f"  then http://127.0.0.1:5000/{run.mlflow_page}", highlight=False, soft_wrap=True)
     say_verdict(console, run.verdict)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fitb_callbacks._version import __version__
+from fitb_callbacks.integrations.summary import ADVICE, judge_line
 from fitb_callbacks.scoring.catalogue import GROUPS, KEY_METRICS, METRICS, group_of
 
 __all__ = ["render_report"]
@@ -105,7 +106,8 @@ def _page_data(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
                 before = pictures.number(record["before"]) if record.get("before") else None
                 described = settings.number(json.dumps(record["settings"]))
                 shown = {"pictures": strips, "before": before, "settings": described, "gallery": gallery}
-                drawn.append(_rounded({**record, **shown}))
+                words = {"judge_line": judge_line(record), "advice": ADVICE.get(record["verdict"]["tone"], "")}
+                drawn.append(_rounded({**record, **shown, **words}))
             name = f"{prefix}, {masking}, {len(classes)} classes"
             series.append({"name": f"{title}: {name}" if len(runs) > 1 else name, "run": run, "records": drawn[::-1]})
     return {

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,7 @@ import warm_process
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.integrations.loggers import log_picture
 from fitb_callbacks.integrations.mlflow.sink import image_key, picture_parcel
+from fitb_callbacks.integrations.summary import ADVICE
 from mlflow_store import new_store
 from small_module import SmallModule
 
@@ -64,6 +66,10 @@ def test_every_epoch_is_at_one_step_everywhere(run, tmp_path):
     said = texts[-1].tensor_proto.string_val[0].decode()
     assert probe.result.interpretation("ridge regression on training images")["headline"] in said
     assert f"| image_accuracy | {probe.history[-1]['image_accuracy']:.2f} |" in said
+    assert re.search(
+        r"^The judge recognises \d+% of the images themselves and \d+% of noise; chance is 10%.$", said, re.M
+    )
+    assert {*ADVICE.values()} & {f"Next: {line.partition('Next: ')[2]}" for line in said.splitlines()}
     files = [file.path for file in client.list_artifacts(mlflow.run_id, "images")]
     for name in ("at_a_glance", "prototypes", "confusion", "timeline"):
         of_name = [path for path in files if name in path]

@@ -1,11 +1,6 @@
 // What follows the slider: each part is built once and returns how it is updated.
 const FIRST_CARDS = 20, WIDE_FROM = 12;
 
-const ADVICE = {
-  good: "Next: compare it with another model of the same data (fitb report A B), or let fitb check decide.",
-  bad: "Next: open the worst class and look at where its maps are orange. If that is not the object, change the data, not the model.",
-  unclear: "Next: give what the sentence above lacks; until then, the pictures say more than the numbers.",
-};
 function buildVerdict() {
   return (record, index) => {
     const { tone } = record.verdict;
@@ -16,10 +11,8 @@ function buildVerdict() {
     let first = index;
     while (first > 0 && records[first - 1].verdict.headline === record.verdict.headline) first--;
     byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "Unchanged since the first probe." : `Unchanged since epoch ${records[first].epoch}.`) : "";
-    byId("verdict-next").textContent = ADVICE[tone] ?? "";
-    const { judge_ceiling: ceiling, null_accuracy: none } = record.scores;
-    byId("judge-line").textContent = ceiling == null ? "There is no judge: only the model itself was asked." :
-      `The judge recognises ${Math.round(100 * ceiling)}% of the images themselves${none == null ? "" : ` and ${Math.round(100 * none)}% of noise`}; chance is ${Math.round(100 / record.settings_of.num_classes)}%.`;
+    byId("verdict-next").textContent = record.advice;
+    byId("judge-line").textContent = record.judge_line;
   };
 }
 function buildTiles() {
