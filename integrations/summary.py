@@ -43,16 +43,13 @@ def summary_lines(record: Record) -> list[str]:
     verdict, scores = record["verdict"], record["scores"]
     lines = [f"**{SIGNS[verdict['tone']]} {verdict['headline']}** {verdict['reason']} {ADVICE[verdict['tone']]}", ""]
     lines += [judge_line(record), ""]
-    lines += ["| score | value | 95% interval | chance | what it is |", "| --- | --- | --- | --- | --- |"]
+    lines += ["| score | value | 95% interval |", "| --- | --- | --- |"]
     if record["validation"] is not None:
         name, value = record["validation"]
-        lines.append(f"| {name.replace('|', ' ')} of the training | {value:.2f} | | | |")
-    names = [name for name in KEY_METRICS if scores.get(name) is not None]
-    for name in names[:_MOST_SCORES]:
-        metric = METRICS[name]
-        lines.append(
-            f"| {name} | {scores[name]:.2f} | {_interval(record, name)} | {metric.chance} | {metric.meaning} |"
-        )
+        lines.append(f"| {name.replace('|', ' ')} of the training | {value:.2f} | |")
+    names = [name for name in KEY_METRICS if scores.get(name) is not None][:_MOST_SCORES]
+    lines += [f"| {name} | {scores[name]:.2f} | {_interval(record, name)} |" for name in names]
+    lines += ["", *(f"- {name} (chance: {METRICS[name].chance}): {METRICS[name].meaning}." for name in names)]
     return [*lines, "", probed_line(record)]
 
 
