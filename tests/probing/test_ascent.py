@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -150,6 +151,26 @@ def test_each_step_fills_its_part_and_leaves_the_rest(probe_images, filled):
     for step in (1, 2, 3):
         changed = (filled.fill_steps[:, step] != filled.fill_steps[:, step - 1]).float().mean().item()
         assert 0.1 < changed < 0.3
+
+
+def test_the_first_part_fits_in_with_what_is_around_it_and_the_rest_does_not_know_of_it():
+    """Of smooth images, blanks are filled with nearly what was there; at the end nothing of that is left."""
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    images = torch.stack([rows, columns, -rows, -columns])[:, None]
+    torch.manual_seed(0)
+    untrained = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 4))
+    result = FillInBlanks(num_masks=1).probe(untrained, images, torch.zeros(4).long())
+    first, last = result.fill_steps[:, 0], result.fill_steps[:, -1]
+    hidden = first != images
+    assert (first - images)[hidden].abs().mean() < 0.7 * (images - result.settings["baseline"][0])[hidden].abs().mean()
+
+    def own_likeness(pictures):
+        """How much more a picture is like its own image than like the others, by the cosine."""
+        cosine = F.cosine_similarity(pictures.flatten(1)[:, None], images.flatten(1), dim=2)
+        return (cosine.diag() - (cosine.sum(dim=1) - cosine.diag()) / 3).mean()
+
+    assert own_likeness(first) > 1
+    assert own_likeness(last).abs() < 0.1
 
 
 def test_an_untrained_network_draws_nothing_that_someone_else_recognises(probe_images, digits):
