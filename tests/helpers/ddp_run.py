@@ -32,6 +32,16 @@ class Module(SmallModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)  # Adam would blow up differences of rounding
 
 
+class NormalisesInTheStep(Module):
+    """Takes images from 0 to 1, and shows the network others."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((2 * batch[0] - 1, batch[1]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((2 * batch[0] - 1, batch[1]), batch_idx)
+
+
 def failing(model, images):
     """Logits, except on the second process in the second epoch's probe: there, an error before or after the masks."""
     if RANK == 1 and model.trainer.current_epoch == 1 and not model.trainer.sanity_checking:
@@ -95,4 +105,5 @@ if __name__ == "__main__":
         sampler = DistributedSampler(data, num_replicas=DEVICES, rank=RANK, shuffle=False)
         return DataLoader(data, batch_size=32 // DEVICES, sampler=sampler)
 
-    trainer.fit(Module(), loader(train), loader(validation))
+    module = NormalisesInTheStep() if CASE == "normalises in the step" else Module()
+    trainer.fit(module, loader(train), loader(validation))

@@ -38,7 +38,14 @@ def run(folder, *, devices=2, case="plain", started_by_lightning=False, script=S
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(devices)], said
 
 
-@pytest.mark.parametrize("case", ["other classes on each rank", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "other classes on each rank",
+        pytest.param("plain", marks=pytest.mark.slow),
+        pytest.param("normalises in the step", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_get_the_numbers_of_one(tmp_path, case):
     (alone,), _ = run(tmp_path / "one", devices=1, case=case)
     ranks, log = run(tmp_path / "two", case=case, started_by_lightning=case == "plain")
@@ -58,6 +65,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path, case):
                 if name not in {"seconds", "overhead"}:
                     assert value == pytest.approx(expected[name], abs=1e-5, nan_ok=True), name
     assert ranks[0]["filled"] == ranks[1]["filled"]
+    assert torch.tensor(alone["images"]).min() == (-1 if case == "normalises in the step" else 0)
     assert set(alone["labels"]) == set(range(10))
     assert log.count("none changed") == 4  # one before training; the audit reports on one process only
     with next((tmp_path / "two").rglob("metrics.csv")).open() as file:
