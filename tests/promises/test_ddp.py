@@ -43,7 +43,7 @@ def run(folder, *, devices=2, case="plain", started_by_lightning=False, script=S
     [
         "other classes on each rank",
         pytest.param("plain", marks=pytest.mark.slow),
-        pytest.param("normalises in the step", marks=pytest.mark.slow),
+        pytest.param("changes images in the step", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_get_the_numbers_of_one(tmp_path, case):
@@ -65,7 +65,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path, case):
                 if name not in {"seconds", "overhead"}:
                     assert value == pytest.approx(expected[name], abs=1e-5, nan_ok=True), name
     assert ranks[0]["filled"] == ranks[1]["filled"]
-    assert torch.tensor(alone["images"]).min() == (-1 if case == "normalises in the step" else 0)
+    assert torch.tensor(alone["images"]).min() == (-1 if case == "changes images in the step" else 0)
     assert set(alone["labels"]) == set(range(10))
     assert log.count("none changed") == 4  # one before training; the audit reports on one process only
     with next((tmp_path / "two").rglob("metrics.csv")).open() as file:
