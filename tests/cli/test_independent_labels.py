@@ -7,11 +7,14 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import MLFlowLogger
+from mlflow import MlflowClient
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksResult
 from fitb_callbacks.data.sources import open_images
 from fitb_callbacks.integrations.folder import RECORDS
+from mlflow_store import new_store
 from quick import fitb, quick_callback, quiet_trainer
 from several_labels import SeveralLabels, bars
 
@@ -75,6 +78,29 @@ def test_a_check_and_an_ablation_take_each_label_by_itself(trained, tmp_path):
     few = ("--mask-ratio", 0.25, "--patch-size", 2, "--num-masks", 8)
     done = fitb("ablate", "--checkpoint", last(folder), *MODULE, *file, *few, "--output", tmp_path / "cells")
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
+def test_a_check_takes_the_images_that_training_recorded(tmp_path):
+    """From MLflow, without --data: the record says that each label is by itself."""
+    uri = new_store(tmp_path / "mlflow.db")
+    logger = MLFlowLogger(tracking_uri=uri, artifact_location=(tmp_path / "artifacts").as_uri())
+    seed_everything(3, verbose=False)
+    callback = quick_callback()
+    trainer = quiet_trainer(tmp_path, max_epochs=3, logger=logger, callbacks=[callback])
+    loader = DataLoader(TensorDataset(*bars()), batch_size=24)
+    trainer.fit(SeveralLabels(), loader, loader)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    client = MlflowClient(uri)
+    client.log_artifact(logger.run_id, tmp_path / "last.ckpt", "best")
+    client.create_registered_model("several")
+    client.create_model_version("several", f"runs:/{logger.run_id}/best", run_id=logger.run_id)
+    report = tmp_path / "verdict.json"
+    rule = ("--min", "image_accuracy=0.5")
+    done = fitb("check", "models:/several/1", *MODULE, *rule, "--dry-run", "--tracking-uri", uri, "--json", report)
+    assert done.exit_code == 0, done.output
+    scores = json.loads(report.read_text())["scores"]
+    assert scores["image_accuracy"] == callback.history[-1]["image_accuracy"] == 1
 
 
 def test_one_label_each_is_a_class(trained):
