@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fitb_callbacks.data.batches import batches_of, read_batch
@@ -123,22 +125,21 @@ def open_images(
     """
     if source in LOADERS:
         named = LOADERS[source](data_dir)
-        batches: Iterable[tuple[Tensor, Tensor]] = [named.validation.tensors[:2]]  # type: ignore[list-item]
-        names: Sequence[str] | None = named.classes
+        opened = _Opened([named.validation.tensors[:2]], named.classes)  # type: ignore[list-item]
     elif Path(source).is_dir():
-        batches, names = _from_folder(Path(source), per_class, image_shape)
+        opened = _from_folder(Path(source), per_class, image_shape)
     elif source.endswith(".npz"):
-        batches, names = _from_npz(Path(source))
+        opened = _from_npz(Path(source))
     elif ":" in source:
-        batches, names = _from_function(source)
+        opened = _from_function(source)
     else:
         raise FileNotFoundError(
             f"--data must be a folder, an .npz file, package.module:function, {' or '.join(LOADERS)}; "
             f"there is no {source!r}"
         )
     chosen = ImageSelection(per_class=per_class, max_images=max_images or 2**31)
-    independent = False
-    for images, labels in batches:
+    independent, names = opened.independent, opened.names
+    for images, labels in opened.batches:
         independent = independent or (labels.ndim == 2 and bool(((labels > 0.5).sum(dim=1) != 1).any()))
         chosen.offer(*(one_label_each(images, labels) if labels.ndim == 2 else (images, labels)))
     if not len(chosen):
@@ -146,7 +147,13 @@ def open_images(
     return ImageSet(chosen.images, chosen.labels, None if names is None else tuple(map(str, names)), independent)
 
 
-_Opened = tuple[Iterable[tuple[Tensor, Tensor]], Sequence[str] | None]
+@dataclass(frozen=True)
+class _Opened:
+    """What a source holds: batches of images and labels, names of the classes, and `ImageSet.independent`."""
+
+    batches: Iterable[tuple[Tensor, Tensor]]
+    names: Sequence[str] | None
+    independent: bool = False
 
 
 def _from_folder(folder: Path, per_class: int | None, image_shape: Sequence[int] | None) -> _Opened:
@@ -180,7 +187,8 @@ def _from_folder(folder: Path, per_class: int | None, image_shape: Sequence[int]
                 f"pictures must be of one size: {files[0][0]} has {first_width} x {first_height} pixels, "
                 f"{path} {width} x {height}. Resize them, or give a package.module:function that does"
             )
-    return [(torch.stack(pictures), torch.tensor([label for _, label in files]))], [part.name for part in classes]
+    labels = torch.tensor([label for _, label in files])
+    return _Opened([(torch.stack(pictures), labels)], [part.name for part in classes])
 
 
 def _read_picture(path: Path, image_shape: Sequence[int] | None) -> Tensor:
@@ -239,7 +247,16 @@ def _from_npz(path: Path) -> _Opened:
     elif pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
         pixels = np.moveaxis(pixels, 3, 1)
     images = torch.from_numpy(pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1))
-    return [(images, torch.from_numpy(labels.astype(np.int64)))], None if names is None else names.tolist()
+    batch = images, torch.from_numpy(labels.astype(np.int64))
+    return _Opened([batch], None if names is None else names.tolist(), _was_independent(arrays))
+
+
+def _was_independent(arrays: Mapping[str, NDArray[np.generic]]) -> bool:
+    """Whether the arrays are those of a saved result whose labels were independent, each image with one of its own."""
+    try:
+        return bool(json.loads(str(arrays["description"]))["settings"].get("independent"))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):  # no saved result
+        return False
 
 
 def _from_function(path: str) -> _Opened:
@@ -254,7 +271,7 @@ def _from_function(path: str) -> _Opened:
         raise ValueError(f"--data {path} gives no images: {one_line(error)}") from error
     dataset = getattr(data, "dataset", data)
     names = getattr(dataset, "classes", getattr(dataset, "class_names", None))
-    return batches, names if isinstance(names, (list, tuple)) else None
+    return _Opened(batches, names if isinstance(names, (list, tuple)) else None)
 
 
 def _read(batch: Any) -> tuple[Tensor, Tensor]:

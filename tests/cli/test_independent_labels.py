@@ -103,6 +103,27 @@ def test_a_check_takes_the_images_that_training_recorded(tmp_path):
     assert scores["image_accuracy"] == callback.history[-1]["image_accuracy"] == 1
 
 
+def test_a_saved_result_as_data_takes_each_label_by_itself(trained, tmp_path):
+    folder, _ = trained
+    quick = (*MODULE, "--num-masks", 8)
+    fitb("probe", last(folder), *quick, "--data", folder / "several.npz", "--output", tmp_path / "first")
+    saved = tmp_path / "first" / "result.npz"
+    done = fitb("probe", last(folder), *quick, "--data", saved, "--output", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    first, again = (FillInBlanksResult.load(tmp_path / name / "result.npz") for name in ("first", "again"))
+    assert again.settings["independent"]
+    assert torch.equal(first.labels, again.labels)
+    assert again.metrics["image_accuracy"] == 1  # by the strongest label alone, it would be about a half
+
+
+@pytest.mark.parametrize("description", ["", "[" * 100_000, "[]", '{"settings": null}', "{}"])
+def test_files_that_only_look_like_a_saved_result_have_classes(tmp_path, description):
+    np.savez(
+        tmp_path / "own.npz", images=np.zeros((2, 1, 8, 8)), labels=np.arange(2), description=np.array(description)
+    )
+    assert not open_images(str(tmp_path / "own.npz"), per_class=2).independent
+
+
 def test_one_label_each_is_a_class(trained):
     chosen = open_images(str(trained[0] / "one.npz"), per_class=2)
     assert not chosen.independent
