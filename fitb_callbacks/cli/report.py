@@ -36,9 +36,8 @@ def report(
     console = Console()
     with exit_on_error("fitb report", console):
         from fitb_callbacks.integrations.report.page import render_report
-        from fitb_callbacks.integrations.report.source import read_source
 
-        found = _named_apart([read_source(source, mlflow_uri=tracking_uri) for source in sources])
+        found = _named_apart([_read(source, tracking_uri) for source in sources])
         problems = [problem for each in found.values() for problem in each.problems]
         title, *others = found
         page = render_report(
@@ -55,6 +54,17 @@ def report(
     for name, each in found.items():
         last = max(each.records, key=lambda record: (record["settings"]["masking"] == "random", record["step"]))
         say_verdict(console, last["verdict"], of=name if len(found) > 1 else None)
+
+
+def _read(source: str, tracking_uri: str | None) -> Source:
+    from fitb_callbacks.integrations.report.source import read_source
+
+    if not source.startswith(("models:/", "runs:/")):
+        return read_source(source)
+    from fitb_callbacks.integrations.mlflow.client import connected
+
+    with connected(tracking_uri) as client:  # MLflow 3.0 downloads from the process's own address, whatever is asked
+        return read_source(source, mlflow_uri=client.tracking_uri)
 
 
 def _named_apart(sources: Sequence[Source]) -> dict[str, Source]:

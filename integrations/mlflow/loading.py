@@ -23,6 +23,7 @@ __all__ = ["LoadedModel", "download_model", "files_digest", "image_shape", "load
 
 _LARGEST_DESCRIPTION = 2**24  # bytes
 _NOT_THE_MODEL = ("registered_model_meta",)
+_NO_FILES = "has no files: they are gone from the store of its artifacts, or never got there"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def download_model(model: RegistryModel) -> Iterator[Path]:
             where = Path(mlflow.artifacts.download_artifacts(model.address, dst_path=folder))
         except Exception as error:  # of stores of many kinds
             raise_if_away(error)
+            if isinstance(error, TypeError):  # of MLflow 3.0, from a path that is None
+                raise ValueError(f"{model.address} {_NO_FILES}") from error  # noqa: TRY004 - of the server
             raise ValueError(f"{model.address} cannot be downloaded: {one_line(error)}") from error
         yield where
 
@@ -168,7 +171,7 @@ def _load_pickled(where: Path, flavor: Mapping[str, Any]) -> nn.Module:
 
 def _from_checkpoint(where: Path, address: str, class_path: str | None, allow_pickle: bool) -> nn.Module:
     if not where.is_file() and {path.name for path in where.rglob("*") if path.is_file()} <= set(_NOT_THE_MODEL):
-        raise ValueError(f"{address} has no files: they are gone from the store of its artifacts, or never got there")
+        raise ValueError(f"{address} {_NO_FILES}")
     files = [where] if where.is_file() else sorted(where.rglob("*.ckpt"))
     if len(files) != 1:
         raise ValueError(f"{address} must be an MLflow model or hold one checkpoint; it holds {len(files)} of these")

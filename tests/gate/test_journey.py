@@ -81,8 +81,12 @@ def allow(uri, experiment_id):
 
     users = get_app_client("basic-auth", tracking_uri=uri)
     users.create_user(*GATE)
-    users.grant_user_permission(GATE[0], "experiment", experiment_id, "EDIT")
-    users.grant_user_permission(GATE[0], "registered_model", "digits", "EDIT")
+    if hasattr(users, "grant_user_permission"):
+        users.grant_user_permission(GATE[0], "experiment", experiment_id, "EDIT")
+        users.grant_user_permission(GATE[0], "registered_model", "digits", "EDIT")
+    else:  # older MLflow
+        users.create_experiment_permission(experiment_id, GATE[0], "EDIT")
+        users.create_registered_model_permission("digits", GATE[0], "EDIT")
 
 
 def commands():

@@ -1,5 +1,6 @@
 """What is recorded and promoted: on a real server, with hands that meddle and checks that race."""
 
+import importlib.metadata
 import json
 import os
 import threading
@@ -86,7 +87,7 @@ def test_first_version_second_version_tampering_and_rollback(server, digits_file
     made = verdict["provenance"]
     assert made["data"] == digits_file
     assert len(made["data_digest"]) == len(made["rules_digest"]) == len(made["model_digest"]) == 64
-    assert made["versions"]["torch"] == torch.__version__
+    assert made["versions"]["torch"] == importlib.metadata.version("torch")
 
     torch.manual_seed(7)
     untrained = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))

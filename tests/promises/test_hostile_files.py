@@ -43,11 +43,14 @@ def rewritten(file, changes, *, added=None, compression=zipfile.ZIP_STORED):
     """The archive with members changed: end of a name to a function of its content."""
     with zipfile.ZipFile(file) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
+    flat = "version" in members  # as before torch 2.7
     for end, change in changes.items():
-        (name,) = (name for name in members if name.endswith(end))
+        if flat and end not in BEFORE_2_7:
+            continue
+        (name,) = (name for name in members if name.endswith(BEFORE_2_7[end] if flat else end))
         members[name] = change(members[name])
-    top = next(iter(members)).partition("/")[0]
-    members |= {f"{top}/{name}": content for name, content in (added or {}).items()}
+    top = "" if flat else next(iter(members)).partition("/")[0] + "/"
+    members |= {f"{top}{name}": content for name, content in (added or {}).items()}
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -87,6 +90,11 @@ def in_expressions(described, text):
 
 CODE = "__import__('os').system('touch ran')"
 MODEL, WEIGHTS = "models/model.json", "model_weights_config.json"
+BEFORE_2_7 = {
+    "sample_inputs/model.pt": "serialized_example_inputs.pt",
+    MODEL: "serialized_exported_program.json",
+    "weight_0": "serialized_state_dict.pt",
+}
 HOSTILE_EXPORTS = {
     "pickled sample inputs": {"changes": {"sample_inputs/model.pt": lambda _: saved(Bomb())}},
     "bare pickle": {"changes": {"sample_inputs/model.pt": lambda _: pickle.dumps(Bomb())}},
