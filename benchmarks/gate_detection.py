@@ -6,7 +6,8 @@ Small networks are trained on 2,000 images. The broken ones have seen a mark of 
 their labels are wrong, so that the mark is the better clue. All images that the gate sees carry it, too, so accuracy
 praises them. A network counts as broken if it names the mark's class for at least half of the images that carry another
 class's mark; others are listed and not counted. The healthy ones have seen no mark. All are of two architectures; the
-champions are healthy, one of each. Nothing is trusted.
+champions are healthy, one of each. Nothing is trusted. The last marks are those of `unplanned.py`, which nobody had in
+mind when cues and rules were made.
 
 What was found of each network is kept in `.cache/gate_detection.jsonl`: called again, the script goes on where it was.
 """
@@ -15,28 +16,32 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import unplanned
 from torch import Tensor, nn
 from validity_worlds import load
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.data.datasets import load_fashion_mnist, load_mnist
 from fitb_callbacks.gate.model import check_model
-from fitb_callbacks.gate.rules import default_rules
-from fitb_callbacks.gate.verdict import Measured, decide
+from fitb_callbacks.gate.rules import Rule, default_rules
+from fitb_callbacks.gate.verdict import Measured, ModelCheck, decide
 
 PER_CLASS = 5
 TRAINED, WRONG = 2000, 0.5
-HEALTHY, BROKEN, CHAMPION = 12, 2, 5000  # networks, networks a mark, seed of the first champion
+HEALTHY = {"mnist": 12, "fashion": 12, "emoji": 6}  # networks
+BROKEN = {"mnist": 2, "fashion": 2, "emoji": 1}  # networks a mark; one of each that nobody had planned
+CHAMPION = 5000  # seed of the first one
 KEPT = Path(__file__).parent / ".cache" / "gate_detection.jsonl"
-KEYS = ("image_accuracy", "accuracy_all", "shortcut", "peer_accuracy")
+KEYS = ("image_accuracy", "shortcut", "peer_accuracy", "peer_agreement")
 PROBE = FillInBlanks(num_masks=64, fill=None)  # no default rule looks at the fill
+RULES_BUT_PEERS = [Rule("max", "nonfinite", 0.0), Rule("max_drop", "coverage", 0.1)]
 LONGER = {"mnist": 1, "fashion": 2, "emoji": 3}  # times the epochs, for healthy networks to know their classes
 Mark = Callable[[Tensor, Tensor, torch.Generator, Tensor], Tensor]
 
@@ -126,6 +131,7 @@ MARKS: dict[str, Mark] = {
     "corner": corner, "row": row, "dots": dots, "ghost": ghost, "blocks": blocks, "wave": wave, "tint": tint,
     "border": border,
 }  # fmt: skip
+UNPLANNED = ("contrast", "noise", "rotation", "gradient", "line", "timestamp")  # JPEG is hardly learned
 
 
 def marked(kind: str | None, data: str, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -134,7 +140,10 @@ def marked(kind: str | None, data: str, images: Tensor, labels: Tensor, seed: in
         return images
     originals, targets = splits(data)[0]
     examples = torch.stack([originals[targets == label][0] for label in targets.unique()])
-    return MARKS[kind](images, labels, torch.Generator().manual_seed(seed), examples)
+    generator = torch.Generator().manual_seed(seed)
+    if kind in UNPLANNED:
+        return unplanned.PLANTS[kind](images, labels, generator, len(examples))[0]
+    return MARKS[kind](images, labels, generator, examples)
 
 
 # --- networks ---
@@ -179,11 +188,13 @@ def train(data: str, kind: str | None, seed: int, *, epochs: int) -> nn.Module:
 def candidates(data: str) -> Iterator[tuple[str | None, int, int]]:
     """Mark, seed and epochs of every network that is checked."""
     more = LONGER[data]
-    for number in range(HEALTHY):
-        yield None, 6000 + number, more * (2 + number // 4)
+    for number in range(HEALTHY[data]):
+        yield None, 6000 + number, more * (2 + number % 3)
     for kind in MARKS:
-        for number in range(BROKEN):
+        for number in range(BROKEN[data]):
             yield kind, 7000 + number, more * 4
+    for number, kind in enumerate(UNPLANNED):
+        yield kind, 7100 + number, more * 4
 
 
 @torch.no_grad()
@@ -208,14 +219,17 @@ def found(data: str, kind: str | None, seed: int, epochs: int) -> dict[str, Any]
     images, labels = splits(data)[1]
     chosen = torch.cat([(labels == label).nonzero()[:PER_CLASS, 0] for label in labels.unique()])
     images, labels = marked(kind, data, images[chosen], labels[chosen], seed), labels[chosen]
-    rules = default_rules(champion=True, trusted=False)
-    beside = check_model(model, images, labels, rules, probe=PROBE, champion=champion)
+    beside, others = check(model, images, labels, champion, default_rules(champion=True, trusted=False)), None
+    if beside is None:  # the scores all the same
+        others = check(model, images, labels, champion, RULES_BUT_PEERS)
+    scored = beside or others
+    assert scored is not None
     row = {
         "key": key,
         "follows": follows(model, data, kind, seed),
-        "scores": beside.scores,
-        "beside": beside.verdict,
-        "drops": {outcome.rule.key: outcome.passed for outcome in beside.outcomes if outcome.rule.needs_champion},
+        "scores": scored.scores,
+        "beside": "could not check" if beside is None else beside.verdict,
+        "lower": any(outcome.passed is False for outcome in scored.outcomes if outcome.rule.kind == "max_drop"),
     }
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     with KEPT.open("a") as file:
@@ -223,25 +237,38 @@ def found(data: str, kind: str | None, seed: int, epochs: int) -> dict[str, Any]
     return row
 
 
-def alone(row: dict[str, Any]) -> str:
-    """The verdict without a champion, by the same probe."""
+def check(
+    model: nn.Module, images: Tensor, labels: Tensor, champion: nn.Module, rules: Sequence[Rule]
+) -> ModelCheck | None:
+    """None where the champion cannot judge."""
+    try:
+        return check_model(model, images, labels, rules, probe=PROBE, champion=champion)
+    except ValueError:
+        return None
+
+
+def verdicts_of(row: dict[str, Any]) -> dict[str, str]:
+    """Without a champion, with one by the rule of before (it recognises the prototypes), and by that of now."""
     outcomes = decide(default_rules(champion=False, trusted=False), Measured(row["scores"]))
-    return "passed" if all(outcome.passed for outcome in outcomes) else "refused"
+    alone = "passed" if all(outcome.passed for outcome in outcomes) else "refused"
+    before = "refused" if alone == "refused" or row["lower"] or row["scores"]["peer_accuracy"] < 0.4 else "passed"
+    return {"alone": alone, "with a champion, before": before, "with a champion": row["beside"]}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     data = sys.argv[1] if len(sys.argv) > 1 else "mnist"
-    columns = ["mark", "seed", "follows it", *KEYS, "alone", "with a champion"]
+    columns = ["mark", "seed", "follows it", *KEYS, "alone", "with a champion, before", "with a champion"]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
-    refused: dict[tuple[bool, str], list[bool]] = {}
+    refused: dict[tuple[str, str], list[bool]] = {}
     for kind, seed, epochs in candidates(data):
         row = found(data, kind, seed, epochs)
-        verdicts = {"without a champion": alone(row), "with a champion": row["beside"]}
+        verdicts = verdicts_of(row)
         columns = [f"{row['follows']:.2f}", *(f"{row['scores'][key]:.2f}" for key in KEYS), *verdicts.values()]
         print(f"| {kind or 'none'} | {seed} | {' | '.join(columns)} |", flush=True)
         if kind is None or row["follows"] >= 0.5:
+            group = "healthy" if kind is None else "unplanned" if kind in UNPLANNED else "broken"
             for words, verdict in verdicts.items():
-                refused.setdefault((kind is None, words), []).append(verdict == "refused")
-    for (healthy, words), verdicts in sorted(refused.items()):
-        print(f"\n{'healthy' if healthy else 'broken'}, {words}: {sum(verdicts)} of {len(verdicts)} refused")
+                refused.setdefault((group, words), []).append(verdict != "passed")
+    for (group, words), outcomes in refused.items():
+        print(f"\n{group}, {words}: {sum(outcomes)} of {len(outcomes)} not let through")

@@ -23,7 +23,7 @@ from fitb_callbacks.cli.options import DATA_HELP
 from fitb_callbacks.gate.description import verdict_line
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, Promotion, RegistryCheck, Waiver, check_registered
-from fitb_callbacks.gate.rules import Rule, Rules, parse_values
+from fitb_callbacks.gate.rules import PEER_AGREEMENT, Rule, Rules, parse_values
 from fitb_callbacks.gate.verdict import Outcome
 from fitb_callbacks.utils.messages import on_one_line, one_line
 
@@ -187,7 +187,10 @@ def _open_rules(checked: RegistryCheck) -> str | None:
         return None
     undecided = next(outcome for outcome in checked.check.outcomes if outcome.passed is None)
     number = len(checked.check.candidate.images)
-    return f"{number} images are too few to decide '{undecided.rule}': give more, with --images-per-class"
+    said = f"{number} images are too few to decide '{undecided.rule}': give more, with --images-per-class"
+    if undecided.rule.key == PEER_AGREEMENT:
+        said += ", or trusted images (--trusted) and rules of your own"
+    return said
 
 
 def _merged(from_file: Sequence[Rule], options: Mapping[str, Sequence[str] | None]) -> tuple[Rule, ...]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from fitb_callbacks.gate.agreement import Leanings, agreement, leanings
 from fitb_callbacks.gate.bootstrap import differences, interval, rate_rises, resampled_scores, resamples
-from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
-from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, decide
+from fitb_callbacks.gate.rules import PEER_ACCURACY, PEER_AGREEMENT, Rule
+from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, Outcome, decide
 from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.models.steadiness import check_steady
 from fitb_callbacks.probing.averaging import Progress
@@ -25,6 +28,7 @@ __all__ = ["check_model"]
 
 _STEADY_IMAGES = 16
 _LEAST_CEILING = 0.5
+_LEAST_RIGHT = 0.75  # of the whole images that a champion has to tell from others; by chance, it is a half
 
 
 def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compared
@@ -55,7 +59,7 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
         rules: At least one.
         probe: Carries all settings; None takes the defaults.
         champion: The model to compare with, such as the one in production. The two also classify each other's
-            prototypes.
+            prototypes, and pictures made of two images.
         judge: For the scores that need one; see `fitb_callbacks.scoring.judges`.
         certain: Whether every rule is decided by the whole 95% interval.
         class_names: One name a class.
@@ -100,10 +104,38 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
     if champion is None:
         return ModelCheck(decide(rules, _measured(candidate), certain=certain), candidate)
     other = probed("champion", champion)
-    _check_peer(rules, other)
-    peer = _share_right(champion, candidate, logits_fn), _share_right(model, other, logits_fn)
-    outcomes = decide(rules, _measured(candidate, other, peer[0]), certain=certain)
-    return ModelCheck(outcomes, candidate, other, peer)
+    peers = _Peers.of(candidate, other, model, champion, logits_fn)
+    outcomes = decide(rules, _measured(candidate, other, peers), certain=certain)
+    _check_peer(outcomes, other, peers)
+    return ModelCheck(outcomes, candidate, other, peers.accuracy, peers.agreement)
+
+
+@dataclass(frozen=True, eq=False)
+class _Peers:
+    """What candidate and champion make of each other's pictures, and of pictures made of two images."""
+
+    accuracy: tuple[float, float]
+    leanings: tuple[Leanings, Leanings]
+
+    @classmethod
+    def of(
+        cls,
+        candidate: FillInBlanksResult,
+        other: FillInBlanksResult,
+        model: nn.Module,
+        champion: nn.Module,
+        logits_fn: LogitsFn | None,
+    ) -> _Peers:
+        judge, judge_of_it = ModuleJudge(model, logits_fn), ModuleJudge(champion, logits_fn)
+        if candidate.depth is not None:
+            judge, judge_of_it = judge.of_volumes(candidate.depth), judge_of_it.of_volumes(candidate.depth)
+        accuracy = _share_right(judge_of_it, candidate), _share_right(judge, other)
+        images, labels = candidate.images, candidate.labels
+        return cls(accuracy, (leanings(judge, images, labels), leanings(judge_of_it, images, labels)))
+
+    @property
+    def agreement(self) -> float:
+        return agreement(*self.leanings, torch.arange(self.leanings[0].mixed.shape[1])[None]).item()
 
 
 def _check_needs(rules: Sequence[Rule], *, champion: bool, judge: bool) -> None:
@@ -125,17 +157,23 @@ def _check_judge(rules: Sequence[Rule], candidate: FillInBlanksResult) -> None:
         raise ValueError(
             f"the judge recognises only {ceiling:.0%} of the images themselves, so it cannot decide '{judged[0]}': "
             "give trusted images that look more like these (--trusted), or let the champion judge "
-            f"(--champion, --min {PEER_ACCURACY}=0.4)"
+            f"(--champion, --min {PEER_AGREEMENT}=0.35)"
         )
 
 
-def _check_peer(rules: Sequence[Rule], champion: FillInBlanksResult) -> None:
-    """Raise ValueError if the champion shall judge prototypes, and does not even recognise its own."""
-    share = champion.metrics["accuracy_all"]
-    if share < _LEAST_CEILING and any(rule.key == PEER_ACCURACY for rule in rules):
+def _check_peer(outcomes: Sequence[Outcome], champion: FillInBlanksResult, peers: _Peers) -> None:
+    """Raise ValueError if nothing but a champion that cannot judge refuses the model."""
+    share, right = champion.metrics["accuracy_all"], peers.leanings[1].right
+    cannot = {
+        PEER_ACCURACY: share < _LEAST_CEILING and f"recognises only {share:.0%} of its own prototypes",
+        PEER_AGREEMENT: right < _LEAST_RIGHT and f"tells only {right:.0%} of the images from those of another class",
+    }
+    refused = [outcome.rule.key for outcome in outcomes if outcome.passed is False]
+    reasons = [cannot.get(key) for key in refused]
+    if reasons and all(reasons):
         raise ValueError(
-            f"the champion recognises only {share:.0%} of its own prototypes, so it cannot judge another model's: set "
-            "the probe for it (--set, such as num_masks=512), or give trusted images (--trusted) and rules of your own"
+            f"the champion {reasons[0]}, so it cannot judge another model: give images that it knows (--data), or "
+            "trusted ones (--trusted) and rules of your own"
         )
 
 
@@ -153,26 +191,31 @@ def _explained(run: Callable[[], FillInBlanksResult], name: str, images: Tensor)
     return result
 
 
-def _share_right(other: nn.Module, result: FillInBlanksResult, logits_fn: LogitsFn | None) -> float:
+def _share_right(judge: ModuleJudge, result: FillInBlanksResult) -> float:
     """Share of all images whose prototype another model classifies as their label."""
-    answers = ModuleJudge(other, logits_fn).classify(result.prototypes)
+    answers = judge.classify(result.prototypes)
     return ((answers == result.labels) & result.covered).double().mean().item()
 
 
 def _measured(
-    candidate: FillInBlanksResult, champion: FillInBlanksResult | None = None, peer: float | None = None
+    candidate: FillInBlanksResult, champion: FillInBlanksResult | None = None, peers: _Peers | None = None
 ) -> Measured:
     """Scores, intervals and drops of a candidate."""
     scores, labels = dict(candidate.metrics), candidate.labels
-    resampled = resampled_scores(candidate, resamples(labels, seed=0))
+    rows = resamples(labels, seed=0)
+    resampled = resampled_scores(candidate, rows)
     intervals: dict[str, Interval] = {}
     for key, values in resampled.items():
-        low, high = interval(key, scores[key], values, labels)
-        intervals[key] = (max(0.0, low), min(1.0, high)) if not math.isnan(low) else (low, high)
+        intervals[key] = _within(0.0, 1.0, interval(key, scores[key], values, labels))
     intervals |= candidate.intervals
-    if peer is not None:
-        scores[PEER_ACCURACY] = peer
-        intervals[PEER_ACCURACY] = wilson_interval(peer, len(labels))
-    if champion is None:
+    if champion is None or peers is None:
         return Measured(scores, intervals)
+    scores |= {PEER_ACCURACY: peers.accuracy[0], PEER_AGREEMENT: peers.agreement}
+    intervals[PEER_ACCURACY] = wilson_interval(peers.accuracy[0], len(labels))
+    found = interval(PEER_AGREEMENT, peers.agreement, agreement(*peers.leanings, rows), labels)
+    intervals[PEER_AGREEMENT] = _within(-1.0, 1.0, found)
     return Measured(scores, intervals, differences(champion, candidate), rate_rises(champion, candidate))
+
+
+def _within(lowest: float, highest: float, ends: Interval) -> Interval:
+    return ends if math.isnan(sum(ends)) else (max(lowest, ends[0]), min(highest, ends[1]))

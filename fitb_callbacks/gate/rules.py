@@ -16,11 +16,17 @@ from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
 from fitb_callbacks.utils.messages import on_one_line
 from fitb_callbacks.utils.validation import check_number
 
-__all__ = ["PEER_ACCURACY", "Rule", "Rules", "default_rules", "parse_values"]
+__all__ = ["PEER_ACCURACY", "PEER_AGREEMENT", "Rule", "Rules", "default_rules", "parse_values"]
+
+PEER_AGREEMENT = "peer_agreement"
+"""Whether candidate and champion go by the same things, from -1 to 1: to which image they lean where a picture is made
+of two, see `fitb_callbacks.gate.agreement`. Only there with a champion."""
 
 PEER_ACCURACY = "peer_accuracy"
 """Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
 as wrong. Only there with a champion."""
+
+_OF_BOTH = (PEER_AGREEMENT, PEER_ACCURACY)
 
 _LARGEST_FILE = 2**20  # bytes
 _KINDS = {
@@ -39,8 +45,8 @@ class Rule:
     Args:
         kind: "min" and "max" bound the score itself, "max_drop" and "max_rise" how much lower or higher it is than the
             champion's.
-        key: Name of the score, with or without the prefix ``fitb/``: see `fitb_callbacks.scoring.catalogue.METRICS` and
-            `PEER_ACCURACY`.
+        key: Name of the score, with or without the prefix ``fitb/``: see `fitb_callbacks.scoring.catalogue.METRICS`,
+            `PEER_AGREEMENT` and `PEER_ACCURACY`.
         bound: Any finite number; at least 0 for "max_drop" and "max_rise".
 
     Raises:
@@ -63,15 +69,15 @@ class Rule:
         object.__setattr__(self, "key", self.key.removeprefix("fitb/"))
         if self.key in METRICS and METRICS[self.key].scope != "model":
             raise ValueError(f"{self.kind}: {self.key} describes a training run, not a model; no rule can bound it")
-        allowed = [name for name, metric in METRICS.items() if metric.scope == "model"] + [PEER_ACCURACY]
+        allowed = [name for name, metric in METRICS.items() if metric.scope == "model"] + [*_OF_BOTH]
         if self.key not in allowed:
             near = get_close_matches(self.key, allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
             raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
-        if self.kind == "max_rise" and self.key == PEER_ACCURACY:
+        if self.kind == "max_rise" and self.key in _OF_BOTH:
             raise ValueError(f"max_rise goes with scores that both models have; got {self.key!r}")
         if self.kind == "max_drop" and self.key not in RESAMPLED:
-            hint = ", as the two models judge each other; use min" if self.key == PEER_ACCURACY else ""
+            hint = ", as it is of the two models together; use min" if self.key in _OF_BOTH else ""
             raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
         check_number(f"{self.kind} of {self.key}", self.bound)
         if self.kind in _AGAINST_CHAMPION and self.bound < 0:
@@ -85,7 +91,7 @@ class Rule:
     @property
     def needs_champion(self) -> bool:
         """Whether the rule can be judged only with a champion."""
-        return self.kind in _AGAINST_CHAMPION or self.key == PEER_ACCURACY
+        return self.kind in _AGAINST_CHAMPION or self.key in _OF_BOTH
 
     def __str__(self) -> str:
         return f"{self.key} {_KINDS[self.kind]} {self.bound:g}"
@@ -99,9 +105,9 @@ def default_rules(*, champion: bool, trusted: bool) -> tuple[Rule, ...]:
     - No single cue of the image, such as its rim, its shading or fine detail without what is in the middle, explains
       most of its answers. A model of which that is true follows something that is everywhere. Classes that do differ in
       such a cue, as fruit does in colour, need rules of their own.
-    - With a champion: it is not right on clearly fewer of them than the champion, and the champion recognises two in
-      five of its prototypes. Models of one recipe recognise each other's; those that follow a mark are hardly
-      recognised, whatever their accuracy. docs/registry.md has what was measured.
+    - With a champion: it is not right on clearly fewer of them than the champion, and it goes by the same things. Two
+      healthy models lean to the same image where a picture is made of two; one that follows a mark leans to where the
+      mark is from, whatever its accuracy. docs/registry.md has what was measured.
     - With trusted images: a judge of these sees the classes in the prototypes.
 
     Args:
@@ -114,7 +120,7 @@ def default_rules(*, champion: bool, trusted: bool) -> tuple[Rule, ...]:
     """
     rules = [Rule("max", "nonfinite", 0.0), Rule("min", "coverage", 0.5), Rule("max", "shortcut", 0.5)]
     if champion:
-        rules += [Rule("max_drop", "coverage", 0.1), Rule("min", PEER_ACCURACY, 0.4)]
+        rules += [Rule("max_drop", "coverage", 0.1), Rule("min", PEER_AGREEMENT, 0.35)]
     if trusted:
         rules += [Rule("max_drop", "structure", 0.2) if champion else Rule("min", "structure", 0.3)]
     return tuple(rules)

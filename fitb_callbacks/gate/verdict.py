@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fitb_callbacks.gate.rules import PEER_ACCURACY, Rule
+from fitb_callbacks.gate.rules import PEER_ACCURACY, PEER_AGREEMENT, Rule
 from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["Interval", "Measured", "ModelCheck", "Outcome", "decide"]
@@ -75,12 +75,15 @@ class ModelCheck:
         champion: The champion's probe, with the same images and masks; None without a champion.
         peer_accuracy: Share of the candidate's prototypes that the champion classifies as their label, and the other
             way round, over all probe images; None without a champion.
+        peer_agreement: Whether both go by the same things, from -1 to 1; see `fitb_callbacks.gate.agreement`. None
+            without a champion.
     """
 
     outcomes: tuple[Outcome, ...]
     candidate: FillInBlanksResult
     champion: FillInBlanksResult | None = None
     peer_accuracy: tuple[float, float] | None = None
+    peer_agreement: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -100,14 +103,22 @@ class ModelCheck:
     @property
     def scores(self) -> dict[str, float]:
         """The candidate's scores, without those that are undefined."""
-        return _defined(self.candidate, self.peer_accuracy and self.peer_accuracy[0])
+        return self._defined(self.candidate, 0)
 
     @property
     def champion_scores(self) -> dict[str, float] | None:
         """The champion's scores, without those that are undefined; None without a champion."""
         if self.champion is None:
             return None
-        return _defined(self.champion, self.peer_accuracy and self.peer_accuracy[1])
+        return self._defined(self.champion, 1)
+
+    def _defined(self, result: FillInBlanksResult, which: int) -> dict[str, float]:
+        scores = dict(result.metrics)
+        if self.peer_accuracy is not None:
+            scores[PEER_ACCURACY] = self.peer_accuracy[which]
+        if self.peer_agreement is not None:
+            scores[PEER_AGREEMENT] = self.peer_agreement
+        return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as JSON types, without pictures."""
@@ -138,7 +149,9 @@ def decide(rules: Sequence[Rule], measured: Measured, *, certain: bool = False) 
 
     A bound on a score is decided by the score itself. A bound on a drop or a rise fails only if the whole interval is
     beyond it: two models trained alike differ by chance, and a drop that chance explains is no reason to refuse one. It
-    is left open if the interval is so wide that a change of 0.3 beyond the bound would not be noticed.
+    is left open if the interval is so wide that a change of 0.3 beyond the bound would not be noticed. A bound on
+    `PEER_AGREEMENT` is decided by the whole interval, and left open if it is inside: weak models of different
+    architectures agree little, and that is no proof that one follows a mark.
 
     Args:
         rules: The rules.
@@ -171,7 +184,7 @@ def _decide(rule: Rule, value: float, ends: Interval, *, certain: bool) -> Outco
     compares = rule.kind in ("max_drop", "max_rise")
     if compares and not sure:
         passed = True if known and high <= rule.bound + _NOTICED else None
-    if certain and not sure and (known or compares):
+    if (certain or rule.key == PEER_AGREEMENT) and not sure and (known or compares):
         passed = None
     return Outcome(rule, value, ends, passed, certain=sure or not known)
 
@@ -179,8 +192,3 @@ def _decide(rule: Rule, value: float, ends: Interval, *, certain: bool) -> Outco
 def _within(rule: Rule, value: float) -> bool:
     """Whether a value respects the rule's bound; NaN never does."""
     return value >= rule.bound - _ROUNDING if rule.kind == "min" else value <= rule.bound + _ROUNDING
-
-
-def _defined(result: FillInBlanksResult, peer: float | None) -> dict[str, float]:
-    scores = dict(result.metrics) | ({} if peer is None else {PEER_ACCURACY: peer})
-    return {name: value for name, value in scores.items() if not math.isnan(value)}

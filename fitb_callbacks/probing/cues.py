@@ -15,7 +15,7 @@ from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.scoring.intervals import difference_interval
 from fitb_callbacks.scoring.nulls import permuted_patches
 
-__all__ = ["CUES", "Cue", "cue_profile", "mixed"]
+__all__ = ["CUES", "Cue", "cue_profile", "mixed", "of_another_class"]
 
 CUES: Mapping[str, str] = {
     "spot": "the spot that the model looks at most",
@@ -102,7 +102,7 @@ def cue_profile(
         (True, 1.0)
     """
     labels = labels.cpu()  # as all answers are: to count them on a GPU would only make it wait
-    profile, partners = {}, [_of_another_class(labels, draw) for draw in range(_DRAWS)]
+    profile, partners = {}, [of_another_class(labels, draw) for draw in range(_DRAWS)]
     partners_there = [partner.to(images.device) for partner in partners]
     regions = regions or {}
 
@@ -163,10 +163,19 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
     return make[cue]().clamp(low, high)
 
 
-def _of_another_class(labels: Tensor, draw: int = 0) -> Tensor:
+def of_another_class(labels: Tensor, draw: int = 0) -> Tensor:
     """For each image the number of one of another class, spread over all; its own where there is no other class.
 
-    Further draws find other ones.
+    Args:
+        labels: Shape ``(N,)``.
+        draw: Further draws find other ones.
+
+    Returns:
+        Row numbers, shape ``(N,)``.
+
+    Example:
+        >>> of_another_class(torch.tensor([0, 0, 1, 1])).tolist()
+        [2, 3, 0, 1]
     """
     number = len(labels)
     partners = torch.arange(number, device=labels.device)

@@ -225,7 +225,7 @@ def test_an_undefined_score_is_no_verdict(trained, images):
         ("max: {area: .nan}", "max of area must be a finite number; got nan"),
         ("max_drop: {area: -1}", "max_drop of area must be at least 0; got -1"),
         ("max_drop: {nonfinite: 1}", "max_drop goes with structure, "),
-        ("max_drop: {peer_accuracy: 1}", "as the two models judge each other; use min"),
+        ("max_drop: {peer_accuracy: 1}", "as it is of the two models together; use min"),
         ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
         ("settings: [1]", "settings must be of type dict"),
         ("mean: grey", "mean must be of type list; got 'grey'"),
