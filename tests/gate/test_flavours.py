@@ -127,3 +127,5 @@ def test_the_steps_of_the_action(store, trained, monkeypatch):
     assert run_steps({"model": "models:/digits/1; touch ran", "data": '$(touch ran)"; touch ran'}) == [2, 0]
     assert Path("output.txt").read_text() == "verdict=could not be checked\n"
     assert not Path("ran").exists()
+    Path("fitb-verdict.json").unlink()
+    assert run_steps({"model": "--help"}) == [2, 0]
