@@ -27,8 +27,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.probing.autotune import Plan
-from fitb_callbacks.probing.fill import fill_rows
+from fitb_callbacks.probing.fill import fill_rows, surroundings
 from fitb_callbacks.probing.inputs import Inputs, inconspicuous_colour
+from fitb_callbacks.probing.masks import step_of_patch
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
@@ -166,16 +167,14 @@ def main() -> None:
             RESULTS.write_text(json.dumps(results) + "\n")
             print(key, flush=True)
 
-    def as_they_are(rows: Tensor) -> dict[str, Tensor]:
-        mean = images[rows].mean(dim=(2, 3), keepdim=True).expand_as(images[rows])
-        baseline = known.baseline.expand_as(images[rows])
-        return {"the photographs": images[rows], "each one's mean colour": mean, "the baseline": baseline}
-
     def filled(rows: Tensor) -> dict[str, Tensor]:
         steps = fill_rows(known, rows, Plan(AT_ONCE), seed=0)
         first = steps[:, 0]
         quarter_blank = torch.where(first == images[rows], first, known.baseline)
         return {"a quarter blank": quarter_blank, "a quarter filled": first, "filled, the default": steps[:, -1]}
+
+    def as_they_are(rows: Tensor) -> dict[str, Tensor]:
+        return {"the photographs": images[rows], **without_a_model(images[rows], known.baseline)}
 
     def one_gradient(rows: Tensor) -> dict[str, Tensor]:
         return {"filled by one gradient (section 4.2)": by_one_gradient(network, images[rows], labels[rows])}
@@ -209,13 +208,19 @@ def table(results: Results) -> str:
             if rows:
                 cells = [summary([by_row[row][judge] for row in rows]) for judge in ("Lite1", "Lite2")]
                 lines.append(f"| {shown} | {len(rows)} {kind} | {' | '.join(cells)} |")
-    blank, quarter = seen.get("a quarter blank", {}), seen.get("a quarter filled", {})
+    blank, filled, around = (
+        seen.get(f"a quarter {how}", {}) for how in ("blank", "filled", "in the colours around it")
+    )
     for kind in ("held out", "chosen on"):
-        rows = [row for row in quarter if (row >= CHOSEN_ON) == (kind == "held out")]
+        rows = [row for row in around if row in filled and (row >= CHOSEN_ON) == (kind == "held out")]
         for judge in ("Lite1", "Lite2"):
-            helped = [quarter[row][judge][0] > blank[row][judge][0] for row in rows]
-            if rows:
-                lines.append(f"a filled quarter helps {judge} for {sum(helped)} of {len(rows)} {kind}")
+            helped, coloured = (
+                sum(shown[row][judge][0] > blank[row][judge][0] for row in rows) for shown in (filled, around)
+            )
+            lines.append(
+                f"{judge} prefers a quarter filled to a blank one for {helped} of {len(rows)} {kind}, and one in the "
+                f"colours around it for {coloured}"
+            )
     return "\n".join(lines)
 
 
@@ -301,6 +306,24 @@ def answers(judge: nn.Module, images: Tensor, labels: Tensor) -> list[list[float
         log_p = judge(images).log_softmax(dim=1)
     of_label = log_p.gather(1, labels[:, None])
     return torch.stack((of_label[:, 0], (log_p > of_label).sum(dim=1) + 1.0), dim=1).tolist()
+
+
+def without_a_model(images: Tensor, baseline: Tensor) -> dict[str, Tensor]:
+    """What there is to see where nothing was filled in."""
+    hidden = quarter(images)
+    colours = surroundings(images, ~hidden, baseline, radius=SIDE // 8)
+    return {
+        "each one's mean colour": images.mean(dim=(2, 3), keepdim=True).expand_as(images),
+        "the baseline": baseline.expand_as(images),
+        "a quarter in the colours around it": torch.where(hidden, colours, images),
+    }
+
+
+def quarter(images: Tensor) -> Tensor:
+    """Which pixels the first part of a fill hides, boolean, shape ``(1, 224, 224)``."""
+    grid = PatchGrid.for_images(images, SIDE // 8)
+    first = torch.zeros(1, dtype=torch.long, device=images.device)
+    return grid.to_pixels(step_of_patch(first, grid, num_steps=4, seed=0)) == 0
 
 
 def by_one_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from fitb_callbacks.probing.updates import UpdateFinder
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
-__all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in"]
+__all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in", "surroundings"]
 
 _PATCHES_PER_SIDE = 8
 """Larger patches than those of random masks: what is drawn within one hangs together."""
@@ -99,8 +99,10 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
             start, visible = current, torch.zeros_like(part_of_pixel, dtype=torch.bool)
             if stage.part is not None:
                 visible = part_of_pixel != stage.part
-                blank = _surroundings(current, visible, inputs.baseline, grid.patch_size)
-                start = torch.where(visible, current, blank if stage.from_surroundings else inputs.baseline)
+                blank = inputs.baseline
+                if stage.from_surroundings:
+                    blank = surroundings(current, visible, blank, radius=grid.patch_size)
+                start = torch.where(visible, current, blank)
             keys = pair_keys(first + number, chosen, seed=seed).flatten()
             visible = visible.expand(len(chosen), 1, height, width)
             update = UpdateFinder(stage.rule, inputs.classify, plan).find(start, labels, visible, keys).values
@@ -124,8 +126,20 @@ def _stages(inputs: Inputs, parts: int, seed: int) -> list[_Stage]:
     ]
 
 
-def _surroundings(images: Tensor, visible: Tensor, baseline: Tensor, radius: int) -> Tensor:
-    """For every pixel the mean colour of the visible ones around it; the baseline where there are none."""
+def surroundings(images: Tensor, visible: Tensor, baseline: Tensor, *, radius: int) -> Tensor:
+    """For every pixel the mean colour of the visible ones around it; the baseline where there are none.
+
+    Args:
+        images: Shape ``(B, C, H, W)``.
+        visible: The same for all, boolean, shape ``(H, W)``.
+        baseline: Shape ``(C, 1, 1)``.
+        radius: How far around a pixel is looked, in pixels, in both directions.
+
+    Example:
+        >>> image, visible = torch.tensor([[[[1.0, 9.0, 3.0]]]]), torch.tensor([[True, False, True]])
+        >>> surroundings(image, visible, torch.zeros(1, 1, 1), radius=1)[0, 0, 0, 1].item()
+        2.0
+    """
 
     def pooled(values: Tensor) -> Tensor:
         for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
