@@ -532,6 +532,7 @@ NETWORK_OF = {
     7: ("vit", "resnet", "resnet", "cnn"),
     8: ("resnet", "vit", "cnn", "vit"),
     9: ("cnn", "resnet", "vit", "resnet"),
+    10: ("vit", "cnn", "resnet", "cnn"),
 }
 """Seed to the network of each data set of `DATA`."""
 DOSED = ("patch", "shading")

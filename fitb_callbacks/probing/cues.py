@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ CUES: Mapping[str, str] = {
     "rim": "the rim",
     "detail": "the finest detail (of images of 28 pixels or more)",
     "pattern": "how much there is of each pattern, but not where (the amplitude spectrum)",
-    "sharpness": "how sharp it is (how much there is of each spatial frequency)",
+    "sharpness": "how blurred it is (how little there is of each spatial frequency)",
     "faint": "what stands out little from the background",
     "shuffled": "the shuffled patches",
     "centre": "the centre",
@@ -39,7 +39,7 @@ _FEWEST_PIXELS = 28  # on the shorter side, for there to be detail that pictures
 _FAINT, _FAINT_SHARE = 0.6, 0.25
 """Up to which part of an image's largest distance from its background pixels are faint, and how much of its squared
 distances these may hold: in photographs nearly everything is near the background, and that is no longer a cue."""
-_MOST_GAIN = 5.0  # of a spatial frequency, where a blurred image is to look sharp
+_TINY = 1e-20
 _DRAWS = 3  # images of another class, or orders of the patches, for each image
 
 
@@ -101,29 +101,26 @@ def cue_profile(
         >>> profile["colour"].lead > 0.9, profile["shuffled"].kept
         (True, 1.0)
     """
-    labels = labels.cpu()  # as all answers are: to count them on a GPU would only make it wait
-    profile, partners = {}, [of_another_class(labels, draw) for draw in range(_DRAWS)]
-    partners_there = [partner.to(images.device) for partner in partners]
-    regions = regions or {}
+    labels, regions = labels.cpu(), regions or {}  # on the CPU, as all answers are: a GPU would only have to wait
+    pairs = [(torch.arange(len(labels)), of_another_class(labels, draw)) for draw in range(_DRAWS)]
+    blurred_first = _blurred_first(images, pairs)
 
-    def mixture(name: str, draw: int) -> Tensor:
-        others = images[partners_there[draw]]
+    def mixture(name: str, draw: int, kept: Tensor, rest: Tensor) -> Tensor:
         if name in regions:
             # Where the other image has its own, it would be two images' spots
-            return torch.where((regions[name] | regions[name][partners_there[draw]])[:, None], images, others)
-        return mixed(name, images, others, seed=draw)
+            return torch.where((regions[name][kept] | regions[name][rest])[:, None], images[kept], images[rest])
+        return mixed(name, images[kept], images[rest], seed=draw)
 
+    profile = {}
     for name in (name for name in CUES if name in regions or name not in _OF_REGIONS):
+        of_cue = blurred_first if name == "sharpness" else pairs
         # All draws in one: a GPU takes as long for a few images as for many
-        mixtures = torch.cat([mixture(name, draw) for draw in range(_DRAWS)])
-        answers = predicted(in_chunks(classify, mixtures, chunk_size).cpu(), labels.repeat(_DRAWS)).split(len(labels))
-        kept = torch.stack([answer == labels for answer in answers]).double().mean(dim=0)
+        mixtures = torch.cat([mixture(name, draw, *pair) for draw, pair in enumerate(of_cue)])
+        of_kept, of_rest = (labels[torch.cat(numbers)] for numbers in zip(*of_cue, strict=True))
+        answers = predicted(in_chunks(classify, mixtures, chunk_size).cpu(), of_kept)
+        kept, rest = ((answers == wanted).double().view(_DRAWS, -1).mean(dim=0) for wanted in (of_kept, of_rest))
         if name == "shuffled":
-            rest = torch.full_like(kept, sum(_chance(answer, labels) for answer in answers) / _DRAWS)
-        else:
-            others = [labels[partner] for partner in partners]
-            follows = [answer == other for answer, other in zip(answers, others, strict=True)]
-            rest = torch.stack(follows).double().mean(dim=0)
+            rest = torch.full_like(kept, _mean([_chance(some, labels) for some in answers.view(_DRAWS, -1)]))
         low, high = difference_interval(kept - rest)
         profile[name] = Cue(kept.mean().item(), rest.mean().item(), low, high)
     return profile
@@ -161,6 +158,19 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
     }
     low, high = images.aminmax()
     return make[cue]().clamp(low, high)
+
+
+def _blurred_first(images: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of images with the less sharp one first: a picture can be made less sharp, but not sharper than it is."""
+    rings, number = _rings(images)
+    amplitudes = _of_rings(torch.fft.fft2(images.float()), rings, number)
+    by_frequency = torch.arange(number, device=images.device)
+    sharpness = ((amplitudes * by_frequency).sum(dim=1) / amplitudes[:, 1:].sum(dim=1).clamp(min=_TINY)).cpu()
+    return [
+        (torch.where(turned, other, one), torch.where(turned, one, other))
+        for one, other in pairs
+        for turned in [sharpness[one] > sharpness[other]]
+    ]
 
 
 def of_another_class(labels: Tensor, draw: int = 0) -> Tensor:
@@ -230,22 +240,29 @@ def _standing_out(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:
-    """The others, with as much of each spatial frequency as the images have, whatever its direction."""
-    rows, columns = (torch.fft.fftfreq(side, device=images.device) for side in images.shape[-2:])
-    rings = (min(images.shape[-2:]) * torch.hypot(rows[:, None], columns)).round().long()
-    number = torch.bincount(rings.flatten())
-
-    def of_rings(spectrum: Tensor) -> Tensor:
-        power = spectrum.abs().square().sum(dim=1).flatten(1)
-        return (power.new_zeros(len(power), len(number)).index_add_(1, rings.flatten(), power) / number).sqrt()
-
+    """The others, with no more of each spatial frequency than the images have, whatever its direction."""
+    rings, number = _rings(images)
     with torch.autocast(images.device.type, enabled=False):
         spectra = [torch.fft.fft2(some.float()) for some in (images, others)]
-        wanted, present = map(of_rings, spectra)
-        gain = (wanted / (present + 1e-3 * present.amax(dim=1, keepdim=True)).clamp(min=1e-20)).clamp(max=_MOST_GAIN)
+        wanted, present = (_of_rings(spectrum, rings, number) for spectrum in spectra)
+        gain = (wanted / (present + 1e-3 * present.amax(dim=1, keepdim=True)).clamp(min=_TINY)).clamp(max=1)
         gain[:, 0] = 1  # colours stay
         made: Tensor = torch.fft.ifft2(spectra[1] * gain[:, rings][:, None]).real
     return made.to(images.dtype)
+
+
+def _rings(images: Tensor) -> tuple[Tensor, int]:
+    """The distance of each frequency of `torch.fft.fft2` from frequency 0, rounded, and one more than the largest."""
+    rows, columns = (torch.fft.fftfreq(side) for side in images.shape[-2:])
+    rings = (min(images.shape[-2:]) * torch.hypot(rows[:, None], columns)).round().long()
+    return rings.to(images.device), int(rings.max()) + 1
+
+
+def _of_rings(spectrum: Tensor, rings: Tensor, number: int) -> Tensor:
+    """Root mean square amplitude of images at each distance from frequency 0, shape ``(N, number)``."""
+    power = spectrum.abs().square().sum(dim=1).flatten(1)
+    counts = torch.bincount(rings.flatten(), minlength=number)
+    return (power.new_zeros(len(power), number).index_add_(1, rings.flatten(), power) / counts).sqrt()
 
 
 def _inside(images: Tensor, share: float) -> Tensor:
@@ -262,3 +279,7 @@ def _chance(answers: Tensor, labels: Tensor) -> float:
     classes = int(max(answers.max(), labels.max())) + 1
     shares = [torch.bincount(values, minlength=classes).double() / len(values) for values in (answers, labels)]
     return float((shares[0] * shares[1]).sum())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -218,7 +218,7 @@ METRICS: dict[str, Metric] = {
     "cue_place": _cue("the few patches that matter most in the other images of its class"),
     "cue_pattern": _cue("the amplitude spectrum (which patterns there are, but not where)"),
     "cue_faint": _cue("what stands out little from the background (a ghost, a tint, a faint texture)"),
-    "cue_sharpness": _cue("the sharpness (how much there is of each spatial frequency, in any direction)"),
+    "cue_sharpness": _cue("how blurred it is (how little there is of each spatial frequency, in any direction)"),
     "cue_shading": _cue("the coarse shading (4 x 4 cells)"),
     "cue_colour": _cue("the mean colour"),
     "cue_detail": _cue("the finest detail (what half the resolution loses)"),

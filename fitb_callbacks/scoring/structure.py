@@ -10,8 +10,10 @@ _OF_KNOWS = 0.25
 """The weight of what the model knows; the rest is accuracy's."""
 
 _LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
+_LEAD_OF_BLUR = (-0.15, 0.00)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
-fully. Healthy models hardly follow the rim, the finest detail and the sharpness, so less is asked of these. A spot, a
+fully. Healthy models hardly follow the rim and the finest detail, so less is asked of these, and least of blur, which
+takes nothing from an image that a model of shapes would miss. A spot, a
 place or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win: more is
 asked of these."""
 
@@ -115,13 +117,13 @@ def shortcut(
     at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
 
     def of_cue(name: str, start: float, end: float) -> tuple[str, float]:
-        return name, _ramp(cues.get(name, 0.0), start, end)
+        return name, _ramp(cues.get(name, -1.0), start, end)
 
     found = [
         of_cue("spot", *_LEAD_OF_CONTENT),
         of_cue("colour", *_LEAD),
         of_cue("shading", *_LEAD_OF_CONTENT),
-        of_cue("sharpness", *_LEAD_OF_BYWAYS),
+        of_cue("sharpness", *_LEAD_OF_BLUR) if accuracy >= _LEAST_ACCURACY else ("sharpness", 0.0),
         of_cue("pattern", *_LEAD),
         of_cue("detail", *_LEAD_OF_BYWAYS),
         ("spot", at_one_place),
