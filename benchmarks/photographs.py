@@ -338,7 +338,7 @@ def by_one_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def shaping_off() -> Iterator[None]:
     """Leave gradients as they are."""
     shaping = ImagePrior.shaping
-    ImagePrior.shaping = lambda self, shifts, *, like: lambda gradient, step: gradient.roll(shifts[step], dims=(2, 3))  # type: ignore[method-assign]
+    ImagePrior.shaping = lambda self, shifts, **_: lambda gradient, step: gradient.roll(shifts[step], dims=(2, 3))  # type: ignore[method-assign]
     try:
         yield
     finally:

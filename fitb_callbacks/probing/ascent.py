@@ -46,6 +46,8 @@ class AscentUpdate:
         max_shift: Largest random shift in a step, as a share of each side. Shifts wrap around.
         seed: Of the shifts, which are the same for all images.
         noise: Standard deviation of the noise that is added for a step, in standard deviations of the images.
+        exponent: How strongly a gradient's spectrum is shaped, see `fitb_callbacks.probing.prior.ImagePrior.shape`.
+        colours: Whether a gradient's channels are mixed as those of the images go together.
         contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
             deviations of the images. Without a limit everything ends up black, white or a garish colour.
 
@@ -70,6 +72,8 @@ class AscentUpdate:
     max_shift: float = 0.05
     seed: int = 0
     noise: float = 0.4
+    exponent: float = 1.0
+    colours: bool = True
     contrast: float = 1.3
 
     proportional_to_doubt: ClassVar[bool] = False
@@ -92,7 +96,8 @@ class AscentUpdate:
         noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
         noise = torch.cat((noise, noise), dim=-2)
         noise = torch.cat((noise, noise), dim=-1)  # so that it is rolled by looking at another part of it
-        shape = self.prior.shaping([(-rows, -columns) for rows, columns in shifts], like=start)
+        back = [(-rows, -columns) for rows, columns in shifts]
+        shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
         mean = self.prior.mean.to(start.dtype).to(start.device)[:, None, None]
         images, direction, moved = start, torch.zeros_like(start), torch.zeros_like(keys, dtype=torch.bool)
         for step, (rows, columns) in enumerate(shifts):

@@ -156,7 +156,7 @@ class ImagePrior:
         return self.shaping([(0, 0)], like=gradient, exponent=exponent)(gradient, 0)
 
     def shaping(
-        self, shifts: Sequence[tuple[int, int]], *, like: Tensor, exponent: float = 1.0
+        self, shifts: Sequence[tuple[int, int]], *, like: Tensor, exponent: float = 1.0, colours: bool = True
     ) -> Callable[[Tensor, int], Tensor]:
         """What gives many gradients their shape, see `shape`, and rolls them meanwhile, which costs nothing there.
 
@@ -165,6 +165,7 @@ class ImagePrior:
             like: Of the device and the type that gradients will have. Whatever is needed is brought there now, since
                 each copy makes a GPU wait.
             exponent: As for `shape`.
+            colours: Whether channels are mixed.
 
         Returns:
             A function of a gradient ``(B, C, H, W)`` and the number of its shift.
@@ -179,7 +180,7 @@ class ImagePrior:
         """
         amplitude = self._amplitude.pow(exponent).to(like.dtype).to(like.device)
         spectra = amplitude * _phases(self.size, shifts, like)
-        mixing = None if len(self.mean) == 1 else self._mixing.to(like.dtype).to(like.device)
+        mixing = None if len(self.mean) == 1 or not colours else self._mixing.to(like.dtype).to(like.device)
 
         def shape(gradient: Tensor, number: int) -> Tensor:
             gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * spectra[number], s=self.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -101,6 +102,27 @@ def test_the_key_decides_what_is_random(trained, probe_images):
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_shaping_makes_smooth_updates_in_the_colours_of_the_images():
+    """Of smooth grey images: unshaped updates are rough, and coloured where the network looks at one channel."""
+    torch.manual_seed(0)
+    images = F.avg_pool2d(torch.rand(6, 1, 40, 40), 9, stride=1).expand(-1, 3, -1, -1).contiguous()
+    red = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 900, 2))
+    red[0].weight.data[:, 1:] = 0
+    labels, visible = torch.arange(6) % 2, torch.zeros(6, 1, 32, 32, dtype=torch.bool)
+
+    def update(**settings: float) -> Tensor:
+        rule = rule_for(images, weighted=False, contrast=10.0, **settings)
+        rule = dataclasses.replace(rule, low=torch.tensor(-9.0), high=torch.tensor(9.0))
+        return rule.find(red, images, labels, visible, torch.arange(6)).values
+
+    def roughness(values: Tensor) -> float:
+        return (values[:, 0].diff(dim=2).std() / values[:, 0].std()).item()
+
+    assert roughness(update()) < 0.5 * roughness(update(exponent=0.0))
+    assert update()[:, 1].std() > 0.9 * update()[:, 0].std()
+    assert update(colours=False)[:, 1].abs().max() == 0
 
 
 class BreaksOn(nn.Module):
