@@ -10,19 +10,18 @@ _OF_KNOWS = 0.25
 """The weight of what the model knows; the rest is accuracy's."""
 
 _LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
-_LEAD_OF_BLUR = (-0.15, 0.00)
+_LEAD_OF_COLOUR, _LEAD_OF_BLUR = (0.00, 0.10), (-0.15, 0.00)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
-fully. Healthy models hardly follow the rim and the finest detail, so less is asked of these, and least of blur, which
-takes nothing from an image that a model of shapes would miss. A spot, a
-place or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win: more is
-asked of these."""
+fully. Healthy models hardly follow the rim, the finest detail and the mean colour, so less is asked of these, and least
+of blur, which takes nothing from an image that a model of shapes would miss. A spot, a place or the coarse shading holds
+a part of the object itself, and shuffled patches have no rest that could win: more is asked of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if
 reliance is concentrated there and at one place."""
 
 _LEAST_ACCURACY = 0.4
-"""Above chance. Below it, there is too little to say where a model looks."""
+"""Above chance. Below it, there is too little to say where a model looks, or that it goes by colour or blur."""
 
 _NAMED = 0.5
 """Suspicion from which the first cue in order gets the name."""
@@ -116,14 +115,14 @@ def shortcut(
     missing = 0.0 if reference_accuracy is None or accuracy <= 0 else 1 - (reference_accuracy + _HARDER) / accuracy
     at_one_place = min(_ramp(share, *_SPOT_SHARE), _ramp(place, *_SPOT_PLACE)) if accuracy >= _LEAST_ACCURACY else 0.0
 
-    def of_cue(name: str, start: float, end: float) -> tuple[str, float]:
-        return name, _ramp(cues.get(name, -1.0), start, end)
+    def of_cue(name: str, start: float, end: float, *, least_accuracy: float = -1.0) -> tuple[str, float]:
+        return name, _ramp(cues.get(name, -1.0), start, end) if accuracy >= least_accuracy else 0.0
 
     found = [
         of_cue("spot", *_LEAD_OF_CONTENT),
-        of_cue("colour", *_LEAD),
+        of_cue("colour", *_LEAD_OF_COLOUR, least_accuracy=_LEAST_ACCURACY),
         of_cue("shading", *_LEAD_OF_CONTENT),
-        of_cue("sharpness", *_LEAD_OF_BLUR) if accuracy >= _LEAST_ACCURACY else ("sharpness", 0.0),
+        of_cue("sharpness", *_LEAD_OF_BLUR, least_accuracy=_LEAST_ACCURACY),
         of_cue("pattern", *_LEAD),
         of_cue("detail", *_LEAD_OF_BYWAYS),
         ("spot", at_one_place),
