@@ -13,8 +13,8 @@ _LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25)
 _LEAD_OF_COLOUR, _LEAD_OF_BLUR = (0.00, 0.10), (-0.15, 0.00)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
 fully. Healthy models hardly follow the rim, the finest detail and the mean colour, so less is asked of these, and least
-of blur, which takes nothing from an image that a model of shapes would miss. A spot, a place or the coarse shading holds
-a part of the object itself, and shuffled patches have no rest that could win: more is asked of these."""
+of blur, which takes nothing from an image that a model of shapes would miss. A spot, a place or the coarse shading
+holds a part of the object itself, and shuffled patches have no rest that could win: more is asked of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if

@@ -98,6 +98,8 @@ def test_a_spot_must_win_over_the_rest_or_hold_the_reliance_at_one_place():
 
 def test_a_model_that_knows_little_looks_nowhere_in_particular():
     assert shortcut({}, 0.3, share=1.0, place=1.0) == (0.0, None)
+    assert shortcut({"colour": 0.2, "sharpness": 0.2}, 0.3) == (0.0, None)
+    assert shortcut({"sharpness": -0.05}, 0.5)[1] == "sharpness"
 
 
 def test_a_tint_is_called_a_colour_though_it_is_a_shading_too():
