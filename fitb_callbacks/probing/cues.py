@@ -101,8 +101,9 @@ def cue_profile(
         >>> profile["colour"].lead > 0.9, profile["shuffled"].kept
         (True, 1.0)
     """
-    labels, regions = labels.cpu(), regions or {}  # on the CPU, as all answers are: a GPU would only have to wait
-    pairs = [(torch.arange(len(labels)), of_another_class(labels, draw)) for draw in range(_DRAWS)]
+    regions, labels = regions or {}, labels.cpu()  # answers are counted on the CPU: a GPU would only have to wait
+    own = torch.arange(len(labels))
+    pairs = [(own.to(images.device), of_another_class(labels, draw).to(images.device)) for draw in range(_DRAWS)]
     blurred_first = _blurred_first(images, pairs)
 
     def mixture(name: str, draw: int, kept: Tensor, rest: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def cue_profile(
         of_cue = blurred_first if name == "sharpness" else pairs
         # All draws in one: a GPU takes as long for a few images as for many
         mixtures = torch.cat([mixture(name, draw, *pair) for draw, pair in enumerate(of_cue)])
-        of_kept, of_rest = (labels[torch.cat(numbers)] for numbers in zip(*of_cue, strict=True))
+        of_kept, of_rest = (labels[torch.cat(numbers).cpu()] for numbers in zip(*of_cue, strict=True))
         answers = predicted(in_chunks(classify, mixtures, chunk_size).cpu(), of_kept)
         kept, rest = ((answers == wanted).double().view(_DRAWS, -1).mean(dim=0) for wanted in (of_kept, of_rest))
         if name == "shuffled":
@@ -165,7 +166,7 @@ def _blurred_first(images: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> li
     rings, number = _rings(images)
     amplitudes = _of_rings(torch.fft.fft2(images.float()), rings, number)
     by_frequency = torch.arange(number, device=images.device)
-    sharpness = ((amplitudes * by_frequency).sum(dim=1) / amplitudes[:, 1:].sum(dim=1).clamp(min=_TINY)).cpu()
+    sharpness = (amplitudes * by_frequency).sum(dim=1) / amplitudes[:, 1:].sum(dim=1).clamp(min=_TINY)
     return [
         (torch.where(turned, other, one), torch.where(turned, one, other))
         for one, other in pairs

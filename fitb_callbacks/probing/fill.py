@@ -28,10 +28,10 @@ _TINY = 1e-12
 _PARTS = 4
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
-_GENTLE = {"num_steps": 20, "step_size": 0.03, "noise": 0.1}
+_GENTLE_STEPS, _GENTLE_SIZE, _GENTLE_NOISE = 20, 0.03, 0.1
 """Of the first part, which is looked at beside the original pixels: what is drawn there has to fit in with them."""
 
-FILL_GRADIENTS = _GENTLE["num_steps"] + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
+FILL_GRADIENTS = _GENTLE_STEPS + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
 
 
@@ -118,8 +118,9 @@ def _stages(inputs: Inputs, parts: int, seed: int) -> list[_Stage]:
     rule = AscentUpdate(
         ImagePrior.from_images(inputs.images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False
     )
+    gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, noise=_GENTLE_NOISE, seed=seed)
     return [
-        _Stage(replace(rule, seed=seed, **_GENTLE), 0, shown_in=0, from_surroundings=True),
+        _Stage(gentle, 0, shown_in=0, from_surroundings=True),
         *(_Stage(replace(rule, seed=seed + part), part, shown_in=part) for part in range(1, parts)),
         _Stage(replace(rule, seed=seed), 0, shown_in=parts),
         _Stage(replace(rule, num_steps=_STEPS_OVER_ALL, seed=seed), None, shown_in=parts),
