@@ -22,6 +22,7 @@ from fitb_callbacks.models.usage import (
     find_usage,
     labels_from,
     takes_independent_labels,
+    target_of,
 )
 from fitb_callbacks.models.volumes import layouts
 from fitb_callbacks.utils.messages import describe
@@ -127,16 +128,16 @@ class StepReader:
             TypeError: If they are not found; the error says what the batch is.
         """
         if self.watches:
-            return self._read_seen(seen)
+            return self._read_seen(batch, seen)
         if self._paths is None:
             return read_batch(batch, self._adapter)
         images, targets = (at_path(batch, path) for path in self._paths)
         return images.detach(), self._labels(targets)
 
-    def _read_seen(self, seen: Observation | None) -> tuple[Tensor, Tensor]:
+    def _read_seen(self, batch: Any, seen: Observation | None) -> tuple[Tensor, Tensor]:
         if seen is None or self.usage is None:
             raise TypeError("the step was not watched")
-        targets = [each.target for each in seen.losses if each.function == self.usage.loss and each.target is not None]
+        targets = [target_of(each, batch) for each in seen.losses if each.function == self.usage.loss]
         shape = self.usage.images.shape[1:]
         images = [
             part
@@ -145,7 +146,7 @@ class StepReader:
             for part in layouts(image)
             if part.shape[1:] == shape
         ]
-        fitting = [target for target in targets if images and len(target) == len(images[0])]
+        fitting = [target for target in targets if target is not None and images and len(target) == len(images[0])]
         if not fitting:
             raise TypeError(f"the {self.stage} step used no images of the shape {tuple(shape)} with a target")
         return images[0].float(), self._labels(fitting[0])
@@ -167,10 +168,9 @@ class StepReader:
         if self.stage == "training":
             return None
         step = getattr(pl_module, f"{self.stage}_step")
-        parameters = inspect.signature(step).parameters
-        values = {"batch_idx": 0, "dataloader_idx": 0}
-        wanted = {name: value for name, value in values.items() if name in parameters}
-        return lambda batch: step(batch, **wanted)
+        beside_the_batch = list(inspect.signature(step).parameters.values())[1:]  # batch_idx by any name
+        numbers = {each.name: 0 for each in beside_the_batch if each.kind is each.POSITIONAL_OR_KEYWORD}
+        return lambda batch: step(batch, **numbers)
 
     def in_words(self) -> str:
         """What was found, in a sentence."""

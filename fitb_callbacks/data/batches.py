@@ -27,7 +27,8 @@ def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[T
 
     Images are the first tensor of shape ``(B, C, H, W)``, or ``(B, C, D, H, W)`` for volumes, labels the first tensor
     of whole numbers of shape ``(B,)`` or ``(B, 1)``, in a tuple or list or among a dict's values; a dict's usual names
-    (``image``, ``pixel_values``, ``label``, ``target``, ...) go first.
+    (``image``, ``pixel_values``, ``label``, ``target``, ...) go first. Labels may also be within a dict in these, under
+    one of the usual names.
 
     Args:
         batch: What the data loader yields.
@@ -53,9 +54,10 @@ def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[T
         image_candidates, label_candidates = [adapted[0]], [adapted[1]]
     elif isinstance(batch, Mapping):
         image_candidates = [*(batch[key] for key in _IMAGE_KEYS if key in batch), *batch.values()]
-        label_candidates = [*(batch[key] for key in _LABEL_KEYS if key in batch), *batch.values()]
+        label_candidates = [*_named(batch), *batch.values(), *_named_within(batch.values())]
     elif isinstance(batch, (tuple, list)):
-        image_candidates = label_candidates = list(batch)
+        image_candidates = list(batch)
+        label_candidates = [*batch, *_named_within(batch)]
     else:
         image_candidates = label_candidates = []
     images = _first(image_candidates, _is_images)
@@ -71,6 +73,14 @@ def read_batch(batch: Any, batch_adapter: BatchAdapter | None = None) -> tuple[T
             "Pass batch_adapter=, a function that takes a batch and returns (images, labels)"
         )
     return images.detach(), labels.detach().reshape(-1).long()
+
+
+def _named(values: Mapping[Any, Any]) -> list[Any]:
+    return [values[key] for key in _LABEL_KEYS if key in values]
+
+
+def _named_within(values: Iterable[Any]) -> list[Any]:
+    return [label for value in values if isinstance(value, Mapping) for label in _named(value)]
 
 
 def _first(values: Iterable[Any], fits: Callable[[Any], bool]) -> Tensor | None:

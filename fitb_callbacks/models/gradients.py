@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -27,7 +28,8 @@ def gradients_opened() -> Iterator[None]:
     """Let gradients pass through ``torch.no_grad``, ``set_grad_enabled``, ``inference_mode`` and ``detach``.
 
     A network with a frozen backbone often computes its features without gradients, which saves memory in training, but
-    leaves no way from the logits back to the image. Inside this context these switches do nothing. They are replaced
+    leaves no way from the logits back to the image. Inside this context these switches do nothing, and neither does
+    ``torch.utils.checkpoint`` with ``use_reentrant=True``, which knows no gradient of an input alone. They are replaced
     for the whole process, so keep the block short.
 
     Example:
@@ -42,14 +44,24 @@ def gradients_opened() -> Iterator[None]:
     for switch in (torch.no_grad, torch.inference_mode, torch.set_grad_enabled):
         switches += [(switch, "__enter__"), (switch, "__exit__")]
     own = [(switch, name, vars(switch)[name]) for switch, name in switches]
+    own.append((torch.utils.checkpoint, "CheckpointFunction", torch.utils.checkpoint.CheckpointFunction))
     try:
         for switch, name in switches:
             setattr(switch, name, _do_nothing)
+        torch.utils.checkpoint.CheckpointFunction = _KeepEverything  # type: ignore[assignment, misc]
         with torch.enable_grad(), _NoDetach():
             yield
     finally:
         for switch, name, method in own:
             setattr(switch, name, method)
+
+
+class _KeepEverything:
+    """Takes the place of the function that forgets what a part of the network computes, and computes it again."""
+
+    @staticmethod
+    def apply(run_function: Callable[..., Any], _: bool, *args: Any) -> Any:
+        return run_function(*args)
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

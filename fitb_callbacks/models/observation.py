@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fitb_callbacks.utils.nested import Path, map_tensors, tensors_in
 
-__all__ = ["LossCall", "ModuleCall", "Observation", "Observer", "can_observe", "stop_at_loss"]
+__all__ = ["CHOICE", "LossCall", "ModuleCall", "Observation", "Observer", "can_observe", "stop_at_loss"]
 
 _LOSSES: dict[Any, str] = {
     F.cross_entropy: "cross_entropy",
@@ -40,6 +40,10 @@ _SOFT: dict[Any, str] = {
     Tensor.sigmoid: "sigmoid",
     F.logsigmoid: "logsigmoid",
 }
+CHOICE = "argmax"
+"""What stands for a loss where a step only counts how often the largest logit is right."""
+_CHOICES: tuple[Any, ...] = (torch.argmax, Tensor.argmax, torch.max, Tensor.max)
+_COMPARISONS: tuple[Any, ...] = (torch.eq, Tensor.eq, Tensor.__eq__)
 _WITH_A_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 _MOST_CALLS = 64
 _MOST_COPIES = 4
@@ -68,7 +72,10 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class LossCall:
-    """A call of one of torch's losses, or of a softmax or sigmoid, for losses written by hand (``target`` is None)."""
+    """A call of one of torch's losses, or of a softmax or sigmoid, for losses written by hand (``target`` is None).
+
+    Or the choice of the largest logit, whose target is what it was compared with, if that was seen.
+    """
 
     function: str
     input: Tensor
@@ -227,13 +234,28 @@ class _Losses(TorchFunctionMode):
     def __init__(self, found: list[LossCall]) -> None:
         super().__init__()
         self._found = found
+        self._chosen: Any = None  # where the largest logits were, when last asked
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         _note(self._found, func, args, kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in _CHOICES:
+            self._chosen = result[1] if isinstance(result, tuple) else result
+        elif func in _COMPARISONS:
+            self._note_comparison(args)
+        return result
+
+    def _note_comparison(self, args: Sequence[Any]) -> None:
+        """Take what the largest logits' places are compared with for the target."""
+        others = [arg for arg in args if arg is not self._chosen]
+        if self._chosen is None or len(others) != len(args) - 1 or not isinstance(others[0], Tensor):
+            return
+        at = max((at for at, each in enumerate(self._found) if each.function == CHOICE), default=None)
+        if at is not None and self._found[at].target is None:
+            self._found[at] = replace(self._found[at], target=others[0])
 
 
 class _PatchedLosses:
@@ -263,8 +285,15 @@ class _PatchedLosses:
         return noting
 
 
+def _name_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    if func in _CHOICES:
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+        return CHOICE if isinstance(dim, int) else None
+    return _LOSSES.get(func) or _SOFT.get(func)
+
+
 def _note(found: list[LossCall], func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    name = _LOSSES.get(func) or _SOFT.get(func)
+    name = _name_of(func, args, kwargs)
     if name is not None and len(found) < _MOST_CALLS:
         given = args[0] if args else kwargs.get("input")
         target = (args[1] if len(args) > 1 else kwargs.get("target")) if func in _LOSSES else None
@@ -291,7 +320,7 @@ class _StopAtLoss(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (_LOSSES.get(func) or _SOFT.get(func)) == self._function:
+        if _name_of(func, args, kwargs) == self._function:
             if self._left == 0:
                 raise _ReachedError(args[0] if args else kwargs["input"])
             self._left -= 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fitb_callbacks.models.answers import independent
 from fitb_callbacks.models.gradients import gradients_opened
 from fitb_callbacks.models.logits import LogitsFn, find_logits
-from fitb_callbacks.models.observation import LossCall, ModuleCall, Observation, stop_at_loss
+from fitb_callbacks.models.observation import CHOICE, LossCall, ModuleCall, Observation, stop_at_loss
 from fitb_callbacks.models.state import preserve_model_state
 from fitb_callbacks.models.volumes import channels_at, layouts
 from fitb_callbacks.utils.messages import describe, one_line
@@ -27,6 +27,7 @@ __all__ = [
     "find_usage",
     "labels_from",
     "takes_independent_labels",
+    "target_of",
 ]
 
 _CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
@@ -120,6 +121,8 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
             failures.append(f"{attempt.name}: {found}")
     if forward_only is not None:
         return forward_only
+    if loss.function == CHOICE:
+        raise LookupError("no loss of torch.nn.functional was seen")
     raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
 
 
@@ -310,7 +313,9 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool
         differentiable = _differentiable(model, compute, images[:2])
         if not differentiable and (differentiable := _differentiable(model, _with_gradients(compute), images[:2])):
             compute = _with_gradients(compute)
-            notes.append("gradients are let through torch.no_grad() and detach() while the model is probed")
+            notes.append(
+                "gradients are let through torch.no_grad(), detach() and checkpoint() while the model is probed"
+            )
         simple = attempt.simple and not notes and at == 1 and loss.function not in _PROBABILITIES
         num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
     usage = Usage(
@@ -357,7 +362,10 @@ def _differentiable(model: nn.Module, compute: LogitsFn, images: Tensor) -> bool
     logits = compute(model, leaf * 1)
     if not logits.requires_grad:
         return False
-    (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
+    try:
+        (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
+    except RuntimeError:  # torch.utils.checkpoint with use_reentrant=True
+        return False
     return gradient is not None
 
 
@@ -392,11 +400,15 @@ def _as_logits(value: Tensor, function: str) -> Tensor:
 
 def _classification_loss(seen: Observation, batch: Any = None) -> LossCall:
     """The loss with the most classes; of several, the first."""
-    problems = {id(each): _problem_of_loss(each, batch) for each in seen.losses if each.target is not None}
-    fitting = [each for each in seen.losses if each.target is not None and problems[id(each)] is None]
+    losses = [each for each in seen.losses if each.function != CHOICE]
+    problems = {id(each): _problem_of_loss(each, batch) for each in losses if each.target is not None}
+    fitting = [each for each in losses if each.target is not None and problems[id(each)] is None]
     if not fitting:
-        fitting = [each for each in seen.losses if each.function in _BY_HAND and each.input.ndim == 2]
-    others = {each.function: problems[id(each)] for each in seen.losses if each.target is not None}
+        fitting = [each for each in losses if each.function in _BY_HAND and each.input.ndim == 2]
+    others = {each.function: problems[id(each)] for each in losses if each.target is not None}
+    if not fitting and not others:
+        choices = [replace(each, target=target_of(each, batch)) for each in seen.losses if each.function == CHOICE]
+        fitting = [each for each in choices if each.target is not None]
     if not fitting and not others:
         raise LookupError("no loss of torch.nn.functional was seen")
     if not fitting or (others and not any(each.target is not None for each in fitting)):
@@ -404,6 +416,27 @@ def _classification_loss(seen: Observation, batch: Any = None) -> LossCall:
         raise NotAClassifierError(f"the step does not classify images: {reasons}")
     loss = max(fitting, key=lambda each: each.input.shape[1] if each.input.ndim == 2 else 2)
     return loss if loss.target is not None else replace(loss, target=_target_by_hand(loss, batch))
+
+
+def target_of(loss: LossCall, batch: Any) -> Tensor | None:
+    """What a loss's input was compared with, or for a choice of the largest logit, what it may have been compared with.
+
+    Args:
+        loss: As it was observed.
+        batch: The step's batch.
+    """
+    if loss.function != CHOICE:
+        return loss.target
+    logits = loss.input
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        return None
+
+    def fits(labels: Tensor) -> bool:
+        kind = labels.shape in ((len(logits),), (len(logits), 1)) and not labels.is_floating_point()
+        return kind and not labels.is_complex() and bool((labels < logits.shape[1]).all())
+
+    found = tensors_in(batch) if loss.target is None else [((), loss.target)]
+    return next((labels.reshape(-1) for _, labels in found if fits(labels)), None)
 
 
 def _target_by_hand(loss: LossCall, batch: Any) -> Tensor | None:
