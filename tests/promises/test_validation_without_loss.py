@@ -74,7 +74,17 @@ class Checkpointed(Normalised):
         return self.net(checkpoint(self.first, (images - 0.5) / 0.25, use_reentrant=True))
 
 
-@pytest.mark.parametrize("script", [Normalised, OldStyle, Metric, SecondColumn, Frozen, Checkpointed])
+SCRIPTS = {
+    "argmax": Normalised,
+    "max": OldStyle,
+    "torchmetrics": Metric,
+    "three columns": SecondColumn,
+    "no_grad around the backbone": Frozen,
+    "reentrant checkpoints": Checkpointed,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_it_is_probed_as_the_step_uses_it(script):
     columns = (IMAGES, LABELS.flip(0) % 2, LABELS) if script is SecondColumn else (IMAGES, LABELS)
 
