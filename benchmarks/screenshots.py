@@ -79,7 +79,7 @@ def close_assistant(page: Page) -> None:
 
 def tensorboard(browser: Browser, demo: Path, output: Path) -> None:
     with served("tensorboard.main", "--logdir", str(demo / "tensorboard")) as server:
-        address = f"{server}/?tagFilter=fitb%2F{SHOWN.replace('$', '%24')}#timeseries"
+        address = f"{server}/?smoothing=0&tagFilter=fitb%2F{SHOWN.replace('$', '%24')}#timeseries"
         with opened(browser, address, (1366, 768)) as page:
             page.get_by_label("Close side pane").click()
             picture = page.locator("image-card img").first
@@ -102,7 +102,7 @@ def mlflow(browser: Browser, demo: Path, output: Path) -> None:
         with opened(browser, f"{address}/model-metrics", (1366, 768)) as page:
             page.get_by_role("slider").first.wait_for()
             close_assistant(page)
-            for slider in page.get_by_role("slider").all()[:3]:  # those in sight
+            for slider in page.get_by_role("slider").all()[1:3]:  # those in sight, but for the summary's
                 for _ in range(5):  # the demo's epochs
                     slider.press("ArrowRight")
                     page.wait_for_timeout(500)
