@@ -3,7 +3,7 @@
 Trains networks of `validity_worlds.py`, healthy ones and ones with a planted shortcut in doses, probes each, and writes
 how well the scores tell them apart to ``benchmarks/results/validity.md``. A model counts as healthy or broken by its
 accuracy on clean held-out images alone, above chance, compared with the best of its data set and network: at least 0.7
-of it, or at most 0.5. Formula and constants were fixed on seeds 3 to 6. Weights and scores are kept in
+of it, or at most 0.5. Formula and constants were fixed on seeds 3 to 8. Weights and scores are kept in
 ``benchmarks/.cache``, so that the next run goes on where the last one was. It ends after ten minutes with what there is
 by then; ``--full`` takes every dose, and all the time it needs. Needs captum for the comparison of maps:
 ``pip install captum``.
