@@ -204,7 +204,8 @@ def test_a_pass_is_recorded_and_promoted(registered, tmp_path):
     assert "models:/digits/1: " in pair.output
     with connected(registered.uri):
         shown = {Path(file.path).name.partition("+")[0] for file in client.list_artifacts(run.info.run_id, "images")}
-    assert shown == {f"A glance at fitb~prototypes{whose}" for whose in ("", " of the champion")}
+    shown = {name.replace("~", " ") for name in shown}  # as older MLflow writes a slash
+    assert shown == {f"A glance at fitb prototypes{whose}" for whose in ("", " of the champion")}
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     assert run.inputs.model_inputs[0].model_id == model.model_id
     linked = {(metric.run_id, metric.key): metric.value for metric in model.metrics}
@@ -535,7 +536,7 @@ def test_an_interruption_leaves_a_pending_verdict(registered):
         with pytest.raises(KeyboardInterrupt):
             registry.publish(client, found, registered.run_id, verdict="refused: new", text="new")
         assert registered.version(GOOD).tags["fitb.verdict"] == tag
-        assert f"\n\n{description}\n\n" in registered.version(GOOD).description
+        assert registered.version(GOOD).description.startswith(f"{description}\n")
     assert not any(finding.holds for finding in verify(registered.client, found))
     registry.publish(registered.client, found, registered.run_id, verdict="refused: new", text="new")
     assert registered.version(GOOD).tags == {"fitb.verdict": "refused: new"}
