@@ -178,14 +178,14 @@ def independent_labels(checkpoints: Sequence[EpochCheckpoint]) -> bool:
     )
 
 
-def class_names_of(checkpoints: Sequence[EpochCheckpoint]) -> Sequence[str] | None:
+def class_names_of(checkpoints: Sequence[EpochCheckpoint]) -> tuple[str, ...] | None:
     """The names that the callback of the run knew; None if it knew none.
 
     Args:
         checkpoints: Of one run.
     """
     states = (checkpoint.callback for checkpoint in reversed(checkpoints) if checkpoint.callback is not None)
-    return next((state["class_names"] for state in states if state.get("class_names")), None)
+    return next((tuple(state["class_names"]) for state in states if state.get("class_names")), None)
 
 
 def untrained_of(checkpoints: Sequence[EpochCheckpoint]) -> dict[str, Timeline]:

@@ -142,8 +142,10 @@ class Tuner:
             return
         if 2 * pairs > plan.chunk_size:
             self._answer(rate)
-        elif all_there_is:  # no chunk will ever be so large
+        elif all_there_is and math.isfinite(self._best_rate):  # no chunk will ever be so large
             self._answer(math.inf)
+        elif all_there_is:  # there is so little to do that nothing can be gained
+            self._trial = None
 
     def _answer(self, rate: float) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 __all__ = ["above_chance", "shortcut", "shortcut_of", "structure", "structure_of"]
@@ -52,7 +53,8 @@ def structure(knows: float, accuracy: float, suspicion: float) -> float:
         >>> round(structure(0.8, 0.8, 0.0), 2), round(structure(0.8, 0.8, 0.5), 2), structure(-0.1, 0.8, 0.0)
         (0.8, 0.4, 0.0)
     """
-    return max(0.0, knows) ** _OF_KNOWS * max(0.0, accuracy) ** (1 - _OF_KNOWS) * (1 - suspicion)
+    mean = math.pow(max(0.0, knows), _OF_KNOWS) * math.pow(max(0.0, accuracy), 1 - _OF_KNOWS)
+    return mean * (1 - suspicion)
 
 
 def structure_of(metrics: Mapping[str, float], num_classes: int, *, knows: float) -> float:

@@ -114,12 +114,14 @@ def test_blocks_that_are_much_smaller_than_the_plan_say_nothing_of_it():
 
 
 def test_a_search_ends_although_there_is_too_little_work_for_larger_chunks():
-    images, model = torch.rand(2, 1, 12, 12), nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
-    tuner = tuner_for(model, images)
-    for _ in range(20):
-        FillInBlanks(num_masks=64, tolerance=None, fill=None).probe(model, images, torch.tensor([0, 1]))
-    assert not tuner.searching
-    assert tuner.best.chunk_size <= tuner_for(nn.Flatten(), images).best.chunk_size  # the usual one: 128 pairs are less
+    usual = tuner_for(nn.Flatten(), torch.rand(1, 1, 12, 12)).best
+    for number in (1, 2 * usual.chunk_size // 64):  # less than a usual chunk, and two of them
+        model, images = nn.Sequential(nn.Flatten(), nn.Linear(144, 3)), torch.rand(number, 1, 12, 12)
+        tuner = tuner_for(model, images)
+        for _ in range(40):
+            FillInBlanks(num_masks=64, tolerance=None, fill=None).probe(model, images, torch.zeros(number).long())
+        assert not tuner.searching
+        assert number > 1 or tuner.best == usual
 
 
 def test_a_chunk_that_does_not_fit_into_memory_is_not_chosen():
