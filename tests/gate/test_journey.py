@@ -28,6 +28,7 @@ from small_module import SmallModule
 pytest.importorskip("flask_wtf", reason="what MLflow needs for passwords")
 
 ROOT = Path(__file__).parents[2]
+OF_OTHER_TESTS = ("MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "PYTHON")
 ADMIN, GATE = ("admin", "correct horse battery"), ("gate", "staple of the gate")
 
 
@@ -133,7 +134,7 @@ def test_from_installation_to_a_refused_and_a_promoted_model(server, loaders, tm
     typed = typed.replace("https://mlflow.example.com", server.uri).replace("PASSWORD=...", f"PASSWORD='{GATE[1]}'")
     programs, offline = fresh_environment(tmp_path)
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_TRACKING", "PYTHON"))},
+        **{key: value for key, value in os.environ.items() if not key.startswith(OF_OTHER_TESTS)},
         **offline,
         "PATH": f"{programs}:/usr/bin:/bin",  # no other fitb
     }
