@@ -44,8 +44,8 @@ def test_mlflow(tmp_path):
     (found,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert len(client.get_metric_history(found.info.run_id, "fitb/accuracy")) == 3
     pictures = [file.path for file in client.list_artifacts(found.info.run_id, "images")]
-    for name, number in (("prototypes", 4), ("confusion", 3)):
-        assert len([path for path in pictures if name in path and path.endswith(".png")]) == number
+    for name in ("prototypes", "confusion"):  # one of the untrained network, and three probes
+        assert len([path for path in pictures if name in path and path.endswith(".png")]) == 4
 
 
 @pytest.mark.slow

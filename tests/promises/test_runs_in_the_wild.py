@@ -238,7 +238,7 @@ def test_weights_and_biases_offline(trainer, tmp_path):
     assert probed_epochs(probe) == [0, 1]
     for name in ("prototypes", "timeline", "confusion"):
         number = len(list(tmp_path.rglob(f"{name}*.png")))
-        assert number == 2 or (name == "prototypes" and number == 3)  # there may be one before training
+        assert number == 2 or (name != "timeline" and number == 3)  # there may be one before training
 
 
 def test_lightning_cli_builds_it_from_yaml(tmp_path, monkeypatch):
