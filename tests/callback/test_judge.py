@@ -1,0 +1,16 @@
+"""What the judge of a run asks of its training batches."""
+
+import torch
+
+from fitb_callbacks import RidgeJudge
+from fitb_callbacks.callback.errors import ErrorPolicy
+from fitb_callbacks.callback.judge import RunJudge
+
+
+def test_no_more_batches_are_wanted_once_there_is_enough_of_each_class():
+    judge = RunJudge(RidgeJudge(images_per_class=2), None, ErrorPolicy("raise"))
+    judge.check((1, 8, 8), num_classes=3)
+    for labels, wants_more in (([0, 0, 1], True), ([1, 1], True), ([2], True), ([2], False)):
+        assert judge.wants_batches(epoch=0)
+        judge.stream(torch.rand(len(labels), 1, 8, 8), torch.tensor(labels), epoch=0)
+        assert judge.wants_batches(epoch=0) == wants_more
