@@ -227,6 +227,8 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool, tracking_u
         _say(console, escape(on_one_line(f"Judge: {checked.judge}")))
     if checked.training is not None and checked.training.differs:
         _say(console, escape(f"Scores of the training are not shown: {checked.training.differs}"))
+    for line in [] if checked.own_training is None else checked.own_training.lines:
+        _say(console, escape(line))
     for rule in checked.skipped:
         _say(console, escape(f"There is no champion yet; skipped: {rule}"))
     if checked.run_id is not None:
@@ -250,7 +252,7 @@ def _rules_table(checked: RegistryCheck) -> Table:
     for outcome in checked.check.outcomes:
         passes = words[outcome.passed]
         table.add_row(
-            str(outcome.rule),
+            outcome.text,
             figure(outcome.value),
             _interval(outcome),
             passes if outcome.certain or outcome.passed is None else f"{passes}, not certain",

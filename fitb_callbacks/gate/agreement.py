@@ -6,17 +6,25 @@ comes from, and a model that follows it leans to that part's image; one that loo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from fitb_callbacks.gate.bootstrap import interval
+from fitb_callbacks.gate.rules import PEER_AGREEMENT
 from fitb_callbacks.models.answers import log_probability
+from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.cues import of_another_class
+from fitb_callbacks.probing.result import FillInBlanksResult
 from fitb_callbacks.scoring.judges.module import ModuleJudge
 
-__all__ = ["Leanings", "agreement", "leanings"]
+__all__ = ["LEAST_RIGHT", "Leanings", "agreement", "agreement_with_interval", "as_judge", "leanings"]
+
+LEAST_RIGHT = 0.75
+"""Share of the whole images that a champion has to tell from others to judge another model; by chance, it is a half."""
 
 _CELLS = 3  # on a side: large enough for shapes to be seen, whatever the network's own patches are
 _PICTURES = 24  # of each image
@@ -35,6 +43,12 @@ class Leanings:
 
     mixed: Tensor
     right: float
+
+
+def as_judge(model: nn.Module, result: FillInBlanksResult, logits_fn: LogitsFn | None) -> ModuleJudge:
+    """A model as judge of images as they are in a result, which folds volumes."""
+    judge = ModuleJudge(model, logits_fn)
+    return judge if result.depth is None else judge.of_volumes(result.depth)
 
 
 def leanings(judge: ModuleJudge, images: Tensor, labels: Tensor, *, seed: int = 0) -> Leanings:
@@ -91,6 +105,22 @@ def agreement(first: Leanings, second: Leanings, rows: Tensor) -> Tensor:
     pairs = ((one, other), (one, one), (other, other))
     together, of_one, of_other = ((a * b).mean(dim=0)[rows].sum(dim=1) for a, b in pairs)
     return together / (of_one * of_other).sqrt()
+
+
+def agreement_with_interval(
+    first: Leanings, second: Leanings, labels: Tensor, rows: Tensor
+) -> tuple[float, tuple[float, float]]:
+    """How alike two models lean over all images, and the ends of the 95% interval, NaN where there is none.
+
+    Args:
+        first: Of one model.
+        second: Of the other, on the same pictures.
+        labels: Of the images, shape ``(N,)``.
+        rows: Resamples of the images, of `fitb_callbacks.gate.bootstrap.resamples`.
+    """
+    value = agreement(first, second, torch.arange(len(labels))[None]).item()
+    low, high = interval(PEER_AGREEMENT, value, agreement(first, second, rows), labels)
+    return value, (low, high) if math.isnan(low + high) else (max(-1.0, low), min(1.0, high))
 
 
 def _cells(images: Tensor, generator: torch.Generator, *, first: int) -> Tensor:

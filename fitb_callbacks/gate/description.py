@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fitb_callbacks.gate.own_training import OwnTraining
 from fitb_callbacks.utils.messages import on_one_line
 
 __all__ = ["report_head", "verdict_line", "version_description", "version_tag"]
@@ -67,6 +68,7 @@ def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headline": verdict_line(verdict),
         "tone": _TONES.get(verdict["verdict"], "unclear"),
+        "notes": _notes(verdict),
         "rules": [
             {
                 "rule": rule["rule"],
@@ -78,6 +80,12 @@ def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
             for rule in verdict["rules"]
         ],
     }
+
+
+def _notes(verdict: Mapping[str, Any]) -> list[str]:
+    """What the candidate's own training says against it."""
+    own = verdict.get("own_training")
+    return [] if own is None else [on_one_line(line) for line in OwnTraining(**own).lines]
 
 
 def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, evidence: str) -> str:
@@ -108,4 +116,7 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
         for key in [key for key in keys if key in scores][:_MOST_SCORES]
     )
     words = on_one_line(f"{said['headline']} {said['reason']}")
-    return f"{verdict_line(verdict)}\n\n{words}\n\n{compared}. [Evidence]({evidence})"
+    if any(rule.get("images") and not rule["passed"] for rule in rules):  # it need not look bad in those of the check
+        words = f"In the images of the check: {words}"
+    parts = [verdict_line(verdict), words, *_notes(verdict), f"{compared}. [Evidence]({evidence})"]
+    return "\n\n".join(parts)

@@ -30,7 +30,7 @@ def junit_xml(model: str, outcomes: Sequence[Outcome] = (), *, error: str | None
     model = on_one_line(model)
     suite = TestSuite(f"fitb check {model}")
     for outcome in outcomes:
-        case = TestCase(str(outcome.rule), classname=f"fitb.{model}")
+        case = TestCase(outcome.text, classname=f"fitb.{model}")
         if not outcome.passed:
             case.result = [Failure(outcome_text(outcome))]
         else:
@@ -55,7 +55,7 @@ def outcome_text(outcome: Outcome) -> str:
         "area lower than the champion's by at most 0.02: is 0.01, 95% interval 0 to 0.05, which the bound is within"
     """
     low, high = outcome.interval
-    text = f"{outcome.rule}: is {outcome.value:.4g}"
+    text = f"{outcome.text}: is {outcome.value:.4g}"
     if not math.isnan(low + high):
         text += f", 95% interval {low:.4g} to {high:.4g}"
     return text if outcome.certain else f"{text}, which the bound is within"

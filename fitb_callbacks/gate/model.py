@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from fitb_callbacks.gate.agreement import Leanings, agreement, leanings
+from fitb_callbacks.gate.agreement import LEAST_RIGHT, Leanings, agreement_with_interval, as_judge, leanings
 from fitb_callbacks.gate.bootstrap import differences, interval, rate_rises, resampled_scores, resamples
 from fitb_callbacks.gate.rules import PEER_ACCURACY, PEER_AGREEMENT, Rule
 from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, Outcome, decide
@@ -28,7 +27,6 @@ __all__ = ["check_model"]
 
 _STEADY_IMAGES = 16
 _LEAST_CEILING = 0.5
-_LEAST_RIGHT = 0.75  # of the whole images that a champion has to tell from others; by chance, it is a half
 
 
 def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compared
@@ -116,6 +114,8 @@ class _Peers:
 
     accuracy: tuple[float, float]
     leanings: tuple[Leanings, Leanings]
+    agreement: float
+    interval: Interval
 
     @classmethod
     def of(
@@ -126,16 +126,11 @@ class _Peers:
         champion: nn.Module,
         logits_fn: LogitsFn | None,
     ) -> _Peers:
-        judge, judge_of_it = ModuleJudge(model, logits_fn), ModuleJudge(champion, logits_fn)
-        if candidate.depth is not None:
-            judge, judge_of_it = judge.of_volumes(candidate.depth), judge_of_it.of_volumes(candidate.depth)
+        judge, judge_of_it = (as_judge(each, candidate, logits_fn) for each in (model, champion))
         accuracy = _share_right(judge_of_it, candidate), _share_right(judge, other)
         images, labels = candidate.images, candidate.labels
-        return cls(accuracy, (leanings(judge, images, labels), leanings(judge_of_it, images, labels)))
-
-    @property
-    def agreement(self) -> float:
-        return agreement(*self.leanings, torch.arange(self.leanings[0].mixed.shape[1])[None]).item()
+        lean = leanings(judge, images, labels), leanings(judge_of_it, images, labels)
+        return cls(accuracy, lean, *agreement_with_interval(*lean, labels, resamples(labels, seed=0)))
 
 
 def _check_needs(rules: Sequence[Rule], *, champion: bool, judge: bool) -> None:
@@ -166,7 +161,7 @@ def _check_peer(outcomes: Sequence[Outcome], champion: FillInBlanksResult, peers
     share, right = champion.metrics["accuracy_all"], peers.leanings[1].right
     cannot = {
         PEER_ACCURACY: share < _LEAST_CEILING and f"recognises only {share:.0%} of its own prototypes",
-        PEER_AGREEMENT: right < _LEAST_RIGHT and f"tells only {right:.0%} of the images from those of another class",
+        PEER_AGREEMENT: right < LEAST_RIGHT and f"tells only {right:.0%} of the images from those of another class",
     }
     refused = [outcome.rule.key for outcome in outcomes if outcome.passed is False]
     reasons = [cannot.get(key) for key in refused]
@@ -206,16 +201,15 @@ def _measured(
     resampled = resampled_scores(candidate, rows)
     intervals: dict[str, Interval] = {}
     for key, values in resampled.items():
-        intervals[key] = _within(0.0, 1.0, interval(key, scores[key], values, labels))
+        intervals[key] = _share(interval(key, scores[key], values, labels))
     intervals |= candidate.intervals
     if champion is None or peers is None:
         return Measured(scores, intervals)
     scores |= {PEER_ACCURACY: peers.accuracy[0], PEER_AGREEMENT: peers.agreement}
     intervals[PEER_ACCURACY] = wilson_interval(peers.accuracy[0], len(labels))
-    found = interval(PEER_AGREEMENT, peers.agreement, agreement(*peers.leanings, rows), labels)
-    intervals[PEER_AGREEMENT] = _within(-1.0, 1.0, found)
+    intervals[PEER_AGREEMENT] = peers.interval
     return Measured(scores, intervals, differences(champion, candidate), rate_rises(champion, candidate))
 
 
-def _within(lowest: float, highest: float, ends: Interval) -> Interval:
-    return ends if math.isnan(sum(ends)) else (max(lowest, ends[0]), min(highest, ends[1]))
+def _share(ends: Interval) -> Interval:
+    return ends if math.isnan(sum(ends)) else (max(0.0, ends[0]), min(1.0, ends[1]))

@@ -23,8 +23,9 @@ from fitb_callbacks.gate.evidence import (
     write_evidence,
 )
 from fitb_callbacks.gate.model import check_model
-from fitb_callbacks.gate.rules import Rules, default_rules
-from fitb_callbacks.gate.verdict import ModelCheck
+from fitb_callbacks.gate.own_training import OwnTraining, evidence_against, outcomes_on_own_images
+from fitb_callbacks.gate.rules import RED_IN_TRAINING, Rules, default_rules
+from fitb_callbacks.gate.verdict import ModelCheck, Outcome
 from fitb_callbacks.integrations.probe_manifest import TrainingRecord, images_digest
 from fitb_callbacks.models.checkpoints import load_checkpoint
 from fitb_callbacks.models.logits import LogitsFn, label_by_label
@@ -156,6 +157,7 @@ class RegistryCheck:
         data: Where the images are from.
         judge: Who judged the prototypes, in words; None if nobody did.
         training: What training saw; None if its run has no record of a probe.
+        own_training: What the candidate's training run has to say against it; None if it has no such run.
         skipped: Rules that could not be applied, since there is no champion yet.
         provenance: On what and by whom it was checked; see `fitb_callbacks.gate.evidence.provenance`.
         waiver: Who let a refused model through; None if nobody did.
@@ -172,6 +174,7 @@ class RegistryCheck:
     data: str = ""
     judge: str | None = None
     training: TrainingScores | None = None
+    own_training: OwnTraining | None = None
     skipped: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     waiver: Waiver | None = None
@@ -201,6 +204,7 @@ class RegistryCheck:
             "skipped": list(self.skipped),
             "judge": self.judge,
             "training": None if self.training is None else dataclasses.asdict(self.training),
+            "own_training": None if self.own_training is None else dataclasses.asdict(self.own_training),
             "waiver": None if self.waiver is None else dataclasses.asdict(self.waiver),
             "provenance": dict(self.provenance),
             "run_id": self.run_id,
@@ -225,9 +229,10 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
 
     The probe takes the settings of the rules, then those that the champion's training run stored, then the defaults:
     never those of the candidate, which could choose an easy probe for itself. Images that the rules do not name are
-    those that the champion's training run recorded, and for a first version its own. Nothing is written before all is
-    decided. The version's tag is written after the run that holds the evidence, and the alias moves after the tag.
-    Nothing at all is written for a checkpoint file.
+    those that the champion's training run recorded, and for a first version its own. What its own training recorded can
+    also refuse a candidate (`fitb_callbacks.gate.own_training`), and never lets one through. Nothing is written before
+    all is decided. The version's tag is written after the run that holds the evidence, and the alias moves after the
+    tag. Nothing at all is written for a checkpoint file.
 
     Without a named champion, the model is compared with the version that the alias "champion" points to, if there is
     one. Where the alias to be moved does not exist yet, this is the first version: rules that need a champion are
@@ -260,7 +265,8 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
             champion, holder = _find_champion(client, candidate, rules, promotion)
             check_same("the models", (candidate.address, champion and champion.address), share[1])
             applied, skipped = _applicable(rules, champion)
-            checked = _Check(candidate, champion, applied, loading, share, on_step, progress).run()
+            by_default = not rules.rules
+            checked = _Check(candidate, champion, applied, by_default, loading, share, on_step, progress).run()
             checked = dataclasses.replace(checked, skipped=skipped, waiver=promotion.waiver)
             if client is None or candidate.registered is None or share[0] > 0:
                 return checked
@@ -276,6 +282,7 @@ class _Found:
     address: str
     registered: RegistryModel | None = None
     record: TrainingRecord | None = None
+    red: str = ""  # the last verdict of the training run, if it is red
     training_scores: Mapping[str, float] = field(default_factory=dict)
     record_is_lost: bool = False  # the training run has scores of the callback, and nothing that it stored beside them
 
@@ -311,13 +318,19 @@ def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | N
             f"there is no file {address}; a registered model is models:/NAME/VERSION or models:/NAME@ALIAS"
         )
     from fitb_callbacks.integrations.mlflow.lookup import find_model
-    from fitb_callbacks.integrations.mlflow.training_run import has_probe_scores, training_record, training_scores
+    from fitb_callbacks.integrations.mlflow.training_run import (
+        has_probe_scores,
+        red_verdict,
+        training_record,
+        training_scores,
+    )
 
     found = find_model(client, address, same_name_as=registered)
     record = training_record(client, found)
+    red = red_verdict(client, found)
     if record is None:
-        return _Found(found.address, found, record_is_lost=has_probe_scores(client, found))
-    return _Found(found.address, found, record, training_scores(client, found))
+        return _Found(found.address, found, red=red, record_is_lost=has_probe_scores(client, found))
+    return _Found(found.address, found, record, red, training_scores(client, found))
 
 
 def _find_champion(
@@ -365,6 +378,7 @@ class _Check:
     candidate: _Found
     champion: _Found | None
     rules: Rules
+    by_default: bool  # whether nobody has written rules
     loading: Loading
     share: tuple[int, int]
     on_step: Callable[[str], None]
@@ -390,7 +404,7 @@ class _Check:
             loaded.module.to(self.loading.device),
             chosen.images,
             chosen.labels,
-            self.rules.rules,
+            [rule for rule in self.rules.rules if rule.key != RED_IN_TRAINING],
             probe=probe,
             champion=None if other is None else other.module.to(self.loading.device),
             judge=judge,
@@ -400,12 +414,14 @@ class _Check:
             share=self.share,
             progress=self.progress,
         )
+        own, against = self._own_training(loaded, other, check, probe)
         return RegistryCheck(
             model=self.candidate.address,
             champion=None if self.champion is None else self.champion.address,
-            check=check,
+            check=dataclasses.replace(check, outcomes=(*check.outcomes, *against)),
             judge=words,
             training=self._training(check),
+            own_training=own,
             data=source,
             provenance=provenance(check.candidate, self.rules, data=source, model_files=loaded.digest),
         )
@@ -420,11 +436,11 @@ class _Check:
         return None if self._record is None else self._record.judge
 
     def _probe(self) -> FillInBlanks:
-        """The rules' settings, then those of the champion's training run."""
+        """The rules' settings, then those of the champion's training run; but what is right, the labels say."""
         stored = {} if self._record is None else dict(self._record.settings)
         if unknown := sorted(set(stored) - {each.name for each in fields(FillInBlanks)}):
             raise ValueError(f"the champion's training run stored settings unknown here: {', '.join(unknown)}")
-        return FillInBlanks(**{**stored, **self.rules.settings})
+        return FillInBlanks(**{**stored, "target": "label", **self.rules.settings})
 
     def _load(self, found: _Found) -> LoadedModel:
         from fitb_callbacks.integrations.mlflow.loading import LoadedModel, files_digest, load_model
@@ -448,12 +464,20 @@ class _Check:
                 "there must be images to probe on: --data, or data in the file of rules; "
                 f"the training of {found.address} recorded none"
             )
+        if found.record is not None and found.record.settings.get("target") == "predicted":
+            raise ValueError(
+                f"the training of {found.address} recorded its images with the model's own answers as labels "
+                "(target=predicted), by which every model would be right: give images with labels, with --data"
+            )
         if self.rules.standardization is not None:
             raise ValueError("mean and std go with --data; recorded images are as the model takes them")
+        return self._first(data), f"recorded in the training of {found.address}"
+
+    def _first(self, data: ImageSet) -> ImageSet:
+        """The first images of each class, as many as the rules say."""
         chosen = ImageSelection(per_class=self.rules.images_per_class or 2**31, max_images=2**31)
         chosen.offer(data.images, data.labels)
-        images = ImageSet(chosen.images, chosen.labels, data.class_names, data.independent)
-        return images, f"recorded in the training of {found.address}"
+        return ImageSet(chosen.images, chosen.labels, data.class_names, data.independent)
 
     def _images(self, loaded: LoadedModel) -> tuple[ImageSet, str]:
         data, per_class, max_images = self.rules.data, self.rules.images_per_class, None
@@ -477,6 +501,32 @@ class _Check:
             return judge, None if judge is None else f"{judge.name} on {shared}"
         judge = open_judge(self.rules.trusted, chosen, standardization=self.rules.standardization)
         return judge, f"{judge.name} on {self.rules.trusted}"
+
+    def _own_training(
+        self, loaded: LoadedModel, other: LoadedModel | None, check: ModelCheck, probe: FillInBlanks
+    ) -> tuple[OwnTraining | None, tuple[Outcome, ...]]:
+        """What the candidate's own training says, and the outcomes that come of it."""
+        found = self.candidate
+        if found.registered is None or found.registered.run_id is None:
+            return None, ()
+
+        def ask(own: ImageSet) -> tuple[Outcome, ...]:
+            self.on_step("Probing the model on the images of its own training")
+            return outcomes_on_own_images(
+                loaded.module,
+                own,
+                self.rules.rules,
+                probe=probe,
+                champion=None if other is None else other.module,
+                logits_fn=label_by_label(self.loading.logits_fn) if own.independent else self.loading.logits_fn,
+                share=self.share,
+                progress=self.progress,
+            )
+
+        recorded = None if found.record is None or found.record.data is None else self._first(found.record.data)
+        return evidence_against(
+            recorded, check.candidate, found.red, self.rules.rules, by_default=self.by_default, ask=ask
+        )
 
     def _training(self, check: ModelCheck) -> TrainingScores | None:
         """What training saw of the candidate, as far as it can be compared with what the check saw."""

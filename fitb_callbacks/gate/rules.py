@@ -16,7 +16,7 @@ from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
 from fitb_callbacks.utils.messages import on_one_line
 from fitb_callbacks.utils.validation import check_number
 
-__all__ = ["PEER_ACCURACY", "PEER_AGREEMENT", "Rule", "Rules", "default_rules", "parse_values"]
+__all__ = ["PEER_ACCURACY", "PEER_AGREEMENT", "RED_IN_TRAINING", "Rule", "Rules", "default_rules", "parse_values"]
 
 PEER_AGREEMENT = "peer_agreement"
 """Whether candidate and champion go by the same things, from -1 to 1: to which image they lean where a picture is made
@@ -25,6 +25,9 @@ of two, see `fitb_callbacks.gate.agreement`. Only there with a champion."""
 PEER_ACCURACY = "peer_accuracy"
 """Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
 as wrong. Only there with a champion."""
+
+RED_IN_TRAINING = "red_in_training"
+"""1 if the last verdict of the candidate's own training run is red, otherwise 0. Only there for a registered model."""
 
 _OF_BOTH = (PEER_AGREEMENT, PEER_ACCURACY)
 
@@ -46,7 +49,7 @@ class Rule:
         kind: "min" and "max" bound the score itself, "max_drop" and "max_rise" how much lower or higher it is than the
             champion's.
         key: Name of the score, with or without the prefix ``fitb/``: see `fitb_callbacks.scoring.catalogue.METRICS`,
-            `PEER_AGREEMENT` and `PEER_ACCURACY`.
+            `PEER_AGREEMENT`, `PEER_ACCURACY` and `RED_IN_TRAINING`.
         bound: Any finite number; at least 0 for "max_drop" and "max_rise".
 
     Raises:
@@ -69,13 +72,15 @@ class Rule:
         object.__setattr__(self, "key", self.key.removeprefix("fitb/"))
         if self.key in METRICS and METRICS[self.key].scope != "model":
             raise ValueError(f"{self.kind}: {self.key} describes a training run, not a model; no rule can bound it")
-        allowed = [name for name, metric in METRICS.items() if metric.scope == "model"] + [*_OF_BOTH]
+        allowed = [name for name, metric in METRICS.items() if metric.scope == "model"] + [*_OF_BOTH, RED_IN_TRAINING]
         if self.key not in allowed:
             near = get_close_matches(self.key, allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
             raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
         if self.kind == "max_rise" and self.key in _OF_BOTH:
             raise ValueError(f"max_rise goes with scores that both models have; got {self.key!r}")
+        if self.key == RED_IN_TRAINING and self.kind != "max":
+            raise ValueError(f"{self.kind}: {RED_IN_TRAINING} is 0 or 1; use max")
         if self.kind == "max_drop" and self.key not in RESAMPLED:
             hint = ", as it is of the two models together; use min" if self.key in _OF_BOTH else ""
             raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
@@ -92,6 +97,13 @@ class Rule:
     def needs_champion(self) -> bool:
         """Whether the rule can be judged only with a champion."""
         return self.kind in _AGAINST_CHAMPION or self.key in _OF_BOTH
+
+    @property
+    def says_what_it_goes_by(self) -> bool:
+        """Whether the rule refuses a model for what it goes by, and not for how well it does."""
+        if self.key == PEER_AGREEMENT:
+            return self.kind == "min"
+        return self.kind == "max" and (self.key == "shortcut" or self.key.startswith("cue_"))
 
     def __str__(self) -> str:
         return f"{self.key} {_KINDS[self.kind]} {self.bound:g}"

@@ -30,6 +30,7 @@ class Outcome:
         interval: Ends of the value's 95% interval; NaN where there is none.
         passed: Whether the rule passes; None if these images cannot tell.
         certain: Whether every value in the interval leads to the same answer.
+        images: Which images it is about, in words; empty where they are those of the check.
     """
 
     rule: Rule
@@ -37,6 +38,12 @@ class Outcome:
     interval: Interval
     passed: bool | None
     certain: bool
+    images: str = ""
+
+    @property
+    def text(self) -> str:
+        """The rule in words, and on which images if they are not those of the check."""
+        return f"{self.rule}, {self.images}" if self.images else str(self.rule)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,8 @@ class ModelCheck:
             "verdict": self.verdict,
             "rules": [
                 {
-                    "rule": str(outcome.rule),
+                    "rule": outcome.text,
+                    "images": outcome.images,
                     "kind": outcome.rule.kind,
                     "key": outcome.rule.key,
                     "bound": outcome.rule.bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from typing import IO
@@ -14,6 +15,7 @@ __all__ = ["read_npz"]
 _ALWAYS_ALLOWED = 2**28  # bytes: 256 MiB
 _MOST_COMPRESSION = 50  # black images compress a thousandfold, photographs twofold, MNIST tenfold
 _MOST_ARRAYS = 1000
+_LONGEST_HEADER = 2**16  # bytes; NumPy would read what a header says it is long
 
 
 def read_npz(file: str | os.PathLike[str] | IO[bytes]) -> dict[str, NDArray[np.generic]]:
@@ -39,16 +41,21 @@ def read_npz(file: str | os.PathLike[str] | IO[bytes]) -> dict[str, NDArray[np.g
         largest = max(_ALWAYS_ALLOWED, _MOST_COMPRESSION * sum(member.compress_size for member in members))
         if len(members) > _MOST_ARRAYS:
             raise ValueError(f"it holds {len(members)} arrays; at most {_MOST_ARRAYS} are read")
+        _check_size(sum(member.file_size for member in members), largest)
         total = 0
         for member in members:
             with archive.open(member) as array:
-                total += max(member.file_size, _announced_size(array))
-        if total > largest:
-            raise ValueError(f"it would take {total} bytes of memory, more than {largest}, which its size explains")
+                total += max(member.file_size, _announced_size(io.BytesIO(array.read(_LONGEST_HEADER))))
+        _check_size(total, largest)
     if hasattr(file, "seek"):
         file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _check_size(total: int, largest: int) -> None:
+    if total > largest:
+        raise ValueError(f"it would take {total} bytes of memory, more than {largest}, which its size explains")
 
 
 def _announced_size(file: IO[bytes]) -> int:

@@ -15,11 +15,13 @@ from fitb_callbacks.integrations.probe_manifest import (
     TrainingRecord,
     read_record,
 )
+from fitb_callbacks.integrations.summary import SIGNS
+from fitb_callbacks.utils.messages import on_one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["has_probe_scores", "link_training_scores", "training_record", "training_scores"]
+__all__ = ["has_probe_scores", "link_training_scores", "red_verdict", "training_record", "training_scores"]
 
 _PREFIX = "fitb"
 
@@ -56,6 +58,14 @@ def has_probe_scores(client: MlflowClient, model: RegistryModel) -> bool:
     if model.run_id is None:
         return False
     return any(key.startswith(f"{_PREFIX}/") for key in client.get_run(model.run_id).data.metrics)
+
+
+def red_verdict(client: MlflowClient, model: RegistryModel) -> str:
+    """The verdict of the training run's last probe, in a line, where it is red; empty where it is not."""
+    if model.run_id is None:
+        return ""
+    said = on_one_line(client.get_run(model.run_id).data.tags.get(f"{_PREFIX}.verdict", ""))
+    return said if said.startswith(SIGNS["bad"]) else ""
 
 
 def training_scores(client: MlflowClient, model: RegistryModel) -> dict[str, float]:

@@ -42,7 +42,7 @@ def render_report(
         problems: What could not be read, a line each, to be said on the page.
         beside: Title to records of other runs or models, which are compared with these side by side.
         check: The verdict of a check: ``headline``, ``tone``, and ``rules`` with ``rule``, ``value``, ``interval``,
-            ``passes`` and ``tone`` as text; it opens the page.
+            ``passes`` and ``tone`` as text, and ``notes``, a line each; it opens the page.
 
     Returns:
         HTML.
