@@ -50,6 +50,7 @@ class AscentUpdate:
         colours: Whether a gradient's channels are mixed as those of the images go together.
         contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
             deviations of the images. Without a limit everything ends up black, white or a garish colour.
+        chunk_size: How many images go through the model at a time; None for all that are given.
 
     Example:
         >>> import torch
@@ -75,6 +76,7 @@ class AscentUpdate:
     exponent: float = 1.0
     colours: bool = True
     contrast: float = 1.3
+    chunk_size: int | None = None
 
     proportional_to_doubt: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
@@ -89,45 +91,61 @@ class AscentUpdate:
         """
         start = masked.detach() if masked.dtype == torch.float64 else masked.detach().float()
         start = start.contiguous()
-        hidden = (~visible).to(start.dtype)
-        root = (hidden.flatten(1).sum(dim=1) * start.shape[1]).sqrt()  # of the number of hidden values
-        std = self.prior.std
-        shifts = self._shifts(start.shape[-2:])
-        noise = keyed_normal(keys, start[0].numel()).to(start.dtype).view_as(start) * (self.noise * std)
-        noise = torch.cat((noise, noise), dim=-2)
-        noise = torch.cat((noise, noise), dim=-1)  # so that it is rolled by looking at another part of it
+        # Masks and bounds are as large as the images, and applied by arithmetic: torch.where, and whatever has to be
+        # repeated over an image's pixels, takes a CPU ten times as long.
+        hidden = (~visible).to(start.dtype).expand_as(start).contiguous()
+        root = hidden.flatten(1).sum(dim=1).sqrt()  # of the number of hidden values
+        low, high, mean = self._bounds(start)
+        noise, shifts = self._noise(keys, start), self._shifts(start.shape[-2:])
         back = [(-rows, -columns) for rows, columns in shifts]
         shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
-        mean = self.prior.mean.to(start.dtype).to(start.device)[:, None, None]
-        images, direction, moved = start, torch.zeros_like(start), torch.zeros_like(keys, dtype=torch.bool)
+        step_size, contrast = (units * self.prior.std * root for units in (self.step_size, self.contrast))
+        weight, contrast, low, high = (1 - self.momentum) * root, contrast.clamp(min=_TINY), low - mean, high - mean
+        drawn = (start - mean) * hidden  # hidden pixels, as distances from the mean colour; zero everywhere else
+        rest = start - drawn
+        direction, sizes = torch.zeros_like(start), []
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
-            seen = images if step == 0 else _shifted(images, rows, columns) + _part(noise, step)
-            gradient, logits = _ascent_direction(classify, seen.to(masked.dtype), labels)
+            seen = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3)).add_(_part(noise, step))
+            gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
             if step == 0:
                 first = logits
-            finite = gradient.sum(dim=(1, 2, 3)).isfinite()
-            moved |= finite
-            gradient = torch.where(_per_image(finite), gradient, 0)
-            shaped = _unit_size(shape(gradient, step) * hidden, root)
-            direction = torch.lerp(shaped, direction, self.momentum)
-            images = images + _unit_size(direction, root, size=self.step_size * std)
-            images = self._within_contrast(images, mean, hidden, root).clamp(self.low, self.high)
-            images = torch.where(visible, start, images)
+            shaped = shape(gradient, step).mul_(hidden)
+            sizes.append(_size(shaped))  # the transform has spread what is not finite over the whole image
+            shaped.nan_to_num_(0, 0, 0)
+            towards = weight / sizes[-1].nan_to_num(torch.inf).clamp(min=_TINY)
+            direction.mul_(self.momentum).addcmul_(shaped, _per_image(towards))
+            drawn.addcmul_(direction, _per_image(step_size / _size(direction).clamp(min=_TINY)))
+            drawn.mul_(_per_image(contrast / torch.maximum(_size(drawn), contrast)))
+            drawn.clamp_(low, high)
+        images = torch.where(visible, start, (mean + drawn).clamp(self.low, self.high))
+        moved = torch.stack(sizes).isfinite().any(dim=0)
         values = torch.where(_per_image(moved), images - start, torch.nan)
         log_p, predicted = answer(first, labels)
         if self.weighted:
             with torch.no_grad():
-                after, _ = answer(classify(images.to(masked.dtype)).float(), labels)
-            values = _unit_size(values, root, size=(after - log_p).clamp(min=0))
+                chunks = images.to(masked.dtype).split(self.chunk_size or len(images))
+                after, _ = answer(torch.cat([classify(chunk) for chunk in chunks]).float(), labels)
+            values = values * _per_image((after - log_p).clamp(min=0) * root / _size(values).clamp(min=_TINY))
         return Found(values, predicted, log_p)
 
-    def _within_contrast(self, images: Tensor, mean: Tensor, hidden: Tensor, root: Tensor) -> Tensor:
-        """Images drawn towards the mean colour, as far as their hidden pixels have too much contrast."""
-        deviation = (images - mean) * hidden
-        allowed = self.contrast * self.prior.std * root
-        size = torch.linalg.vector_norm(deviation, dim=(1, 2, 3))
-        return torch.addcmul(mean, deviation, _per_image((allowed / size.clamp(min=_TINY)).clamp(max=1)))
+    def _gradients(self, classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients and the logits of `_ascent_direction`, one chunk after the other."""
+        size = self.chunk_size or len(images)
+        chunks = zip(images.split(size), labels.split(size), strict=True)
+        found = [_ascent_direction(classify, *chunk) for chunk in chunks]
+        gradients, logits = (torch.cat(values) if len(found) > 1 else values[0] for values in zip(*found, strict=True))
+        return gradients, logits
+
+    def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lowest and highest value of a filled pixel, and the mean colour between them, each ``(1, C, H, W)``."""
+        low, high = (bound.to(like).expand_as(like[:1]).contiguous() for bound in (self.low, self.high))
+        return low, high, self.prior.mean.to(like)[:, None, None].expand_as(like[:1]).clamp(low, high)
+
+    def _noise(self, keys: Tensor, like: Tensor) -> Tensor:
+        """Four copies of each image's noise, so that it is rolled by looking at another part of it, see `_part`."""
+        noise = keyed_normal(keys, like[0].numel()).to(like.dtype).view_as(like) * (self.noise * self.prior.std)
+        return noise.repeat(1, 1, 2, 2)
 
     def _shifts(self, size: torch.Size) -> list[tuple[int, int]]:
         """Rows and columns that all images are shifted by in each step, in the first by none."""
@@ -142,7 +160,7 @@ def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tup
     leaf = images.detach().requires_grad_()
     logits = differentiable_logits(classify, leaf)
     (gradient,) = torch.autograd.grad(logits, leaf, grad_outputs=_towards(logits.detach(), labels))
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)), logits.detach()
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).contiguous(), logits.detach()
 
 
 def _towards(logits: Tensor, labels: Tensor) -> Tensor:
@@ -150,27 +168,28 @@ def _towards(logits: Tensor, labels: Tensor) -> Tensor:
 
     Logits that are too loud are tempered first, so that a sure network's runner-up does not stand for all others.
     """
-    rows = torch.arange(len(labels), device=logits.device)
     if logits.ndim == 3:  # of independent labels each has nothing but its own "no" to leave behind
+        rows = torch.arange(len(labels), device=logits.device)
         return torch.zeros_like(logits).index_put((rows, labels), logits.new_tensor([-1.0, 1.0]))
     loudness = logits.std(dim=1, keepdim=True) / _MOST_LOUD
     others = (logits / loudness.nan_to_num(nan=1.0).clamp(min=1)).scatter_(1, labels[:, None], -torch.inf)
     return others.softmax(dim=1).neg().scatter_(1, labels[:, None], 1.0)
 
 
-def _unit_size(values: Tensor, root: Tensor, size: Tensor | float = 1.0) -> Tensor:
-    """Values, zero on visible pixels, at this root mean square over the hidden ones, image by image.
-
-    Args:
-        values: Shape ``(B, C, H, W)``.
-        root: Root of the number of hidden values of each image, shape ``(B,)``.
-        size: One number, or one an image. Values that are all zero stay so.
-    """
-    return values * _per_image(size * root / torch.linalg.vector_norm(values, dim=(1, 2, 3)).clamp(min=_TINY))
+def _size(values: Tensor) -> Tensor:
+    """The root of the sum of the squares of each image, shape ``(B,)``."""
+    return torch.linalg.vector_norm(values, dim=(1, 2, 3))
 
 
 def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
+
+
+def _as_given(images: Tensor, like: Tensor) -> Tensor:
+    """Images in the type and in the memory format of others."""
+    if (images.dtype, images.stride()) == (like.dtype, like.stride()):
+        return images
+    return torch.empty_like(like).copy_(images)
 
 
 def _part(noise: Tensor, step: int) -> Tensor:
@@ -178,13 +197,3 @@ def _part(noise: Tensor, step: int) -> Tensor:
     height, width = noise.shape[-2] // 2, noise.shape[-1] // 2
     top, left = (-17 * step) % height, (-31 * step) % width
     return noise[..., top : top + height, left : left + width]
-
-
-def _shifted(images: Tensor, rows: int, columns: int) -> Tensor:
-    """Images rolled by some rows and columns; torch.roll takes ten times as long for large ones."""
-    rows, columns = rows % images.shape[-2], columns % images.shape[-1]
-    if rows:
-        images = torch.cat((images[..., -rows:, :], images[..., :-rows, :]), dim=-2)
-    if columns:
-        images = torch.cat((images[..., -columns:], images[..., :-columns]), dim=-1)
-    return images

@@ -15,7 +15,7 @@ from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.inputs import Inputs
 from fitb_callbacks.probing.masks import pair_keys, step_of_patch
 from fitb_callbacks.probing.prior import ImagePrior
-from fitb_callbacks.probing.updates import UpdateFinder
+from fitb_callbacks.probing.updates import in_one_block
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
@@ -89,8 +89,11 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     parts = min(_PARTS, grid.num_patches)
     first = torch.zeros(1, dtype=torch.long, device=images.device)
     part_of_pixel = grid.to_pixels(step_of_patch(first, grid, num_steps=parts, seed=seed))
-    stages = _stages(inputs, parts, seed)
+    stages = _stages(inputs, plan, parts, seed)
     steps = images.new_zeros(len(rows), parts + 1, *images.shape[1:])
+
+    def classify(seen: Tensor) -> Tensor:
+        return inputs.classify(plan.formatted(seen))
 
     def work(_: slice, some: slice) -> None:
         chosen = rows[some]
@@ -105,18 +108,23 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
                 start = torch.where(visible, current, blank)
             keys = pair_keys(first + number, chosen, seed=seed).flatten()
             visible = visible.expand(len(chosen), 1, height, width)
-            update = UpdateFinder(stage.rule, inputs.classify, plan).find(start, labels, visible, keys).values
-            current = (start + update.nan_to_num()).to(images.dtype)
+            found = stage.rule.find(classify, plan.formatted(start), labels, visible, keys)
+            current = (start + found.values.nan_to_num()).to(images.dtype)
             steps[some, stage.shown_in] = current
 
     if len(rows):
-        in_blocks(work, 1, len(rows), plan.chunk_size)
+        in_blocks(work, 1, len(rows), in_one_block(images, plan.chunk_size))
     return steps
 
 
-def _stages(inputs: Inputs, parts: int, seed: int) -> list[_Stage]:
+def _stages(inputs: Inputs, plan: Plan, parts: int, seed: int) -> list[_Stage]:
     rule = AscentUpdate(
-        ImagePrior.from_images(inputs.images), inputs.low, inputs.high, num_steps=_STEPS_EACH, weighted=False
+        ImagePrior.from_images(inputs.images),
+        inputs.low,
+        inputs.high,
+        num_steps=_STEPS_EACH,
+        weighted=False,
+        chunk_size=plan.chunk_size,
     )
     gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, noise=_GENTLE_NOISE, seed=seed)
     return [

@@ -16,7 +16,16 @@ from fitb_callbacks.models.answers import log_probability, predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.autotune import Plan, Tuner
 
-__all__ = ["Found", "GradientUpdate", "NoUpdate", "UpdateFinder", "UpdateRule", "answer", "differentiable_logits"]
+__all__ = [
+    "Found",
+    "GradientUpdate",
+    "NoUpdate",
+    "UpdateFinder",
+    "UpdateRule",
+    "answer",
+    "differentiable_logits",
+    "in_one_block",
+]
 
 _SMALLEST_DOUBT = 1e-7
 
@@ -159,13 +168,20 @@ class UpdateFinder:
 
     def block_size(self, images: Tensor) -> int:
         """How many masked images to make and average at a time: several small chunks, as each time costs as much."""
-        chunk_size = self.plan.chunk_size
-        if not self.rule.single_pass:
-            return chunk_size
-        return max(1, _BLOCK_VALUES // (chunk_size * images[0].numel())) * chunk_size
+        return in_one_block(images, self.plan.chunk_size) if self.rule.single_pass else self.plan.chunk_size
 
     def _classify(self, images: Tensor) -> Tensor:
         return self.classify(self.plan.formatted(images))
+
+
+def in_one_block(images: Tensor, chunk_size: int) -> int:
+    """How many images to work on at a time, if the model takes chunks of them: several small chunks, or one.
+
+    Example:
+        >>> in_one_block(torch.zeros(1, 1, 28, 28), 32), in_one_block(torch.zeros(1, 3, 224, 224), 32)
+        (320, 32)
+    """
+    return max(1, _BLOCK_VALUES // (chunk_size * images[0].numel())) * chunk_size
 
 
 def answer(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
