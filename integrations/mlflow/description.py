@@ -1,7 +1,8 @@
 """What a run's page in MLflow says of its probes: a description, a tag, and the settings as parameters.
 
-MLflow prints all parameters of a run above each of its pictures. So only settings that differ from the defaults become
-parameters, and those that follow from the images. The description has all.
+MLflow prints all parameters of a run above each of its pictures, and a line of more than some 80 characters no longer
+lets three runs stand side by side. So one parameter says in short what every probe is made of, settings that differ
+from the defaults are parameters of their own, too, and the description has all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fitb_callbacks.integrations.record import Record
 from fitb_callbacks.integrations.summary import SIGNS, facts_line, probed_line
 from fitb_callbacks.probing.probe import FillInBlanks
 
-__all__ = ["ARTIFACTS", "REPORT", "VARIES", "has_section", "merged", "page_entries"]
+__all__ = ["ARTIFACTS", "REPORT", "VARIES", "has_section", "merged", "page_entries", "steady"]
 
 REPORT = "fitb/report.html"
 """Where the report of a run is, among its artifacts."""
@@ -27,6 +28,8 @@ VARIES = "num_masks"
 """The setting that may differ from probe to probe of one run, as the time limit allows. The parameter is the first."""
 
 _MOST_CHARACTERS = 500  # of a parameter's value: what every version of MLflow takes
+_MOST_CHANNELS = 3  # of a baseline in the short text
+_OF_THE_IMAGES = {"patch_size", "baseline"}  # mostly taken from the images: no choice can be told from that
 
 
 def page_entries(record: Record) -> dict[str, Any]:
@@ -48,18 +51,31 @@ def page_entries(record: Record) -> dict[str, Any]:
         >>> entries = page_entries(make_record(result))
         >>> sorted(entries["tags"]), entries["params"]["fitb.num_masks"], entries["defaults"]["fitb.mask_ratio"]
         (['fitb.verdict'], '8', '0.25')
+        >>> entries["params"]["fitb.settings"].partition(", baseline")[0]
+        'random 0.25, patch 1'
     """
     prefix, verdict, masking = record["prefix"], record["verdict"], record["settings"]["masking"]
     within = prefix if masking == "random" else f"{prefix}.{masking}"  # two kinds of masks are two sets of settings
     used = {name: _shown(value) for name, value in _in_use(record["settings"]).items()}
     usual = {name: _shown(value) for name, value in asdict(FillInBlanks()).items()}
+    own = {name: value for name, value in used.items() if value != usual.get(name) and name not in _OF_THE_IMAGES}
     return {
         "tags": {f"{prefix}.verdict": f"{SIGNS[verdict['tone']]} {verdict['headline']}"},
-        "params": {f"{within}.{name}": value for name, value in used.items() if value != usual.get(name)},
+        "params": {f"{within}.{name}": value for name, value in {"settings": _in_short(used), **own}.items()},
         "defaults": {f"{within}.{name}": value for name, value in used.items() if value == usual.get(name)},
         "section": f"{prefix} {masking}",
         "text": _text(record, used),
     }
+
+
+def steady(value: str) -> str:
+    """A parameter's value without what may differ from probe to probe of one run.
+
+    Example:
+        >>> steady("random 0.25, patch 2, baseline 0, seed 0; 256 masks")
+        'random 0.25, patch 2, baseline 0, seed 0'
+    """
+    return value.partition("; ")[0]
 
 
 def has_section(description: str, section: str) -> bool:
@@ -107,6 +123,20 @@ def _in_use(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["binarize"] is None:
         idle |= {"binarize", "low", "high"}
     return {name: value for name, value in settings.items() if name not in idle}
+
+
+def _in_short(used: Mapping[str, str]) -> str:
+    """What every probe is made of, in some 60 characters; `steady` takes off its end."""
+    kind = used["mask_ratio"] if "mask_ratio" in used else f"in {used['num_steps']} steps"
+    baseline = used["baseline"].split(", ")
+    rest = "" if len(baseline) <= _MOST_CHANNELS else " ..."
+    parts = [
+        f"{used['masking']} {kind}",
+        f"patch {used['patch_size']}",
+        f"baseline {' '.join(baseline[:_MOST_CHANNELS])}{rest}",
+        f"seed {used['seed']}",
+    ]
+    return f"{', '.join(parts)}; {used['num_masks']} masks"
 
 
 def _shown(value: Any) -> str:

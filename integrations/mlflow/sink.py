@@ -19,7 +19,7 @@ from packaging.version import Version
 from fitb_callbacks.integrations.folder import RECORDS, record_name
 from fitb_callbacks.integrations.mlflow.addresses import whole_address, without_password
 from fitb_callbacks.integrations.mlflow.client import raise_if_away, server_message
-from fitb_callbacks.integrations.mlflow.description import ARTIFACTS, VARIES, has_section, merged, page_entries
+from fitb_callbacks.integrations.mlflow.description import ARTIFACTS, VARIES, has_section, merged, page_entries, steady
 from fitb_callbacks.integrations.mlflow.reachable import reachable_client
 from fitb_callbacks.integrations.outbox import Outbox, Parcel, outbox_folder
 from fitb_callbacks.utils.messages import mask_password
@@ -47,7 +47,7 @@ _SLASH_WORKS_SINCE = Version("3.17")  # tested; the issue was reported for 3.10
 _IMAGES = "images"
 _SECTION = "A glance at"
 """Begins the section of the pictures: MLflow sorts sections by name, and in each puts pictures below all charts."""
-_CARD_SHAPE = 1.45  # width by height of what a card shows
+_CARD = 350  # pixels: as wide as the line of parameters above it, or MLflow centres it in a square of that width
 _THUMBNAIL = (512, 180)  # most pixels: a card shows 216 in height, less two lines of parameters; it shrinks wider ones
 _WHOLE_RUN = ("at_a_glance", "timeline")
 """Pictures that tell of all epochs so far. MLflow opens a card at its first step, and compares runs at one step: so the
@@ -101,7 +101,7 @@ def picture_parcel(tracking_uri: str, run_id: str, name: str, picture: Picture, 
     image = Image.fromarray(picture)
     scale = min(1.0, *(most / side for most, side in zip(_THUMBNAIL, image.size, strict=True)))
     small = image.resize([max(1, int(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    side = max(small.width, round(_CARD_SHAPE * small.height))
+    side = max(small.width, _CARD)
     thumbnail = Image.new("RGB", (side, side), "white")
     thumbnail.paste(small, ((side - small.width) // 2, 0))
     parcel = _parcel(tracking_uri, run_id, step, {})
@@ -221,7 +221,7 @@ def _new_params(
         f"{name}={value} (was {there.get(name, 'the default')})"
         for name, value in {**defaults, **params}.items()
         if name in there or (probed_before and name in params)
-        if there.get(name) != value and not name.endswith(f".{VARIES}")
+        if steady(there.get(name, "")) != steady(value) and not name.endswith(f".{VARIES}")
     ]
     if others and run_id not in _other_values:
         _other_values.add(run_id)
