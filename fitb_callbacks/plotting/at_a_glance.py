@@ -26,7 +26,8 @@ from fitb_callbacks.plotting.layout import (
     stacked,
     tile_size,
 )
-from fitb_callbacks.plotting.prototypes import answer_of
+from fitb_callbacks.plotting.names import told_apart
+from fitb_callbacks.plotting.prototypes import answer_of, names_of
 from fitb_callbacks.plotting.tiles import Cell, Picture, main_tile, to_rgb
 
 __all__ = ["glance_picture"]
@@ -140,7 +141,9 @@ class _Layout:
 def _cells(cells: Sequence[Cell], layout: _Layout, room: int) -> Image.Image:
     side, column = layout.tile, (WIDTH - MARGIN) // layout.columns
     canvas = Image.new("RGB", (WIDTH, room), PAPER)
-    draw = ImageDraw.Draw(canvas)
+    draw, face = ImageDraw.Draw(canvas), font()
+    beside_sign = column - 2 * GAP - TEXT
+    whole, half = (told_apart(names_of(cells), face, room) for room in (beside_sign, beside_sign // 2 - GAP))
     for position, cell in enumerate(cells):
         row, place = divmod(position, layout.columns)
         centre, top = MARGIN // 2 + place * column + column // 2, row * (room // layout.rows)
@@ -150,6 +153,10 @@ def _cells(cells: Sequence[Cell], layout: _Layout, room: int) -> Image.Image:
             canvas.paste(fitted(picture, side), (left, top))
             left += side[0] + GAP
         answer, sign = answer_of(cell)
-        text = cell.name if sign != "wrong" else f"{cell.name}: {answer}"
+        text = whole[cell.name]
+        if sign == "wrong":
+            text = f"{cell.name}: {answer}"
+            if face.getlength(text) > beside_sign:
+                text = f"{half[cell.name]}: {half[answer]}"
         draw_answer(draw, text, sign, centre=(centre, top + side[1] + GAP + _LINE // 2), width=column - GAP)
     return canvas

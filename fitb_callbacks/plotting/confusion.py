@@ -20,9 +20,9 @@ from fitb_callbacks.plotting.layout import (
     font,
     heading_strip,
     paragraph,
-    shortened,
     stacked,
 )
+from fitb_callbacks.plotting.names import told_apart
 from fitb_callbacks.plotting.tiles import Picture
 
 __all__ = ["confusion_picture"]
@@ -71,17 +71,18 @@ def _of_classes(counts: Tensor, chosen: Sequence[int]) -> Tensor:
 def _panel(counts: Tensor, names: Sequence[str]) -> Image.Image:
     face = font()
     columns = [*names, "other", "none"]
-    margin = min(_LONGEST_NAME, max(round(face.getlength(" ".join(name.split()))) for name in columns)) + MARGIN
+    texts = told_apart(columns, face, _LONGEST_NAME)
+    margin = max(round(face.getlength(text)) for text in texts.values()) + MARGIN
     cell = min(80, (WIDTH - margin - MARGIN) // len(columns))
     canvas = Image.new("RGB", (WIDTH, margin + cell * len(names) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, name in enumerate(columns):
         upright = Image.new("RGB", (margin - MARGIN // 2, cell), PAPER)
-        ImageDraw.Draw(upright).text((0, cell // 2), shortened(name, face, _LONGEST_NAME), INK, face, anchor="lm")
+        ImageDraw.Draw(upright).text((0, cell // 2), texts[name], INK, face, anchor="lm")
         canvas.paste(upright.rotate(90, expand=True), (margin + column * cell, 0))
     for row, name in enumerate(names):
         upper, middle = margin + row * cell, margin + row * cell + cell // 2
-        draw.text((margin - MARGIN // 2, middle), shortened(name, face, _LONGEST_NAME), INK, face, anchor="rm")
+        draw.text((margin - MARGIN // 2, middle), texts[name], INK, face, anchor="rm")
         for column, count in enumerate(counts[row].tolist()):
             share, left = count / max(1.0, float(counts[row].sum())), margin + column * cell
             colour = np.array(RIGHT if row == column else WRONG)

@@ -21,13 +21,13 @@ from fitb_callbacks.plotting.layout import (
     font,
     heading_strip,
     paragraph,
-    shortened,
     stacked,
     tile_size,
 )
+from fitb_callbacks.plotting.names import told_apart
 from fitb_callbacks.plotting.tiles import Cell, Picture, cell_tiles
 
-__all__ = ["MOST_CELLS", "answer_of", "legend_of", "prototype_grid"]
+__all__ = ["MOST_CELLS", "answer_of", "legend_of", "names_of", "prototype_grid"]
 
 MOST_CELLS = 20
 _COLUMNS = 4
@@ -62,17 +62,17 @@ def prototype_grid(cells: Sequence[Cell], heading: Heading | None = None) -> Pic
     cell_height = 2 * _LINE + large[1] + GAP + small[1] + MARGIN
     canvas = Image.new("RGB", (WIDTH, math.ceil(len(shown) / columns) * cell_height), PAPER)
     draw, face = ImageDraw.Draw(canvas), font()
+    texts = told_apart(names_of(shown), face, column - 2 * MARGIN - TEXT)  # leaves room for a sign
     for position, cell in enumerate(shown):
         row, place = divmod(position, columns)
         centre, top = MARGIN // 2 + place * column + column // 2, row * cell_height
         left = centre - large[0] // 2
         image, value_map, main = cell_tiles(cell)
-        name = shortened(cell.name, face, column - MARGIN)
-        draw.text((centre, top + _LINE // 2), name, INK, face, anchor="mm")
+        draw.text((centre, top + _LINE // 2), texts[cell.name], INK, face, anchor="mm")
         canvas.paste(fitted(main, large), (left, top + _LINE))
         below = top + _LINE + large[1]
         text, sign = answer_of(cell)
-        draw_answer(draw, text, sign, centre=(centre, below + _LINE // 2), width=column - MARGIN)
+        draw_answer(draw, texts.get(text, text), sign, centre=(centre, below + _LINE // 2), width=column - MARGIN)
         canvas.paste(fitted(image, small), (left, below + _LINE))
         canvas.paste(fitted(value_map, small), (left + large[0] - small[0], below + _LINE))
     parts = [canvas, paragraph(legend_of(cells, len(shown)))]
@@ -84,6 +84,11 @@ def answer_of(cell: Cell) -> tuple[str, Sign]:
     if cell.answer is None:
         return "no prototype" if cell.filled is None else "no mask kept", "none"
     return cell.answer, "right" if cell.right else "wrong"
+
+
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """The classes of these cells, and those that the model takes them for."""
+    return [name for cell in cells for name in (cell.name, cell.answer) if name is not None]
 
 
 def legend_of(cells: Sequence[Cell], shown: int) -> str:

@@ -133,14 +133,14 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
         font,
         heading_strip,
         paragraph,
-        shortened,
         stacked,
     )
+    from fitb_callbacks.plotting.names import told_apart
 
     assert timeline.tiles is not None
     face, titles = font(), list(names[:_MOST_CLASSES])
-    longest = max(round(face.getlength(" ".join(title.split()))) for title in (*titles, "epoch"))
-    margin = min(_LONGEST_NAME, longest) + 2 * MARGIN
+    texts = told_apart(titles, face, _LONGEST_NAME)
+    margin = max(round(face.getlength(text)) for text in (*texts.values(), "epoch")) + 2 * MARGIN
     first_column = _LARGEST_TILE + MARGIN if timeline.before else 0  # room for its title, too
     room = (WIDTH - margin - first_column - MARGIN) // len(timeline.epochs) - GAP
     side, line = min(_LARGEST_TILE if len(titles) <= 10 else _TILE, room), round(1.4 * TEXT)
@@ -165,7 +165,7 @@ def timeline_picture(timeline: Timeline, names: Sequence[str], heading: Heading 
         draw.text((edge - MARGIN, line // 2), "epoch", INK, face, anchor="rm")
         for number, title in enumerate(titles[here]):
             middle = line + number * row + row // 2
-            draw.text((edge - MARGIN, middle), shortened(title, face, _LONGEST_NAME), INK, face, anchor="rm")
+            draw.text((edge - MARGIN, middle), texts[title], INK, face, anchor="rm")
         if timeline.before:
             before = [timeline.before.get(title) for title in titles[here]]
             tiles = [None if tile is None else tile.numpy() for tile in before]

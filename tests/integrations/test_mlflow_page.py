@@ -47,10 +47,12 @@ def test_the_page_says_what_the_last_probe_found(run):
     assert re.search(r"coverage \d\.\d\d \(.+\)\.$", facts), facts
     assert f"runs/{run.info.run_id}/artifacts/{REPORT}" in description
     assert run.data.params["fitb/seed"] == "mine"
+    assert run.data.params["fitb.settings"] == "random 0.25, patch 1, baseline 0, seed 0; 8 masks"
     assert "`mask_ratio=0.25`, " in description  # all settings, also the defaults
     assert next(iter(run.data.metrics)) == "fitb/structure"
 
 
+@pytest.mark.slow
 def test_one_parameter_tells_the_settings_and_changed_ones_have_their_own(run):
     """Few: MLflow prints every parameter above each picture."""
     _, run, _ = run

@@ -31,8 +31,26 @@ function change(now, before) {
   const difference = Number(figure(now)) - Number(figure(before));
   return `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(places)}`;
 }
-// Long names often differ at their end
-const short = (name, most = 18) => name.length <= most ? name : `${name.slice(0, Math.floor(most / 2) - 1).trimEnd()}…${name.slice(1 - Math.ceil(most / 2)).trimStart()}`;
+// Long names lose their middle. Where two would look the same, they show what follows where they differ, or else their number
+const middleCut = (name, most) => name.length <= most ? name : `${name.slice(0, Math.floor(most / 2) - 1).trimEnd()}…${name.slice(1 - Math.ceil(most / 2)).trimStart()}`;
+function alikeIn(texts) {
+  const groups = new Map();
+  for (const [name, text] of texts) groups.set(text, [...(groups.get(text) ?? []), name]);
+  return [...groups.values()].filter(({ length }) => length > 1);
+}
+function toldApart(names, most) {
+  const texts = new Map(names.map((name) => [name, middleCut(name, most)]));
+  for (const alike of alikeIn(texts)) {
+    let same = 0;
+    while (alike.every((name) => name[same] === alike[0][same])) same++;
+    for (const name of alike) texts.set(name, `${name.slice(0, 4)}…${middleCut(name.slice(same), most - 5)}`);
+  }
+  for (const alike of alikeIn(texts))
+    for (const name of alike) texts.set(name, `${middleCut(name, most - 4)} ${names.indexOf(name)}`);
+  return texts;
+}
+const allClasses = [...new Set(data.series.flatMap(({ records }) => records.flatMap(({ classes }) => classes)))], shortNames = {};
+const short = (name, most = 18) => (shortNames[most] ??= toldApart(allClasses, most)).get(name) ?? middleCut(name, most);
 const plural = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 
 const head = (...cells) => element("thead", {}, element("tr", {}, ...cells));
