@@ -135,7 +135,8 @@ def _ranks(rounds: Tensor, num_patches: int, seed: int) -> Tensor:
     """A random permutation of the patches for each round, as the rank of every patch; shape (K, num_patches)."""
     of_round = hash_integers(hash_integers(seed) ^ rounds)
     keys = hash_integers(of_round.unsqueeze(1) ^ _hashed_patches(num_patches, rounds.device))
-    return keys.argsort(dim=1, stable=True).argsort(dim=1)
+    order = keys.argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(1, order, torch.arange(num_patches, device=order.device).expand_as(order))
 
 
 @lru_cache(maxsize=16)
