@@ -67,10 +67,13 @@ def hash_integers(values: _Integers) -> _Integers:
         >>> hash_integers(torch.tensor([0, 1])).tolist() == [hash_integers(0), hash_integers(1)]
         True
     """
-    values = values & _UINT32
-    values = ((values ^ (values >> 16)) * 0x21F0AAAD) & _UINT32
-    values = ((values ^ (values >> 15)) * 0x735A2D97) & _UINT32
-    return values ^ (values >> 15)
+    values = values & _UINT32  # a copy, which the rest is done in
+    for shift, multiplier in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        values ^= values >> shift
+        values *= multiplier
+        values &= _UINT32
+    values ^= values >> 15
+    return values
 
 
 def keyed_uniform(keys: Tensor, size: int) -> Tensor:
