@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,6 +135,7 @@ def check(
         # MLflow prints a line for each run that ends, which must not come between the JSON
         with (
             redirect_stdout(sys.stderr),
+            _ended_as_by_hand(),
             work_bar(console, "", "masked images") as bar,
             computing(device, precision) as here,
         ):
@@ -167,6 +170,23 @@ def check(
         console.print(f"[red]fitb check:[/red] {escape(_reason(console, error))}", **_PLAIN)
         code = _COULD_NOT
     raise typer.Exit(code)
+
+
+@contextmanager
+def _ended_as_by_hand() -> Iterator[None]:
+    """SIGTERM, by which CI systems cancel a job, is Ctrl-C in the block: no run of a check stays open."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _waiver(name: str | None, reason: str | None) -> Waiver | None:
@@ -206,7 +226,7 @@ def _merged(from_file: Sequence[Rule], options: Mapping[str, Sequence[str] | Non
 def _reason(console: Console, error: BaseException) -> str:
     """An error in one line; of one that nobody foresaw, the traceback comes first."""
     if isinstance(error, KeyboardInterrupt):
-        return "it was interrupted"
+        return ": ".join(["it was interrupted", *map(str, error.args)])
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
         return f"it needs {error.name}: pip install 'fitb-callbacks[check]'"
     if isinstance(error, (CouldNotCheckError, ImportError, OSError, TypeError, ValueError)):

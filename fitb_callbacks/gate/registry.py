@@ -460,9 +460,10 @@ class _Check:
         found = self.candidate if self.champion is None else self.champion
         data = None if found.record is None else found.record.data
         if data is None:
+            gone = "its images are gone from the artifacts of its run" if found.record_is_lost else "it recorded none"
             raise ValueError(
-                "there must be images to probe on: --data, or data in the file of rules; "
-                f"the training of {found.address} recorded none"
+                "there must be images to probe on: --data, or data in the file of rules; of the training of "
+                f"{found.address}: {gone}"
             )
         if found.record is not None and found.record.settings.get("target") == "predicted":
             raise ValueError(
@@ -563,13 +564,16 @@ class _Recorder:
             self._publish(checked)
             self.written = f"run {checked.run_id} and the version's tag were"
             return checked if alias is None else self._promoted(checked, alias)
-        except Exception as error:  # of the server, or of the store of its artifacts
+        except (Exception, KeyboardInterrupt) as error:  # of the server, of the store of its artifacts, or of someone
             if isinstance(error, ValueError) and self.written == _NOTHING:  # it says itself what is wrong
                 raise
             failed = f"the verdict ({checked.verdict}) could not be recorded"
             if isinstance(error, self._registry().AliasMovedError):
                 failed = f"the verdict ({checked.verdict}) was recorded, but the alias was not moved"
-            raise CouldNotCheckError(f"{failed}, {self.written} written: {one_line(error)}") from error
+            left = f"{failed}, {self.written} written"
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(left) from error
+            raise CouldNotCheckError(f"{left}: {one_line(error)}") from error
 
     def _registry(self) -> Any:
         from fitb_callbacks.integrations.mlflow import registry
@@ -585,9 +589,11 @@ class _Recorder:
         checked = dataclasses.replace(
             checked, provenance={**checked.provenance, "server_user": user, "previous_digest": previous}
         )
-        run_id = registry.start_run(self.client, self.model)
-        self.written = f"part of run {run_id} was"
-        with tempfile.TemporaryDirectory(prefix="fitb-check-") as folder:
+        with (
+            registry.run_of_check(self.client, self.model) as run_id,
+            tempfile.TemporaryDirectory(prefix="fitb-check-") as folder,
+        ):
+            self.written = f"part of run {run_id} was"
             pictures = write_evidence(checked.check, checked.as_dict(), Path(folder))
             digest = evidence_digest(Path(folder))
             registry.record(

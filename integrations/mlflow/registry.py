@@ -29,9 +29,9 @@ __all__ = [
     "previous_holder",
     "publish",
     "record",
+    "run_of_check",
     "run_page",
     "server_user",
-    "start_run",
 ]
 
 EVIDENCE = "check"
@@ -49,11 +49,23 @@ class AliasMovedError(RuntimeError):
     """An alias does not point where it did."""
 
 
-def start_run(client: MlflowClient, model: RegistryModel) -> str:
-    """Create the run "registry-check" beside the training run, with the verdict "pending"; return its id."""
+@contextmanager
+def run_of_check(client: MlflowClient, model: RegistryModel) -> Iterator[str]:
+    """Create the run "registry-check" beside the training run, with the verdict "pending"; the block fills it.
+
+    If the block does not come to its end, the run is marked as failed, provided that the server still answers.
+
+    Yields:
+        The run's id.
+    """
     tags = {f"{_PREFIX}.model": model.address, _VERDICT: _PENDING}
-    run = client.create_run(_experiment(client, model), run_name="registry-check", tags=tags)
-    return str(run.info.run_id)
+    run_id = str(client.create_run(_experiment(client, model), run_name="registry-check", tags=tags).info.run_id)
+    try:
+        yield run_id
+        client.set_terminated(run_id, "FINISHED")
+    except BaseException:
+        _mark_failed(client, run_id)
+        raise
 
 
 def record(  # noqa: PLR0913 - everything that the run holds
@@ -67,42 +79,34 @@ def record(  # noqa: PLR0913 - everything that the run holds
     pictures: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    """Fill the run of a check and end it. What the model's own page says follows later, by `publish`.
+    """Fill the run of a check. What the model's own page says follows later, by `publish`.
 
     Args:
         client: Of the server.
         model: The candidate.
-        run_id: Of `start_run`.
+        run_id: Of `run_of_check`.
         scores: The candidate's scores, without prefix; linked to its LoggedModel.
         champion_scores: The champion's.
         evidence: Folder whose files are kept with the run.
         pictures: Name to picture, shown on the run's page.
         tags: Of the run.
-
-    Raises:
-        Exception: What MLflow raises; the run is then marked as failed, if the server still answers.
     """
     from mlflow.entities import LoggedModelInput, Metric
 
     now = time.time_ns() // 10**6
-    try:
-        if model.model_id is not None:
-            client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
-        metrics = [
-            Metric(f"{_PREFIX}/{key}", value, now, 0, model_id=model.model_id, run_id=run_id)
-            for key, value in scores.items()
-        ] + [Metric(f"{_PREFIX}_champion/{key}", value, now, 0) for key, value in champion_scores.items()]
-        client.log_batch(run_id, metrics=metrics)
-        for name, picture in pictures.items():
-            log_picture(client.tracking_uri, run_id, f"{_PREFIX}/{name}", picture, step=0)
-        client.log_artifacts(run_id, str(evidence), EVIDENCE)
-        link_training_scores(client, model)
-        for key, value in tags.items():
-            client.set_tag(run_id, f"{_PREFIX}.{key}", value)
-        client.set_terminated(run_id, "FINISHED")
-    except BaseException:
-        _mark_failed(client, run_id)
-        raise
+    if model.model_id is not None:
+        client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
+    metrics = [
+        Metric(f"{_PREFIX}/{key}", value, now, 0, model_id=model.model_id, run_id=run_id)
+        for key, value in scores.items()
+    ] + [Metric(f"{_PREFIX}_champion/{key}", value, now, 0) for key, value in champion_scores.items()]
+    client.log_batch(run_id, metrics=metrics)
+    for name, picture in pictures.items():
+        log_picture(client.tracking_uri, run_id, f"{_PREFIX}/{name}", picture, step=0)
+    client.log_artifacts(run_id, str(evidence), EVIDENCE)
+    link_training_scores(client, model)
+    for key, value in tags.items():
+        client.set_tag(run_id, f"{_PREFIX}.{key}", value)
 
 
 def server_user(client: MlflowClient) -> str | None:

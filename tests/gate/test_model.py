@@ -281,7 +281,7 @@ def test_a_model_whose_files_are_gone_is_said_to_have_none(tmp_path):
 
 
 def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):
-    """The champion's training logged scores, but the judge that it stored is no longer there."""
+    """The training logged scores, but the judge and the images that it stored are no longer there."""
     uri = new_store(tmp_path / "mlflow.db")
     with connected(uri) as client:
         run_id = client.create_run("0").info.run_id
@@ -290,3 +290,5 @@ def test_artifacts_that_are_gone_are_named_as_the_cause(tmp_path):
     rules = Rules(rules=(Rule("min", "structure", 0.5),), champion=address, data="mnist")
     with pytest.raises(ValueError, match="needs a judge: that of the champion's training is gone from the artifacts"):
         check_registered(address, rules, tracking_uri=uri)
+    with pytest.raises(ValueError, match=r"of the training of .*: its images are gone from the artifacts of its run"):
+        check_registered(address, Rules(), tracking_uri=uri)
