@@ -90,18 +90,20 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
         output: Folder for event files, MLflow artifacts and the picture; made if it does not exist.
         mlflow_uri: Address of the MLflow store.
     """
+    import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
+
     output.mkdir(parents=True, exist_ok=True)
     # The demo's epochs last seconds: too short for good pictures within the usual share of their time.
     probe = FillInBlanksCallback(class_names=data.classes, max_overhead=None)
     record = _ValidationAccuracy()
-    with quiet():
+    with quiet("alembic", "mlflow", "mlflow.store.db.utils"):
         seed_everything(0)
         tensorboard = TensorBoardLogger(save_dir=output / "tensorboard", name=name)
         mlflow_logger = MLFlowLogger(
             experiment_name=f"fitb-demo-{name}",
             tracking_uri=mlflow_uri,
             artifact_location=(output / "mlflow").resolve().as_uri(),
-            run_name=f"small CNN, {epochs} epochs",
+            run_name=f"small CNN, {epochs} epoch{'s' * (epochs > 1)}",
         )
         trainer = Trainer(
             max_epochs=epochs,
@@ -128,15 +130,14 @@ def run_demo(data: LabelledImages, *, name: str, epochs: int, output: Path, mlfl
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Only what the demo itself says, and errors."""
-    import mlflow.store.db.utils  # noqa: F401 - mlflow sets its loggers' levels when it is imported
-
-    names = ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow", "mlflow.store.db.utils")
+def quiet(*more: str) -> Iterator[None]:
+    """Only what the command itself says, and errors; nothing from Lightning, and these loggers."""
+    names = ("lightning.pytorch", "lightning.fabric", *more)
     levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     with warnings.catch_warnings():
         # The data is in memory: more workers would slow it down.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
         try:
             for logger in levels:

@@ -25,6 +25,14 @@ __all__ = ["ablate"]
 
 _DEMO_MODULE = "fitb_callbacks.demo:SmallCNN"
 _EPOCHS = 3
+_COLUMNS = {
+    "accuracy_all": "accuracy\n_all",
+    "coverage": "coverage",
+    "accuracy": "accuracy",
+    "f1_macro": "f1\nmacro",
+    "reliability": "relia-\nbility",
+}
+"""Scores and their titles in the table, which is 80 characters wide."""
 
 
 def ablate(
@@ -73,6 +81,7 @@ def ablate(
         if checkpoint is None:
             module, checkpoint = _DEMO_MODULE, output / f"{data}.ckpt"
             if not checkpoint.exists():
+                console.print(f"Training the demo's network on {data}, for {_EPOCHS} epochs.", highlight=False)
                 _train(data, data_dir, checkpoint)
         model = load_checkpoint(checkpoint, module, allow_pickle=allow_pickle).to(here.device)
         with work_bar(console, "Probing", "settings") as show:
@@ -100,7 +109,7 @@ def ablate(
     scores = best.result.metrics
     console.print(
         f"[bold green]★ best: mask_ratio={best.mask_ratio:g}, patch_size={best.patch_size}, "
-        f"binarize={best.binarize}[/] "
+        f"binarize={best.binarize}.[/] "
         f"The model recognises the prototypes of {scores['accuracy_all']:.0%} of the images, "
         f"and they come out the same from other masks by {figure(scores['reliability'], 2)} of 1.",
         highlight=False,
@@ -115,13 +124,12 @@ def _quality(cell: Cell) -> tuple[float, float]:
 
 
 def _table(cells: Sequence[Cell], best: Cell) -> Table:
-    names = ("accuracy_all", "coverage", "accuracy", "f1_macro", "reliability")
     table = Table(title="What each setting finds, on the same images and model", title_justify="left")
-    for title in ("", "mask ratio", "patch size", "threshold", *names):
+    for title in ("", "mask\nratio", "patch\nsize", "thres-\nhold", *_COLUMNS.values()):
         table.add_column(title, justify="right")
     for cell in cells:
         threshold = "none" if cell.binarize is None else f"{cell.binarize:g}"
-        values = [figure(cell.result.metrics[name]) for name in names]
+        values = [figure(cell.result.metrics[name]) for name in _COLUMNS]
         mark, style = ("★", "bold green") if cell is best else ("", "")
         table.add_row(mark, f"{cell.mask_ratio:g}", str(cell.patch_size), threshold, *values, style=style)
     return table
@@ -142,19 +150,20 @@ def _train(data: str, data_dir: Path | None, checkpoint: Path) -> None:
     from torch.utils.data import DataLoader
 
     from fitb_callbacks.data.datasets import LOADERS
-    from fitb_callbacks.demo import SmallCNN
+    from fitb_callbacks.demo import SmallCNN, quiet
 
     labelled = LOADERS[data](data_dir)
-    seed_everything(0, verbose=False)
-    trainer = Trainer(
-        max_epochs=_EPOCHS,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(SmallCNN(len(labelled.classes)), DataLoader(labelled.train, batch_size=64, shuffle=True))
-    trainer.save_checkpoint(checkpoint)
+    with quiet():
+        seed_everything(0, verbose=False)
+        trainer = Trainer(
+            max_epochs=_EPOCHS,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(SmallCNN(len(labelled.classes)), DataLoader(labelled.train, batch_size=64, shuffle=True))
+        trainer.save_checkpoint(checkpoint)
 
 
 def _write_pictures(ablation: Ablation, chosen: ImageSet, folder: Path) -> None:

@@ -75,7 +75,7 @@ def demo(
         console.print(f"[red]fitb demo:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     console.print(
-        f"Training a small CNN on {len(images.train):,} images of {data.value} for {epochs} epochs; "
+        f"Training a small CNN on {len(images.train):,} images of {data.value} for {epochs} epoch{'s' * (epochs > 1)}; "
         "the callback probes it after each."
     )
     run = run_demo(images, name=data.value, epochs=epochs, output=output, mlflow_uri=mlflow_uri)

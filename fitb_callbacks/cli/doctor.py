@@ -30,7 +30,7 @@ def doctor(
         from fitb_callbacks.callback.doctor import examine
         from fitb_callbacks.demo import quiet
 
-        with quiet(), warnings.catch_warnings():
+        with quiet("alembic", "mlflow"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             examination = examine(path, arguments or ())
     table = Table(title=f"What the callback finds in {escape(str(path))}", title_justify="left", show_header=False)

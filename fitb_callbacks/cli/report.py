@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def report(
     with exit_on_error("fitb report", console):
         from fitb_callbacks.integrations.report.page import render_report
 
-        found = _named_apart([_read(source, tracking_uri) for source in sources])
+        found = _named_apart({source: _read(source, tracking_uri) for source in sources})
         problems = [problem for each in found.values() for problem in each.problems]
         title, *others = found
         page = render_report(
@@ -67,12 +68,7 @@ def _read(source: str, tracking_uri: str | None) -> Source:
         return read_source(source, mlflow_uri=client.tracking_uri)
 
 
-def _named_apart(sources: Sequence[Source]) -> dict[str, Source]:
-    """Sources by title; those with the same one are numbered."""
-    named: dict[str, Source] = {}
-    for source in sources:
-        title, number = source.title, 2
-        while title in named:
-            title, number = f"{source.title} ({number})", number + 1
-        named[title] = source
-    return named
+def _named_apart(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Sources by title; those that share one by what the user typed."""
+    shared = Counter(source.title for source in sources.values())
+    return {typed if shared[source.title] > 1 else source.title: source for typed, source in sources.items()}

@@ -621,6 +621,16 @@ def test_two_runs_side_by_side(opened, trained, probe_images, digits, tmp_path):
     assert "different settings (num_masks)" in opened(tmp_path / "differ.html").locator("#compared-note").inner_text()
 
 
+def test_two_results_of_the_same_name_are_called_by_their_paths(trained, probe_images, tmp_path):
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        FillInBlanks(num_masks=2, fill=None).probe(trained, *probe_images).save(tmp_path / day / "probe.npz")
+    code, output = report(*(tmp_path / day / "probe.npz" for day in ("monday", "tuesday")), "--output", tmp_path / "two")
+    assert code == 0
+    assert "monday/probe.npz: " in output
+    assert "tuesday/probe.npz: " in output
+
+
 def test_large_images_become_small_tiles_of_the_same_shape():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 4))
     images = torch.rand(20, 3, 120, 240)

@@ -168,6 +168,8 @@ def test_command_takes_a_model_and_data_of_ones_own(images, tmp_path):
     assert ran.output.count("★") == 2  # its row of the table, and the last line
     assert ran.output.splitlines()[-1].startswith("★ best: mask_ratio=")
     assert "nan" not in ran.output
+    table = ran.output.partition("The scores of")[0]
+    assert "…" not in table  # 80 characters are enough for all titles
     assert {path.stem for path in Path("fitb-ablation/pictures").iterdir()} == {"cat", "dog", "cow_calf"}
 
 
