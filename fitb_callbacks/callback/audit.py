@@ -107,6 +107,7 @@ def _digest(value: Any) -> str:
 
     def feed(value: Any) -> None:
         if isinstance(value, Tensor):
+            value = value.to_local() if hasattr(value, "to_local") else value  # this process's part of a sharded one
             digest.update(f"{value.dtype}{tuple(value.shape)}{value.device}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif hasattr(value, "tobytes"):  # NumPy's arrays, whose repr leaves out the middle

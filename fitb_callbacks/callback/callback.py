@@ -31,8 +31,9 @@ from fitb_callbacks.callback.reading import muted
 from fitb_callbacks.callback.reporter import Reporter
 from fitb_callbacks.callback.run_probe import RunProbe
 from fitb_callbacks.callback.schedule import Moment, Schedule
+from fitb_callbacks.callback.sharding import scatter_parameters
 from fitb_callbacks.callback.steps import ADVICE, RunSteps, StepSettings
-from fitb_callbacks.callback.time_budget import TimeBudget
+from fitb_callbacks.callback.time_budget import MaxOverhead, TimeBudget
 from fitb_callbacks.callback.trainer import (
     is_dummy,
     logged_accuracy,
@@ -112,12 +113,13 @@ class FillInBlanksCallback(Callback):
             of each of the first 20 classes, under ``prefix_by_class/name class``. Monitors, `history` and `fitb report`
             have all of them either way.
         on_error: "warn" logs each kind of error once, and training goes on; "raise" ends training.
-        max_overhead: Share of the training's time that the callback may take, above 0, or two seconds in all if that is
-            more; None for any. If there is not enough time, there are fewer masks, then fewer images, then images are
-            not filled in, then not every chance to probe is taken. The size of the first probe is kept, so that scores
-            compare. A training that is too short for a probe gets one of the smallest size within the two seconds: at
-            its last chance, or at the first one if another callback monitors a score. If that is not enough, either,
-            there is none, and a warning that says so.
+        max_overhead: Share of the training's time that the callback may take, above 0; "auto" for 5%, or two seconds in
+            all if that is more; None for any. If there is not enough time, there are fewer masks, then fewer images,
+            then images are not filled in, then not every chance to probe is taken. The size of the first probe is kept,
+            so that scores compare. With "auto", a training that is too short for a probe gets one of the smallest size
+            within the two seconds: at its last chance, or at the first one if another callback monitors a score. A
+            number is kept: a training that is too short for it is not probed. A warning says what is left out, and how
+            long the training would have to be.
         audit: Compare everything that training depends on (weights, gradients, buffers, modes, attributes, hooks,
             optimizers, schedulers, other callbacks, random numbers) before and after each probe, and report what
             changed, as an error (see ``on_error``). Costs reading all of it twice a probe.
@@ -152,7 +154,7 @@ class FillInBlanksCallback(Callback):
         prefix: str = "fitb",
         scores: ScoresName = "key",
         on_error: Literal["warn", "raise"] = "warn",
-        max_overhead: float | None = 0.05,
+        max_overhead: MaxOverhead = "auto",
         audit: bool = False,
         masking: MaskingName | Sequence[MaskingName] = "random",
         **settings: Unpack[SharedSettings],
@@ -234,7 +236,7 @@ class FillInBlanksCallback(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """The forward pass that may be watched is over."""
-        self._steps.ends("training", trainer, pl_module)
+        self._steps.forward_ends(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -438,6 +440,7 @@ class FillInBlanksCallback(Callback):
         if self._errors.off:
             return False
         results: list[FillInBlanksResult] | None = None
+        scatter_parameters(trainer)
         try:
             with audited(trainer, pl_module) if self.audit else nullcontext():
                 started = time.perf_counter()
@@ -466,6 +469,7 @@ class FillInBlanksCallback(Callback):
             ready = bool(trainer.strategy.reduce_boolean_decision(ready, all=True))
         if not ready:
             return
+        scatter_parameters(trainer)
         with self._budget.aside(), self._errors.degrade("untrained", "the untrained network is not shown"):
             with audited(trainer, pl_module) if self.audit else nullcontext(), all_or_none(trainer.world_size):
                 results = self._run_probe.before_training(trainer, pl_module)

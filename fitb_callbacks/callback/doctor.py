@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fitb_callbacks.callback.callback import FillInBlanksCallback
 from fitb_callbacks.callback.errors import ProbeOffError
+from fitb_callbacks.callback.time_budget import share_of
 from fitb_callbacks.callback.trainer import is_dummy
 from fitb_callbacks.data.batches import read_batch
 from fitb_callbacks.data.selection import usual_per_class
@@ -53,7 +54,7 @@ class Examination:
         found: What to what it is, in words, in the order in which to read it.
         loggers: Of the Trainer.
         seconds: Estimated time of the probe at the end of an epoch, on this machine, if there is time for all masks.
-        max_overhead: The callback's setting, which may keep it shorter.
+        max_overhead: The share of the training's time that the callback's setting means, which may keep it shorter.
         hints: What may need attention.
     """
 
@@ -208,7 +209,7 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
         found={"callback": used, **look.found},
         loggers=loggers,
         seconds=look.seconds,
-        max_overhead=max_overhead,
+        max_overhead=share_of(max_overhead),
         hints=look.hints,
     )
 

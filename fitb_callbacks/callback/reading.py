@@ -17,10 +17,12 @@ from fitb_callbacks.models.observation import Observation, Observer, can_observe
 from fitb_callbacks.models.usage import (
     NotAClassifierError,
     Usage,
+    Way,
     as_multi_label,
     find_inputs,
     find_usage,
     labels_from,
+    same_way,
     takes_independent_labels,
     target_of,
 )
@@ -92,6 +94,7 @@ class StepReader:
         batch: Any,
         seen: Observation | None,
         image_shape: tuple[int, ...] | None = None,
+        way: Way = same_way,
     ) -> None:
         """Learn from the first step how the later ones are read.
 
@@ -100,6 +103,7 @@ class StepReader:
             batch: The step's batch.
             seen: What was observed of it.
             image_shape: ``(C, H, W)``, if another stage's steps have told how the model is used.
+            way: How the model must be called.
 
         Raises:
             NotAClassifierError: If the step does not classify images; the error says what it does.
@@ -111,7 +115,7 @@ class StepReader:
                     self.usage = find_inputs(seen, image_shape, batch)
                 else:
                     with muted(pl_module):
-                        self.usage = find_usage(pl_module, seen, batch, self._rerun(pl_module))
+                        self.usage = find_usage(pl_module, seen, batch, self._rerun(pl_module), way)
             except LookupError:  # no loss of torch's: the batch and forward must do
                 self.usage = None
             except NotAClassifierError:

@@ -16,9 +16,10 @@ from fitb_callbacks.callback.first_try import tried
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.probe_images import ProbeImages, first_of_each
 from fitb_callbacks.callback.progress_bar import probing_line
+from fitb_callbacks.callback.sharding import is_sharded
 from fitb_callbacks.callback.steps import OTHER_IMAGES, RunSteps, as_in_the_run
 from fitb_callbacks.callback.time_budget import ProbeSize, Speeds, TimeBudget
-from fitb_callbacks.callback.trainer import find_class_names, images_of_an_epoch, is_sharded, stage_of
+from fitb_callbacks.callback.trainer import find_class_names, images_of_an_epoch, stage_of
 from fitb_callbacks.models.chunks import usual_chunk_size
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
@@ -66,6 +67,10 @@ class RunProbe:
             pl_module: Its model, left as it was found.
             cannot_wait: Whether a run that has no probe yet needs one now.
         """
+        if (reason := self._steps.postponed) and stage_of(trainer) == "fit":
+            self._budget.waits = True
+            self._errors.warn_once("time", f"{reason}. {self._budget.advice}")
+            return None
         if self._images.fix(trainer.world_size):
             self._errors.warn_once("other images", OTHER_IMAGES)
             self._last_probes.clear()
@@ -80,7 +85,7 @@ class RunProbe:
             self._settle_times(trainer)
             size, why = self._budget.plan(wanted, cannot_wait=cannot_wait)
         if size is None:
-            self._errors.warn_once("time", f"{why}. max_overhead=None takes every chance")
+            self._errors.warn_once("time", f"{why}. {self._budget.advice}")
             return None
         started = time.perf_counter()
         with as_in_the_run(trainer, pl_module):
@@ -150,9 +155,8 @@ class RunProbe:
             self._errors.topics.add("size of the probe")
             fill = "" if size.fill == wanted.fill else ", which are not filled in"
             rank_zero_info(
-                f"FillInBlanksCallback: max_overhead={self._budget.max_overhead} leaves time for {masks} of "
-                f"{wanted.masks} masks an image, on {size.images} of {wanted.images} images{fill}; it stays at these, "
-                "so that scores compare"
+                f"FillInBlanksCallback: {self._budget.in_words} leaves time for {masks} of {wanted.masks} masks an "
+                f"image, on {size.images} of {wanted.images} images{fill}; it stays at these, so that scores compare"
             )
 
     def _one_probe(  # noqa: PLR0913 - what is probed, how, and by whom it is judged

@@ -17,6 +17,7 @@ from fitb_callbacks.callback.first_try import checked
 from fitb_callbacks.callback.judge import RunJudge
 from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.reading import StepReader, muted
+from fitb_callbacks.callback.sharding import apart_from_training, is_sharded, through_the_root
 from fitb_callbacks.callback.time_budget import Speeds, TimeBudget
 from fitb_callbacks.callback.trainer import stage_of, validates_in_this_epoch
 from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of, read_batch
@@ -38,6 +39,10 @@ ADVICE = (
     "If this run does classify images, say how: FillInBlanksCallback(batch_adapter=lambda batch: (images, labels), "
     "logits_fn=lambda module, images: logits)"
 )
+
+_LOOK_SECONDS = 0.1
+_LOOK_BATCHES = 3
+"""What a first look takes at most: so many seconds, and what so many training batches take."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,16 @@ class RunSteps:
         }
         self._pending: tuple[Tensor, Tensor] | None = None
         self._batch: Any = None
+        self._seen: Observation | None = None
         self._checked_by = ""
+        self._found_logits_fn: LogitsFn | None = None
         self._given_taken = False
         self._image_shape: tuple[int, ...] | None = None
+        self._training_batches = 0
         self.checked = False
         """Whether a step has gone through everything once."""
+        self.postponed = ""
+        """Why no step has yet, if that is for lack of time."""
         self.forward_only = False
         """Whether no gradient passes from the logits back to the images."""
         self.num_classes = 0
@@ -117,14 +127,32 @@ class RunSteps:
 
     def wants_training_batch(self, trainer: Trainer) -> bool:
         """Whether anything is wanted of a training batch: class means, probe images."""
+        self._training_batches += 1
+        if not self._has_time(trainer):
+            return False
         wants_images = self._images.images is None and not validates_in_this_epoch(trainer)
         return wants_images or not self.checked or self._run_judge.wants_batches(trainer.current_epoch)
 
     def wants_evaluation_batch(self, trainer: Trainer, dataloader_idx: int) -> bool:
         """Whether anything is wanted of a validation or test batch: how the model is used, probe images."""
-        return dataloader_idx == self._loader_looked_at(trainer) and (
-            not self.checked or self._images.images is None or self._images.wants_to_look or _is_first_batch(trainer)
-        )
+        wanted = not self.checked or self._images.images is None or self._images.wants_to_look
+        if dataloader_idx != self._loader_looked_at(trainer) or not (wanted or _is_first_batch(trainer)):
+            return False
+        return self.checked or self._has_time(trainer)
+
+    def _has_time(self, trainer: Trainer) -> bool:
+        """Whether a share of the time that was given has room for a first look, or for more of the judge's learning.
+
+        With several processes, which must do the same, and apart from a training it always has.
+        """
+        if trainer.world_size > 1 or stage_of(trainer) != "fit":
+            return True
+        seconds = self._budget.seconds_so_far / max(self._training_batches, 1)
+        look = 0.0 if self.checked else _LOOK_SECONDS + _LOOK_BATCHES * seconds
+        has_time = self._budget.affords(look)
+        late = not has_time and not self.checked
+        self.postponed = self._budget.why_waiting(look, "a first look at the model") if late else ""
+        return has_time
 
     @property
     def probes(self) -> list[FillInBlanks]:
@@ -154,10 +182,17 @@ class RunSteps:
             if reader.understood and not reader.watches:  # now, as a step may change its batch in place
                 self._pending = reader.read(batch)
 
+    def forward_ends(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training step's forward pass is over: read it now, or if the model must rest, when its backward is, too."""
+        if is_sharded(trainer):
+            self._seen = self._readers["training"].end()
+        else:
+            self.ends("training", trainer, pl_module)
+
     def ends(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the step that was looked at, if one was; called once or twice for each."""
         reader, batch, self._batch = self._readers[stage], self._batch, None
-        seen = reader.end()
+        seen, self._seen = reader.end() or self._seen, None
         if batch is None:
             return
         pending, self._pending = self._pending, None
@@ -171,8 +206,9 @@ class RunSteps:
         self, reader: StepReader, trainer: Trainer, pl_module: LightningModule, batch: Any, seen: Observation | None
     ) -> None:
         try:
-            with trainer.precision_plugin.forward_context(), isolate_rng():
-                reader.understand(pl_module, batch, seen, self._image_shape)
+            with as_in_the_run(trainer, pl_module), isolate_rng():
+                way = lambda logits_fn: through_the_root(trainer, logits_fn) or logits_fn  # noqa: E731
+                reader.understand(pl_module, batch, seen, self._image_shape, way)
             if not reader.watches:
                 reader.read(batch)
         except TypeError as error:
@@ -190,7 +226,7 @@ class RunSteps:
             self._check(trainer, pl_module, self._readers[stage], images, labels)
         if self._errors.off or not self.checked:
             return
-        self._follow_labels(stage)
+        self._follow_labels(stage, trainer)
         several = every_label(images, labels) if labels.ndim == 2 else None
         images, labels = self._without_bad_items(*_one_label_each(images, labels))
         self._follow_size(images)
@@ -205,11 +241,11 @@ class RunSteps:
             images, labels = (images, labels) if several is None else self._without_bad_items(*several)
             self._run_judge.stream(folded(images), labels, epoch=trainer.current_epoch)
 
-    def _follow_labels(self, stage: str) -> None:
+    def _follow_labels(self, stage: str, trainer: Trainer) -> None:
         """Choose new probe images if labels turn out not to exclude each other."""
         logits_fn = self._readers[stage].logits_fn
-        if stage == self._checked_by and logits_fn is not self.logits_fn:
-            self.logits_fn = logits_fn
+        if stage == self._checked_by and logits_fn is not self._found_logits_fn:
+            self._found_logits_fn, self.logits_fn = logits_fn, through_the_root(trainer, logits_fn)
             self._errors.warn_once(
                 "labels",
                 "an image has several labels, unlike those before it: each label is probed by itself from now on, and "
@@ -268,9 +304,10 @@ class RunSteps:
                 f"on is measured by forward passes: {prefix}/shortcut, {prefix}/spot_share",
             )
         with self._errors.ends_all(lambda error: f"{one_line(error)}. The batch is {reader.batch_words}. {ADVICE}"):
+            logits_fn = through_the_root(trainer, reader.logits_fn)
             with as_in_the_run(trainer, pl_module):
-                self.num_classes, self.speeds = checked(self.probes, pl_module, images, reader.logits_fn)
-            self.logits_fn, self._checked_by = reader.logits_fn, reader.stage
+                self.num_classes, self.speeds = checked(self.probes, pl_module, images, logits_fn)
+            self._found_logits_fn, self.logits_fn, self._checked_by = reader.logits_fn, logits_fn, reader.stage
             self.checked, self._image_shape = True, tuple(images.shape[1:])
             if not trainer.sanity_checking:
                 self._images.offer_spare(*self._without_bad_items(images, labels))
@@ -305,7 +342,7 @@ class RunSteps:
 @contextmanager
 def as_in_the_run(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """The precision of the run's own forward passes, and nothing logged by them."""
-    with trainer.precision_plugin.forward_context(), muted(pl_module):
+    with apart_from_training(trainer), trainer.precision_plugin.forward_context(), muted(pl_module):
         yield
 
 

@@ -8,15 +8,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fitb_callbacks.utils.validation import check_number_between
 
-__all__ = ["FLOOR_SECONDS", "ProbeSize", "Speeds", "TimeBudget"]
+__all__ = ["FLOOR_SECONDS", "MaxOverhead", "ProbeSize", "Speeds", "TimeBudget", "share_of"]
 
+MaxOverhead = float | Literal["auto"] | None
+"""A share of the training's time, "auto" for the usual one, or None for any."""
+
+_USUAL_SHARE = 0.05
 FLOOR_SECONDS = 2.0
-"""A training that is too short for any probe gets one of the smallest size if the callback then takes no more than
-this in all."""
+"""With "auto", a training that is too short for any probe gets one of the smallest size if the callback then takes no
+more than this in all."""
 
 _FLOOR_MASKS = 16
 _FLOOR_IMAGES = 8
@@ -98,11 +102,11 @@ class TimeBudget:
     probe runs as soon as there is time for the smallest one, in the size that fits. Later ones keep to its size, so
     that their scores compare; the size only ever becomes smaller. If there is no time for a probe, it is left out.
 
-    A training that is too short for all that gets one of the smallest size at its last chance, if the callback then has
-    taken at most two seconds.
+    With "auto", a training that is too short for all that gets one of the smallest size at its last chance, if the
+    callback then has taken at most two seconds. A share that was given is kept.
 
     Args:
-        max_overhead: The share, above 0. None sets no limit.
+        max_overhead: The share, above 0, or "auto" for 5%. None sets no limit.
 
     Raises:
         ValueError: If the share is not above 0.
@@ -122,10 +126,10 @@ class TimeBudget:
         'not every chance is taken to probe: max_overhead=0.05 leaves 0.5 s, and a probe takes about 5 s'
     """
 
-    def __init__(self, max_overhead: float | None) -> None:
-        if max_overhead is not None:
-            check_number_between("max_overhead", max_overhead, 0, math.inf)
+    def __init__(self, max_overhead: MaxOverhead) -> None:
         self.max_overhead = max_overhead
+        self._share = share_of(max_overhead)
+        self._floor = FLOOR_SECONDS if max_overhead == "auto" else 0.0
         self._size: ProbeSize | None = None
         self.begin()
 
@@ -188,7 +192,18 @@ class TimeBudget:
     @property
     def allowed(self) -> float | None:
         """Seconds that a probe may take now; None for any."""
-        return None if self.max_overhead is None else max(0.0, self.max_overhead * self._training - self._spent)
+        return None if self._share is None else max(0.0, self._share * self._training - self._spent)
+
+    def affords(self, seconds: float) -> bool:
+        """Whether a given share has room, on this process and now, for something beside the probes; else always."""
+        if self._share is None or self.max_overhead == "auto":
+            return True
+        return seconds < self._share * self.seconds_so_far - self._spent - self._aside
+
+    @property
+    def seconds_so_far(self) -> float:
+        """What the training has taken until now, on this process."""
+        return self._training + (0.0 if self._last is None else time.perf_counter() - self._last)
 
     # --- the decisions ---------------------------------------------------------------------------------------------
 
@@ -214,7 +229,7 @@ class TimeBudget:
         if self._probes:
             return (wanted, "") if self._predicted <= allowed else (None, self._why_not(allowed))
         fitting = self._first_within(allowed, wanted.down() if self._size is None else [wanted])
-        smallest, floor = _smallest(wanted), FLOOR_SECONDS - self._spent
+        smallest, floor = _smallest(wanted), self._floor - self._spent
         by_the_floor = self._first_within(floor, smallest)
         if fitting is None and cannot_wait:
             fitting, self._room = by_the_floor, floor
@@ -232,9 +247,9 @@ class TimeBudget:
             wanted: How large it would be if there were time.
             epoch_seconds: What an epoch is expected to take, at least.
         """
-        if self.max_overhead is None:
+        if self._share is None:
             return wanted
-        self._room = _BEFORE_TRAINING * self.max_overhead * epoch_seconds - self._spent
+        self._room = _BEFORE_TRAINING * self._share * epoch_seconds - self._spent
         return self._first_within(self._room, _smallest(wanted))
 
     def _first_within(self, seconds: float, sizes: list[ProbeSize]) -> ProbeSize | None:
@@ -242,18 +257,43 @@ class TimeBudget:
 
     def _why_not(self, allowed: float) -> str:
         return (
-            f"not every chance is taken to probe: max_overhead={self.max_overhead} leaves {allowed:.2g} s, and a probe "
-            f"takes about {self._predicted:.2g} s"
+            f"not every chance is taken to probe: {self.in_words} leaves {allowed:.2g} s, and a probe takes about "
+            f"{self._predicted:.2g} s"
         )
 
     def _why_waiting(self, size: ProbeSize, *, at_the_end: bool) -> str:
-        assert self.max_overhead is not None
-        enough = (self._cost(size) + self._spent) / self.max_overhead
-        how = "at least" if self.speeds.trying else "about"
+        return self.why_waiting(self._cost(size), "it", trying=self.speeds.trying > 0, at_the_end=at_the_end)
+
+    def why_waiting(self, cost: float, what: str, *, trying: bool = True, at_the_end: bool = False) -> str:
+        """How long the training would have to be for the first probe, in a sentence.
+
+        Args:
+            cost: Seconds of what comes next.
+            what: That.
+            trying: Whether it may take longer than that.
+            at_the_end: Whether the end of the training would do.
+        """
+        assert self._share is not None
+        how = "at least" if trying else "about"
         end = ", or is at its end" if at_the_end else "; a shorter one is not probed"
+        enough = (cost + self._spent) / self._share
         return (
-            f"the first probe waits until the training has taken {how} {enough:.2g} s{end}: it takes {how} "
-            f"{self._cost(size):.2g} s, and max_overhead={self.max_overhead}"
+            f"the first probe waits until the training has taken {how} {enough:.2g} s{end}: "
+            f"{what} takes {how} {cost:.2g} s, and {self.in_words}"
+        )
+
+    @property
+    def in_words(self) -> str:
+        """The setting as it is given, and what it means."""
+        return f"max_overhead={self.max_overhead!r}" + (f" ({_USUAL_SHARE:.0%})" if self.max_overhead == "auto" else "")
+
+    @property
+    def advice(self) -> str:
+        """Which settings allow more, in a sentence."""
+        return (
+            "max_overhead=None takes every chance"
+            if self.max_overhead == "auto"
+            else "max_overhead='auto' has two seconds for a short training, max_overhead=None takes every chance"
         )
 
     def spend(self, size: ProbeSize, seconds: float, *, masks_made: int | None = None) -> None:
@@ -306,6 +346,28 @@ class TimeBudget:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same size."""
         self._size = ProbeSize(**state_dict) if state_dict else None
+
+
+def share_of(max_overhead: MaxOverhead) -> float | None:
+    """The share of the training's time that a setting means; None for any.
+
+    Raises:
+        ValueError: If a number is not above 0.
+        TypeError: If it is something else.
+
+    Example:
+        >>> share_of("auto"), share_of(0.2), share_of(None)
+        (0.05, 0.2, None)
+    """
+    if max_overhead == "auto":
+        return _USUAL_SHARE
+    if max_overhead is None:
+        return None
+    try:
+        check_number_between("max_overhead", max_overhead, 0, math.inf)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}. 'auto' is 5%, or two seconds if that is more; None sets no limit") from None
+    return max_overhead
 
 
 def _smallest(wanted: ProbeSize) -> list[ProbeSize]:

@@ -14,10 +14,10 @@ from fitb_callbacks.callback.schedule import Moment
 
 __all__ = [
     "find_class_names",
+    "has_base",
     "images_of_an_epoch",
     "is_dummy",
     "is_last_validation_of_epoch",
-    "is_sharded",
     "logged_accuracy",
     "moment_of",
     "refused_strategy",
@@ -46,8 +46,13 @@ def is_dummy(logger: Any) -> bool:
     return any(base.__name__ == "DummyLogger" for base in type(logger).__mro__)
 
 
-def _has_base(instance: object, *names: str) -> bool:
-    """Whether an instance has a class of this name among its bases: `lightning` and `pytorch_lightning` both count."""
+def has_base(instance: object, *names: str) -> bool:
+    """Whether an instance has a class of this name among its bases: `lightning` and `pytorch_lightning` both count.
+
+    Example:
+        >>> has_base(Trainer(logger=False, accelerator="cpu").strategy, "DDPStrategy", "SingleDeviceStrategy")
+        True
+    """
     return any(base.__name__ in names for base in type(instance).__mro__)
 
 
@@ -59,10 +64,11 @@ def refused_strategy(trainer: Trainer) -> str | None:
         True
     """
     for kind, reason in _REFUSED.items():
-        if _has_base(trainer.strategy, kind):
+        if has_base(trainer.strategy, kind):
             return (
                 f"{type(trainer.strategy).__name__} {reason}, so nothing is probed. Train with "
-                "strategy=ModelParallelStrategy() (FSDP2), which can be probed, or probe a consolidated checkpoint: "
+                "strategy=ModelParallelStrategy() (FSDP2) or FSDPStrategy(), which can be probed, or probe a "
+                "consolidated checkpoint: "
                 "FillInBlanks().probe(model, images, labels)"
             )
     return None
@@ -70,19 +76,7 @@ def refused_strategy(trainer: Trainer) -> str | None:
 
 _REFUSED = {
     "DeepSpeedStrategy": "takes gradients by its own engine, which gives none for the images",
-    "FSDPStrategy": "splits the model's parameters over processes in a way that was never tested with a probe, as it "
-    "runs on GPUs only",
 }
-
-
-def is_sharded(trainer: Trainer) -> bool:
-    """Whether every process holds a part of the parameters, so that all must take part in each forward pass.
-
-    Example:
-        >>> is_sharded(Trainer(logger=False, accelerator="cpu"))
-        False
-    """
-    return _has_base(trainer.strategy, "ModelParallelStrategy")
 
 
 def steps_by_itself(pl_module: LightningModule) -> bool:
@@ -106,7 +100,7 @@ def weights_probed(trainer: Trainer, probing: Callback) -> str | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
-        if _has_base(callback, "WeightAveraging"):  # Lightning 2.6 and later
+        if has_base(callback, "WeightAveraging"):  # Lightning 2.6 and later
             first = callbacks.index(probing) < callbacks.index(callback)
             kind = type(callback).__name__
             return (

@@ -77,6 +77,8 @@ def _roots(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every module, what its hooks hold, and the variables that its forward names."""
     seen: set[Any] = set()
     for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":  # keeps books of its own
+            continue
         where = name or "the model"
         yield where, module
         for kind, hooks in vars(module).items():
@@ -124,7 +126,13 @@ def _is_plain_object(value: Any) -> bool:
 
 def _is_foreign(value: Any) -> bool:
     """Whether a value belongs to a framework, such as a module's trainer."""
-    return (hasattr(value, "__dict__") and not _is_plain_object(value)) or callable(value)
+    return (hasattr(value, "__dict__") and not _is_plain_object(value)) or callable(value) or _is_freed(value)
+
+
+def _is_freed(value: Any) -> bool:
+    """Whether a value is a view of memory that FSDP has given back, which must not be read."""
+    strided = isinstance(value, Tensor) and value.layout == torch.strided and value.numel() > 0
+    return strided and value.untyped_storage().size() == 0
 
 
 class _Saver:
@@ -225,7 +233,7 @@ class _Saver:
         self._undo.append(undo)
 
     def _save_tensor(self, tensor: Tensor) -> None:
-        if tensor.is_meta or isinstance(tensor, nn.Parameter) or tensor.nbytes > _MOST_BYTES:
+        if tensor.is_meta or isinstance(tensor, nn.Parameter) or tensor.nbytes > _MOST_BYTES or _is_freed(tensor):
             return
         saved = tensor.detach().clone()
 

@@ -41,8 +41,10 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
         (True, True)
     """
     modes = [(module, module.training) for module in model.modules()]
-    # Sharded parameters are left alone: what FSDP gathers from them takes over the flag, and keeps it
-    required = [(each, each.requires_grad) for each in model.parameters() if not hasattr(each, "device_mesh")]
+    # Of sharded models it is left alone: what FSDP gathers from the parameters takes over the flag, and keeps it
+    sharded = any(getattr(module, "_is_fsdp_managed_module", False) for module in model.modules())
+    whole = [each for each in model.parameters() if not sharded and not hasattr(each, "device_mesh")]
+    required = [(each, each.requires_grad) for each in whole]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     owned = [(module, dict(module._buffers)) for module in model.modules()]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}

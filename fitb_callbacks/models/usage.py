@@ -22,10 +22,12 @@ from fitb_callbacks.utils.nested import Path, at_path, map_tensors, tensors_in
 __all__ = [
     "NotAClassifierError",
     "Usage",
+    "Way",
     "as_multi_label",
     "find_inputs",
     "find_usage",
     "labels_from",
+    "same_way",
     "takes_independent_labels",
     "target_of",
 ]
@@ -41,6 +43,14 @@ _RANDOM = 3.0  # times as far from the step's logits as from its own, if a model
 
 Rerun = Callable[[Any], Any]
 """Runs the run's own step again on a batch, without any effect beside the forward pass."""
+
+Way = Callable[[LogitsFn], LogitsFn]
+"""Lets what computes logits call the model in a certain way, as sharded ones need it."""
+
+
+def same_way(logits_fn: LogitsFn) -> LogitsFn:
+    """Call the model as it is."""
+    return logits_fn
 
 
 class NotAClassifierError(TypeError):
@@ -72,7 +82,9 @@ class Usage:
     differentiable: bool = True
 
 
-def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | None = None) -> Usage:
+def find_usage(
+    model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | None = None, way: Way = same_way
+) -> Usage:
     """Find what the model's logits are, and how to compute them from images, as the observed step did.
 
     Each way that suggests itself is tried on the observed images and, if the step ran in evaluation mode, compared with
@@ -84,6 +96,7 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
         seen: What was observed.
         batch: The step's batch.
         rerun: Runs the step again.
+        way: How the model must be called while ways are tried; `Usage.logits_fn` is without it.
 
     Raises:
         NotAClassifierError: If the step does not classify images; the error says what was found instead.
@@ -112,7 +125,7 @@ def find_usage(model: nn.Module, seen: Observation, batch: Any, rerun: Rerun | N
     failures: list[str] = []
     forward_only: Usage | None = None
     for attempt in _attempts(model, seen, loss, entries, batch, rerun):
-        found = _tried(model, attempt, loss, compare=attempt.compares and not seen.training)
+        found = _tried(model, attempt, loss, way, compare=attempt.compares and not seen.training)
         if isinstance(found, Usage) and found.differentiable:
             return found
         if isinstance(found, Usage):
@@ -290,7 +303,7 @@ def _rows(tensor: Tensor, number: int, batch_size: int) -> Tensor:
 # --- try a way ----------------------------------------------------------------------------------------------------
 
 
-def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool) -> Usage | str:
+def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, way: Way, *, compare: bool) -> Usage | str:
     """How the model is used if this way works; otherwise why it does not."""
     wanted = _as_logits(loss.input.detach(), loss.function)
     images = attempt.images
@@ -303,21 +316,22 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, *, compare: bool
     notes: list[str] = []
     with preserve_model_state(model):
         images = images.clone()
-        problem = _problem(model, compute, images[:2], wanted, compare)
+        problem = _problem(model, way(compute), images[:2], wanted, compare)
         if problem is not None:
-            whole = _problem(model, compute, images, wanted, compare)
+            whole = _problem(model, way(compute), images, wanted, compare)
             if whole is not None:
                 return problem
             compute = _in_whole_batches(compute, len(images))
             notes.append(f"the model only takes batches of {len(images)} images, so others are filled up to that")
-        differentiable = _differentiable(model, compute, images[:2])
-        if not differentiable and (differentiable := _differentiable(model, _with_gradients(compute), images[:2])):
-            compute = _with_gradients(compute)
+        differentiable = _differentiable(model, way(compute), images[:2])
+        opened = _with_gradients(compute)
+        if not differentiable and (differentiable := _differentiable(model, way(opened), images[:2])):
+            compute = opened
             notes.append(
                 "gradients are let through torch.no_grad(), detach() and checkpoint() while the model is probed"
             )
         simple = attempt.simple and not notes and at == 1 and loss.function not in _PROBABILITIES
-        num_classes = find_logits(compute(model, images[:2]), batch_size=len(images[:2])).shape[1]
+        num_classes = find_logits(way(compute)(model, images[:2]), batch_size=len(images[:2])).shape[1]
     usage = Usage(
         images,
         loss.target,

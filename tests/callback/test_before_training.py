@@ -59,7 +59,7 @@ def test_the_untrained_network_is_shown_at_step_0_and_is_no_score(trainer, loade
     [
         ({"num_sanity_val_steps": 0}, {}, 100),
         ({}, {}, 5),  # images, fewer than classes
-        ({}, {"max_overhead": 0.05}, 100),
+        ({}, {"max_overhead": "auto"}, 100),
         ({"fast_dev_run": True}, {}, 100),
     ],
     ids=["no sanity check", "not every class is there", "no time", "fast_dev_run"],

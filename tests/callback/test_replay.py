@@ -96,8 +96,9 @@ def test_of_a_run_without_the_callback(run, tmp_path, options):
 
 def test_as_many_masks_as_the_callback_had_time_for(tmp_path, monkeypatch):
     monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 1e6)  # however slow the machine is
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget._USUAL_SHARE", 1e-6)
     settings = {"num_masks": 100_000, "tolerance": None, "fill": None}
-    callback = FillInBlanksCallback(max_overhead=1e-6, on_error="raise", **settings)
+    callback = FillInBlanksCallback(on_error="raise", **settings)
     train(tmp_path / "short", [callback])
     checkpoints, _ = find_checkpoints([tmp_path / "short"])
     assert checkpoints[0].callback["size"] == {}  # there was time for the last epoch's probe only

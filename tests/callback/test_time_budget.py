@@ -48,10 +48,20 @@ def run(max_overhead, *, epoch, epochs=50, aside=0.0, speeds=SPEEDS):
 def test_the_share_is_kept_or_two_seconds(epoch, aside, speed):
     """Also on a machine that is 20 times slower, for which many of these runs are too short."""
     speeds = Speeds(*(speed * seconds for seconds in SPEEDS))
-    sizes, total = run(0.05, epoch=epoch, aside=aside, speeds=speeds)
+    sizes, total = run("auto", epoch=epoch, aside=aside, speeds=speeds)
     # A probe is predicted from the one before: the first knows nothing of what comes beside it
     assert total - aside <= max(0.05 * 50 * epoch, FLOOR_SECONDS) + 1e-9
     if speed == 1:
+        assert any(size is not None for size in sizes)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+@pytest.mark.parametrize("speed", [1, 20])
+@pytest.mark.parametrize("epoch", [0.05, 0.1, 1, 3, 10, 60, 1000])
+def test_a_share_that_was_given_is_kept(epoch, speed, share):
+    sizes, total = run(share, epoch=epoch, speeds=Speeds(*(speed * seconds for seconds in SPEEDS)))
+    assert total <= share * 50 * epoch + 1e-9
+    if share * 50 * epoch > speed * SMALLEST + 0.4:  # its pictures
         assert any(size is not None for size in sizes)
 
 
@@ -63,20 +73,22 @@ def test_fewer_masks_then_fewer_images_then_no_fill_then_not_every_epoch():
     assert few[:3] == [None, (16, 8, False), (16, 8, False)]
     very_few, _ = run(0.05, epoch=1)
     assert 20 < very_few.count(None) == 50 - very_few.count((16, 8, False)) < 50
-    assert run(0.05, epoch=0.04)[0] == [None] * 49 + [(16, 8, True)]
+    assert run("auto", epoch=0.04)[0] == [None] * 49 + [(16, 8, True)]
+    assert run(0.05, epoch=0.04)[0] == [None] * 50
 
 
 def test_a_run_that_is_too_short_for_a_probe_gets_none_and_the_reason():
     speeds = Speeds(*(20 * seconds for seconds in SPEEDS))
-    assert run(0.05, epoch=0.1, speeds=speeds)[0] == [None] * 50
+    assert run("auto", epoch=0.1, speeds=speeds)[0] == [None] * 50
     assert run(None, epoch=0.1, speeds=speeds)[0] == [(256, 40, True)] * 50
-    budget = TimeBudget(0.05)
+    budget = TimeBudget("auto")
     budget.measure(speeds)
     budget.trained(1)
     size, why = budget.plan(WANTED, cannot_wait=True)
     cost = 20 * SMALLEST + 0.4  # its pictures
     assert size is None
     assert f"until the training has taken about {cost / 0.05:.2g} s; a shorter one is not probed" in why
+    assert "max_overhead='auto' (5%)" in why
     budget.measure(SPEEDS)
     size, why = budget.plan(WANTED)
     assert size is None
@@ -85,9 +97,9 @@ def test_a_run_that_is_too_short_for_a_probe_gets_none_and_the_reason():
 
 def test_at_the_last_chance_the_floor_pays_for_the_smallest_size_only():
     for speed, expected in ((1, (16, 8, True)), (3, (16, 8, False)), (20, None)):
-        budget = TimeBudget(1e-9)
+        budget = TimeBudget("auto")
         budget.measure(Speeds(*(speed * seconds for seconds in SPEEDS)))
-        budget.trained(1)
+        budget.trained(1e-9)
         assert budget.plan(WANTED)[0] is None
         size, _ = budget.plan(WANTED, cannot_wait=True)
         assert size == (None if expected is None else ProbeSize(*expected))
@@ -101,7 +113,7 @@ def test_what_was_asked_for_apart_from_a_training_is_made():
 
 
 def test_what_was_taken_before_the_first_probe_counts_against_the_floor():
-    budget = TimeBudget(1e-9)
+    budget = TimeBudget("auto")
     budget.measure(SPEEDS)
     budget.spend_aside(FLOOR_SECONDS - SMALLEST)
     assert budget.plan(WANTED, cannot_wait=True)[0] is None
@@ -133,8 +145,9 @@ def test_what_comes_beside_the_masks_is_counted():
 
 @pytest.fixture
 def enough_seconds(monkeypatch):
-    """The floor is never too low, however slow the machine is."""
+    """The floor is never too low, however slow the machine is, and the usual share is nothing."""
     monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 1e6)
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget._USUAL_SHARE", 1e-6)
 
 
 def said_by(run, module, *loaders):
@@ -145,10 +158,10 @@ def said_by(run, module, *loaders):
 
 @pytest.mark.usefixtures("enough_seconds")
 def test_without_time_the_one_probe_comes_last_and_is_said_once(trainer, loaders):
-    callback = FillInBlanksCallback(num_masks=20_000, max_overhead=1e-6, tolerance=None)
+    callback = FillInBlanksCallback(num_masks=20_000, tolerance=None)
     (said,) = said_by(trainer(callbacks=[callback], max_epochs=3), SmallModule(), *loaders)
     assert "the first probe waits" in said
-    assert "max_overhead=1e-06" in said
+    assert "max_overhead='auto'" in said
     assert [entry["epoch"] for entry in callback.history] == [2]
     assert callback.result.tried.unique().tolist() == [16]
     assert len(callback.result.images) == 8
@@ -156,48 +169,80 @@ def test_without_time_the_one_probe_comes_last_and_is_said_once(trainer, loaders
 
 @pytest.mark.usefixtures("enough_seconds")
 def test_a_run_that_is_stopped_before_there_was_time_is_probed_at_its_end(trainer, loaders):
-    callback = FillInBlanksCallback(max_overhead=1e-6)
+    callback = FillInBlanksCallback()
     said_by(trainer(callbacks=[callback], max_epochs=-1, max_steps=7), SmallModule(), *loaders)
     assert [entry["step"] for entry in callback.history] == [6]
 
 
 @pytest.mark.usefixtures("enough_seconds")
 def test_a_score_that_is_monitored_does_not_wait(trainer, loaders):
-    callback = FillInBlanksCallback(max_overhead=1e-6)
+    callback = FillInBlanksCallback()
     stopping = EarlyStopping("fitb/coverage", patience=9)
     (said,) = said_by(trainer(callbacks=[callback, stopping], max_epochs=3), SmallModule(), *loaders)
     assert "not every chance is taken to probe" in said
     assert [entry["epoch"] for entry in callback.history] == [0]
 
 
-def test_without_time_for_the_smallest_probe_there_is_none_and_it_is_said_once(trainer, loaders, monkeypatch):
+@pytest.fixture
+def no_seconds(monkeypatch):
+    """Neither the floor nor the usual share leaves any time."""
     monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 0)
-    callback = FillInBlanksCallback(max_overhead=1e-6)
+    monkeypatch.setattr("fitb_callbacks.callback.time_budget._USUAL_SHARE", 1e-6)
+
+
+@pytest.mark.usefixtures("no_seconds")
+def test_without_time_for_the_smallest_probe_there_is_none_and_it_is_said_once(trainer, loaders):
+    callback = FillInBlanksCallback()
     (said,) = said_by(trainer(callbacks=[callback], max_epochs=3), SmallModule(), *loaders)
     assert "a shorter one is not probed" in said
+    assert "max_overhead=None takes every chance" in said
     assert callback.history == []
     assert callback.result is None
 
 
-def test_a_run_that_is_too_short_hardly_pays_for_finding_that_out(trainer, loaders, monkeypatch):
-    monkeypatch.setattr("fitb_callbacks.callback.time_budget.FLOOR_SECONDS", 0)
-
+def images_classified(trainer, loaders, callbacks):
     class Counting(SmallModule):
         def forward(self, images):
             classified.append(len(images))
             return super().forward(images)
 
-    def images_classified(callbacks):
-        classified.clear()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer(callbacks=callbacks, max_epochs=3).fit(Counting(), *loaders)
-        return sum(classified)
-
     classified = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(callbacks=callbacks, max_epochs=3).fit(Counting(), *loaders)
+    return sum(classified)
 
-    more = images_classified([FillInBlanksCallback(max_overhead=1e-6)]) - images_classified([])
+
+@pytest.mark.usefixtures("no_seconds")
+def test_a_run_that_is_too_short_hardly_pays_for_finding_that_out(trainer, loaders):
+    without = images_classified(trainer, loaders, [])
+    more = images_classified(trainer, loaders, [FillInBlanksCallback()]) - without
     assert 2 <= more <= 32  # the smallest probe is of 8 images, each under 16 masks and two dozen mixtures
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_share_that_was_given_pays_for_nothing_else_either(trainer, loaders, validation):
+    """No first look at the model, and no batch for the judge."""
+    loaders = loaders if validation else loaders[:1]
+    callback = FillInBlanksCallback(max_overhead=1e-6, judge="centroid")
+    (said,) = said_by(trainer(callbacks=[callback], max_epochs=3), SmallModule(), *loaders)
+    assert "a first look at the model takes at least" in said
+    assert "s; a shorter one is not probed" in said
+    assert "max_overhead=1e-06" in said
+    assert "max_overhead='auto' has two seconds" in said
+    assert callback.history == []
+    assert callback.state_dict()["streamed_epoch"] is None
+    strict = images_classified(trainer, loaders, [FillInBlanksCallback(max_overhead=1e-6)])
+    assert strict == images_classified(trainer, loaders, [])
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_first_look_that_had_to_wait_is_made_up_for(trainer, loaders, validation):
+    """A share so large that it has room for everything, but not before the first batches."""
+    callback = FillInBlanksCallback(max_overhead=50.0, num_masks=4, images_per_class=1, on_error="raise")
+    trainer(callbacks=[callback], max_epochs=12).fit(SmallModule(), *(loaders if validation else loaders[:1]))
+    assert callback.history
+    assert callback.history[-1]["epoch"] == 11
 
 
 def test_speeds_are_tried_once_there_may_be_time_and_the_try_is_paid_for():
@@ -238,5 +283,5 @@ def test_a_resumed_run_keeps_to_the_size():
     ("value", "error"), [(0, ValueError), (-0.1, ValueError), ("much", TypeError), (True, TypeError)]
 )
 def test_wrong_shares(value, error):
-    with pytest.raises(error, match="max_overhead must be a number greater than 0"):
+    with pytest.raises(error, match=r"max_overhead must be a number greater than 0.*'auto' is 5%"):
         FillInBlanksCallback(max_overhead=value)

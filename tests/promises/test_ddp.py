@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from fitb_callbacks import FillInBlanksCallback
 from fitb_callbacks.callback.errors import ProbeOffError
@@ -83,32 +83,45 @@ def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
     assert "rank 1 failed with RuntimeError: only here" in log
 
 
-@pytest.mark.parametrize(
-    ("strategy", "reason"),
-    [(FSDPStrategy, "splits the model's parameters"), (DeepSpeedStrategy, "takes gradients by its own engine")],
-)
-def test_strategies_that_cannot_be_followed_are_named_in_one_line(strategy, reason):
+def test_a_strategy_that_cannot_be_followed_is_named_in_one_line():
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, barebones=True)
-    trainer.strategy.__class__ = strategy  # these cannot be made without a GPU
+    trainer.strategy.__class__ = DeepSpeedStrategy  # it cannot be made without a GPU
     trainer.state.fn = "fit"
-    with pytest.warns(
-        UserWarning, match=f"off for this run: {strategy.__name__} {reason}.*ModelParallelStrategy"
-    ) as said:
+    reason = "off for this run: DeepSpeedStrategy takes gradients by its own engine.*ModelParallelStrategy"
+    with pytest.warns(UserWarning, match=reason) as said:
         FillInBlanksCallback().setup(trainer, SmallModule(), "fit")
     assert len(said) == 1
-    with pytest.raises(ProbeOffError, match=strategy.__name__):
+    with pytest.raises(ProbeOffError, match="DeepSpeedStrategy"):
         FillInBlanksCallback(on_error="raise").setup(trainer, SmallModule(), "fit")
 
 
 @pytest.mark.slow
-def test_sharded_parameters_give_the_numbers_of_one_process(tmp_path):
-    """FSDP2 through ModelParallelStrategy, over gloo."""
-    (alone,), _ = run(tmp_path / "one", devices=1, script=SHARDED)
-    ranks, _ = run(tmp_path / "two", script=SHARDED)
-    plain, _ = run(tmp_path / "without", case="without", script=SHARDED)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "fsdp2",
+        "fsdp2,no validation",
+        "fsdp1",
+        "fsdp1,whole,in the step",
+        "fsdp1,whole,flat,no validation",
+        "fsdp1,accumulated",
+        "fsdp1,bf16",
+    ],
+)
+def test_sharded_parameters_give_the_numbers_of_one_process(tmp_path, case):
+    """FSDP2 through ModelParallelStrategy, and FSDPStrategy, over gloo."""
+    ranks, _ = run(tmp_path / "two", case=case, script=SHARDED)
+    plain, _ = run(tmp_path / "without", case=f"{case},without", script=SHARDED)
     for rank, without in zip(ranks, plain, strict=True):
         assert rank["weights"] == without["weights"]
+        assert rank["loss"] == without["loss"]
+    if "bf16" in case:  # FSDP casts parameters, and one process casts within each operation
+        return
+    (alone,), _ = run(tmp_path / "one", devices=1, case=case, script=SHARDED)
+    for rank in ranks:
+        assert rank["images"] == alone["images"]
         assert rank["updates"] == alone["updates"]
+        assert len(rank["history"]) == len(alone["history"]) >= 2
         for one, other in zip(alone["history"], rank["history"], strict=True):
             for name in set(one) - {"seconds", "overhead"}:
                 assert one[name] == pytest.approx(other[name], nan_ok=True), name
