@@ -243,7 +243,10 @@ class _Running:
         """Let all updates with indices from `done` to ``end`` go into the moments of the active images."""
         rank, world_size = self._share
         images = self._masking.targets.images
-        indices, length = range(self.done + (rank - self.done) % world_size, end, world_size), self._masking.round_length
+        indices, length = (
+            range(self.done + (rank - self.done) % world_size, end, world_size),
+            self._masking.round_length,
+        )
         self._report.left_alone((self._num_updates - self.done) * len(self.active))
         together = max(_MASKS_DRAWN, self._finder.plan.chunk_size // len(self.active))
         for parity, half in enumerate(self._halves):

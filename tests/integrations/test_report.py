@@ -625,7 +625,9 @@ def test_two_results_of_the_same_name_are_called_by_their_paths(trained, probe_i
     for day in ("monday", "tuesday"):
         (tmp_path / day).mkdir()
         FillInBlanks(num_masks=2, fill=None).probe(trained, *probe_images).save(tmp_path / day / "probe.npz")
-    code, output = report(*(tmp_path / day / "probe.npz" for day in ("monday", "tuesday")), "--output", tmp_path / "two")
+    code, output = report(
+        *(tmp_path / day / "probe.npz" for day in ("monday", "tuesday")), "--output", tmp_path / "two"
+    )
     assert code == 0
     assert "monday/probe.npz: " in output
     assert "tuesday/probe.npz: " in output
