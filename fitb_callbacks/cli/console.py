@@ -42,10 +42,10 @@ def figure(value: float, digits: int = 3) -> str:
     """A score as text; a dash where it is undefined.
 
     Example:
-        >>> figure(0.25), figure(float("nan"))
-        ('0.250', '-')
+        >>> figure(0.25), figure(-0.0001), figure(float("nan"))
+        ('0.250', '0.000', '-')
     """
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else f"{value:z.{digits}f}"
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def report(
     for problem in problems:
         console.print(f"Left out: {problem}", highlight=False, soft_wrap=True, markup=False)
     size, probes = output.stat().st_size / 2**20, sum(len(each.records) for each in found.values())
-    console.print(f"{probes} probes: {output} ({size:.1f} MiB)", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"{probes} probe{'s' * (probes > 1)}: {output} ({size:.1f} MiB)", highlight=False, soft_wrap=True, markup=False
+    )
     for name, each in found.items():
         last = max(each.records, key=lambda record: (record["settings"]["masking"] == "random", record["step"]))
         say_verdict(console, last["verdict"], of=name if len(found) > 1 else None)

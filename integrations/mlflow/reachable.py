@@ -25,14 +25,19 @@ def reachable_client(address: str) -> MlflowClient:
     Raises:
         ConnectionError: If the server does not answer.
         FileNotFoundError: If it is local, and not there.
-        ValueError: If it is no such address.
+        ValueError: If it is no such address, or a damaged database.
     """
     import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     check_store(address)
     check_health(address)
     try:
         return mlflow.MlflowClient(address)
+    except SQLAlchemyError as error:
+        raise ValueError(
+            f"{mask_password(address)} is no database of MLflow, or damaged: {_first_cause(error)}"
+        ) from error
     except mlflow.MlflowException as error:
         raise ValueError(
             f"a tracking server must be like http://host:5000 or sqlite:///mlflow.db; got {mask_password(address)!r}"

@@ -54,6 +54,13 @@ def test_without_a_server_the_line_says_which_was_asked_and_how_to_name_another(
     assert "--tracking-uri or MLFLOW_TRACKING_URI" in line
 
 
+def test_a_damaged_database_is_named_in_one_line(store, tmp_path_factory):
+    damaged = tmp_path_factory.mktemp("damaged") / "mlflow.db"
+    damaged.write_bytes(Path(store.removeprefix("sqlite:///")).read_bytes()[:3000])
+    line = one_line("report", *COMMANDS["report"], "--tracking-uri", f"sqlite:///{damaged}")
+    assert f"sqlite:///{damaged} is no database of MLflow, or damaged: " in line
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("address", "says"),
