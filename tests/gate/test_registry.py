@@ -623,6 +623,7 @@ def test_the_workflow_files_command(registered, tmp_path):
         assert (tmp_path / name).stat().st_size > 100
 
 
+@pytest.mark.timeout(1800)
 def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
     webhook = pytest.importorskip("mlflow.entities.webhook", reason="MLflow sends webhooks since 3.3")
     rules_for(registered, tmp_path)
@@ -634,9 +635,15 @@ def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
     client = registered.client
     with (tmp_path / "receiver.log").open("w") as log:
         receiver = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def over():
+        """Why there is nothing to wait for any longer."""
+        said = (tmp_path / "receiver.log").read_text()
+        return said if receiver.poll() is not None or "fitb check:" in said or "Traceback" in said else ""
+
     try:
         address = f"http://127.0.0.1:{port}"
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, over=over)
         forged = {"entity": "model_version", "action": "created", "data": {"name": "digits", "version": GOOD}}
         headers = {"X-MLflow-Delivery-Id": "1", "X-MLflow-Timestamp": str(int(time.time()))}
         assert requests.post(address, json=forged, timeout=10, headers=headers).status_code == 401
@@ -646,11 +653,13 @@ def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
         model_id = source.removeprefix("models:/")
         version = client.create_model_version("digits", source, registered.run_id, model_id=model_id).version
         try:
+            wait_until(lambda: '" 202 ' in (tmp_path / "receiver.log").read_text(), over=over)  # MLflow has sent it
             wait_until(
-                lambda: client.get_model_version("digits", version).tags.get("fitb.verdict", "pending") != "pending"
+                lambda: client.get_model_version("digits", version).tags.get("fitb.verdict", "pending") != "pending",
+                over=over,
             )
             assert client.get_model_version("digits", version).tags["fitb.verdict"].startswith("passed: ")
-            wait_until(lambda: client.get_model_version_by_alias("digits", "champion").version == version)
+            wait_until(lambda: client.get_model_version_by_alias("digits", "champion").version == version, over=over)
             assert registered.version(GOOD).tags == {}
         finally:
             client.set_registered_model_alias("digits", "champion", WEAK)
@@ -661,9 +670,11 @@ def test_a_webhook_starts_the_check_of_a_new_version(registered, tmp_path):
         receiver.wait()
 
 
-def wait_until(done, seconds=120):
+def wait_until(done, seconds=480, *, over=lambda: ""):
+    """Wait as long as a busy machine may take, and no longer than there is something to wait for."""
     deadline = time.monotonic() + seconds
     while not done():
+        assert not (said := over()), said
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.2)
 
