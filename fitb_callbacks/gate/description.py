@@ -68,7 +68,7 @@ def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headline": verdict_line(verdict),
         "tone": _TONES.get(verdict["verdict"], "unclear"),
-        "notes": _notes(verdict),
+        "notes": [*_notes(verdict), *_what_follows(verdict)],
         "rules": [
             {
                 "rule": rule["rule"],
@@ -86,6 +86,15 @@ def _notes(verdict: Mapping[str, Any]) -> list[str]:
     """What the candidate's own training says against it."""
     own = verdict.get("own_training")
     return [] if own is None else [on_one_line(line) for line in OwnTraining(**own).lines]
+
+
+def _refused_elsewhere(verdict: Mapping[str, Any]) -> bool:
+    """Whether a rule fails on other images than those of the check, in which the model need not look bad."""
+    return any(rule.get("images") and not rule["passed"] for rule in verdict["rules"])
+
+
+def _what_follows(verdict: Mapping[str, Any]) -> list[str]:
+    return ["All below is of the images of the check, where it need not show."] if _refused_elsewhere(verdict) else []
 
 
 def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, evidence: str) -> str:
@@ -116,7 +125,7 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
         for key in [key for key in keys if key in scores][:_MOST_SCORES]
     )
     words = on_one_line(f"{said['headline']} {said['reason']}")
-    if any(rule.get("images") and not rule["passed"] for rule in rules):  # it need not look bad in those of the check
+    if _refused_elsewhere(verdict):
         words = f"In the images of the check: {words}"
     parts = [verdict_line(verdict), words, *_notes(verdict), f"{compared}. [Evidence]({evidence})"]
     return "\n\n".join(parts)

@@ -65,6 +65,7 @@ def render_report(
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     script = "".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     runs = {title: records, **(beside or {})}
+    data = _page_data(runs, checked=check is not None)
     return environment.get_template("page.html").render(
         script=Markup(script),  # this package's own
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -74,7 +75,8 @@ def render_report(
         problems=list(problems),
         check=check,
         command="fitb check" if check else "fitb report",
-        data=_page_data(runs),
+        data=data,
+        over_training=any(len(each["records"]) > 1 for each in data["series"]),
     )
 
 
@@ -85,7 +87,7 @@ class _Once(dict[str, int]):
         return self.setdefault(text, len(self))
 
 
-def _page_data(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _page_data(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, checked: bool) -> dict[str, Any]:
     """What the page's script draws: pictures and settings that occur again are there once."""
     pictures, settings, images = _Once(), _Once(), _Once()
     series = []
@@ -106,7 +108,9 @@ def _page_data(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
                 before = pictures.number(record["before"]) if record.get("before") else None
                 described = settings.number(json.dumps(record["settings"]))
                 shown = {"pictures": strips, "before": before, "settings": described, "gallery": gallery}
-                words = {"judge_line": judge_line(record), "advice": ADVICE.get(record["verdict"]["tone"], "")}
+                tone = record["verdict"]["tone"]
+                advice = "" if checked and tone == "good" else ADVICE.get(tone, "")  # which is to check it
+                words = {"judge_line": judge_line(record), "advice": advice}
                 drawn.append(_rounded({**record, **shown, **words}))
             name = f"{prefix}, {masking}, {len(classes)} classes"
             series.append({"name": f"{title}: {name}" if len(runs) > 1 else name, "run": run, "records": drawn[::-1]})

@@ -668,6 +668,12 @@ def test_the_report_of_a_check_opens_with_the_rules_and_both_models(opened, trai
     assert page.locator("#compared-scores thead th").all_inner_texts() == ["score", "m/2", "m/1, the champion"]
     assert not page.locator("#epochs").is_visible()
     assert not page.locator("#main-chart").is_visible()
+    page.get_by_text("All scores", exact=True).click()  # nothing is over training, and so no curve
+    assert page.locator("#score-table").is_visible()
+    assert not page.locator("#charts").is_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    heads = page.locator("#check tbody th, #compared-pictures tbody th")
+    assert min(heads.nth(row).bounding_box()["width"] for row in range(heads.count())) > 60  # not letter by letter
     from axe_playwright_python.sync_playwright import Axe
 
     assert Axe().run(page).violations_count == 0
