@@ -43,10 +43,13 @@ class OwnTraining:
         says: The last verdict of its probe where that is red; empty where it is not.
         images: What became of the images that it recorded, in words: "probed", "those of the check", "none recorded",
             or why they could not be probed.
+        digest: Of these images and their labels, see `fitb_callbacks.integrations.probe_manifest.images_digest`; None
+            without any.
     """
 
     says: str
     images: str
+    digest: str | None = None
 
     @property
     def asked(self) -> bool:
@@ -85,15 +88,15 @@ def evidence_against(  # noqa: PLR0913 - what the run has, what the check saw, a
         ask: Applies the rules to the own images: `outcomes_on_own_images`.
     """
     outcomes: tuple[Outcome, ...] = ()
-    images = _NONE
-    if own is not None and images_digest(own.images, own.labels) == images_digest(seen.images, seen.labels):
+    images, digest = _NONE, None if own is None else images_digest(own.images, own.labels)
+    if digest == images_digest(seen.images, seen.labels):
         images = _OF_THE_CHECK
     elif own is not None:
         try:
             images, outcomes = _PROBED, ask(own)
         except ValueError as error:
             images, outcomes = on_one_line(str(error)), ()
-    found = OwnTraining(says, images)
+    found = OwnTraining(says, images, digest)
     red = [rule for rule in rules if rule.key == RED_IN_TRAINING]
     if by_default and says and not found.asked:
         red = [Rule("max", RED_IN_TRAINING, 0.0)]

@@ -21,7 +21,7 @@ from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.own_training import ON_OWN_IMAGES, evidence_against, outcomes_on_own_images
 from fitb_callbacks.gate.registry import Promotion, check_registered
 from fitb_callbacks.gate.rules import Rule, Rules, default_rules
-from fitb_callbacks.integrations.probe_manifest import write_record
+from fitb_callbacks.integrations.probe_manifest import images_digest, write_record
 from mlflow_store import new_store
 from quick import fitb, quick_callback, quiet_trainer
 from small_module import SmallModule
@@ -182,7 +182,10 @@ def test_a_marked_version_against_an_unmarked_champion(tmp_path, digits):
     assert said in done.output
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert {rule["images"] for rule in verdict["rules"] if not rule["passed"]} == {ON_OWN_IMAGES}
-    assert verdict["own_training"] == {"says": red, "images": "probed"}
+    recorded = next(tmp_path.rglob(f"{run_id}/artifacts/fitb")) / "images.npz"
+    with np.load(recorded) as arrays:
+        digest = images_digest(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+    assert verdict["own_training"] == {"says": red, "images": "probed", "digest": digest}
     version = client.get_model_version(NAME, "2")
     assert said in version.description
     assert "shortcut at most 0.5, on the images of its own training (is 1.00)" in version.tags["fitb.verdict"]
@@ -196,7 +199,7 @@ def test_a_marked_version_against_an_unmarked_champion(tmp_path, digits):
     assert own_rules.exit_code == 0, own_rules.output
     assert said in own_rules.output
 
-    (next(tmp_path.rglob(f"{run_id}/artifacts/fitb")) / "images.npz").unlink()  # as where they are too large
+    recorded.unlink()  # as where they are too large
     done = fitb("check", follows, "--tracking-uri", uri, "--dry-run")
     assert done.exit_code == 1, done.output
     assert "1 of 6 rules failed: red_in_training at most 0 (is 1.00)" in done.output
