@@ -108,6 +108,14 @@ def test_mlflow_shows_the_pictures_beside_the_scores_with_a_slider(trainer, load
         assert len(set(shown)) == len(shown)  # before training, and three epochs
     screenshot(page, "mlflow", tmp_path)
 
+    page.set_viewport_size({"width": 1366, "height": 768})
+    search.fill("")
+    slider, picture = opened("at_a_glance")
+    assert page.get_by_text("fitb.settings=random 0.25, patch 1, ").first.is_visible()
+    page.wait_for_function(f"image => ({ROOM_BELOW_INK})(image) >= 0", arg=picture.element_handle())
+    assert slider.bounding_box()["y"] < 768  # the whole card is seen without scrolling
+
+    page.set_viewport_size({"width": 1600, "height": 1300})
     search.fill("zero")
     page.get_by_text("coverage _b_zero_b_", exact=True).first.wait_for(timeout=60_000)
     assert page.locator("b").filter(has_text="zero").count() == 0
