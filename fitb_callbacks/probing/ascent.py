@@ -3,8 +3,9 @@
 One input gradient of a network for photographs is noise to anyone but that network. The paper allows any update that
 locally improves the loss (section 4.5). This one takes several small steps. Each looks at the image slightly shifted
 and with a little noise, so that what it draws does not hang on single pixels, and gives the gradient the spectrum and
-the colours of the data (`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. Independent
-networks recognise what comes out; docs/photographs.md has the figures, with controls.
+the colours of the data (`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. What comes
+out is the mean over the second half of the steps: each single one also draws what only this network sees, and the next
+one undoes. Independent networks recognise the result; docs/photographs.md has the figures, with controls.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class AscentUpdate:
         weight, contrast, low, high = (1 - self.momentum) * root, contrast.clamp(min=_TINY), low - mean, high - mean
         drawn = (start - mean) * hidden  # hidden pixels, as distances from the mean colour; zero everywhere else
         rest = start - drawn
-        direction, sizes = torch.zeros_like(start), []
+        direction, total, sizes = torch.zeros_like(start), torch.zeros_like(start), []
+        averaged = (self.num_steps + 1) // 2
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
             seen = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3)).add_(_part(noise, step))
@@ -118,7 +120,9 @@ class AscentUpdate:
             drawn.addcmul_(direction, _per_image(step_size / _size(direction).clamp(min=_TINY)))
             drawn.mul_(_per_image(contrast / torch.maximum(_size(drawn), contrast)))
             drawn.clamp_(low, high)
-        images = torch.where(visible, start, (mean + drawn).clamp(self.low, self.high))
+            if step >= self.num_steps - averaged:
+                total.add_(drawn)
+        images = torch.where(visible, start, (mean + total / averaged).clamp(self.low, self.high))
         moved = torch.stack(sizes).isfinite().any(dim=0)
         values = torch.where(_per_image(moved), images - start, torch.nan)
         log_p, predicted = answer(first, labels)

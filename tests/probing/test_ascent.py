@@ -122,7 +122,7 @@ def test_shaping_makes_smooth_updates_in_the_colours_of_the_images():
 
     assert roughness(update()) < 0.5 * roughness(update(exponent=0.0))
     assert update()[:, 1].std() > 0.9 * update()[:, 0].std()
-    assert update(colours=False)[:, 1].abs().max() == 0
+    assert update(colours=False)[:, 1].abs().max() < 1e-6  # no more than rounding
 
 
 class BreaksOn(nn.Module):
