@@ -21,12 +21,12 @@ from fitb_callbacks.models.usage import (
     as_multi_label,
     find_inputs,
     find_usage,
+    images_entering,
     labels_from,
     same_way,
     takes_independent_labels,
     target_of,
 )
-from fitb_callbacks.models.volumes import layouts
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.nested import Path, at_path, in_words, tensors_in
 
@@ -141,19 +141,13 @@ class StepReader:
     def _read_seen(self, batch: Any, seen: Observation | None) -> tuple[Tensor, Tensor]:
         if seen is None or self.usage is None:
             raise TypeError("the step was not watched")
-        targets = [target_of(each, batch) for each in seen.losses if each.function == self.usage.loss]
-        shape = self.usage.images.shape[1:]
-        images = [
-            part
-            for call in seen.calls
-            for _, image in call.images()
-            for part in layouts(image)
-            if part.shape[1:] == shape
-        ]
-        fitting = [target for target in targets if target is not None and images and len(target) == len(images[0])]
-        if not fitting:
-            raise TypeError(f"the {self.stage} step used no images of the shape {tuple(shape)} with a target")
-        return images[0].float(), self._labels(fitting[0])
+        shape = tuple(self.usage.images.shape[1:])
+        for loss in seen.losses:
+            target = target_of(loss, batch) if loss.function == self.usage.loss else None
+            for images in () if target is None else images_entering(seen, shape, batch, loss):
+                if len(images) == len(target):
+                    return images.float(), self._labels(target)
+        raise TypeError(f"the {self.stage} step used no images of the shape {shape} with a target")
 
     def _labels(self, targets: Tensor) -> Tensor:
         if self.usage is not None and self._are_independent(targets, self.usage):

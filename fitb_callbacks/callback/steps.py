@@ -19,7 +19,7 @@ from fitb_callbacks.callback.probe_images import ProbeImages
 from fitb_callbacks.callback.reading import StepReader, muted
 from fitb_callbacks.callback.sharding import apart_from_training, is_sharded, through_the_root
 from fitb_callbacks.callback.time_budget import Speeds, TimeBudget
-from fitb_callbacks.callback.trainer import stage_of, validates_in_this_epoch
+from fitb_callbacks.callback.trainer import stage_of, steps_by_itself, validates_in_this_epoch
 from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of, read_batch
 from fitb_callbacks.data.selection import every_label, one_label_each
 from fitb_callbacks.models.logits import LogitsFn
@@ -183,10 +183,13 @@ class RunSteps:
                 self._pending = reader.read(batch)
 
     def forward_ends(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training step's forward pass is over: read it now, or if the model must rest, when its backward is, too."""
+        """A forward pass of a training step is over: read the step now, or at its end.
+
+        A step that optimizes by hand may go on to other losses. Where parameters are sharded, the model must rest.
+        """
         if is_sharded(trainer):
-            self._seen = self._readers["training"].end()
-        else:
+            self._seen = self._seen or self._readers["training"].end()
+        elif not steps_by_itself(pl_module):
             self.ends("training", trainer, pl_module)
 
     def ends(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:

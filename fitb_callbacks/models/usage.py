@@ -26,6 +26,7 @@ __all__ = [
     "as_multi_label",
     "find_inputs",
     "find_usage",
+    "images_entering",
     "labels_from",
     "same_way",
     "takes_independent_labels",
@@ -139,6 +140,15 @@ def find_usage(
     raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
 
 
+def _check_alone(entries: list[tuple[ModuleCall, Path, Tensor]], batch: Any) -> None:
+    """Raise if the network saw several images of a batch's item, such as pairs, and what is said is of all of them."""
+    places = {_place_in(images, batch) for _, _, images in entries} - {None}
+    if len(places) > 1:
+        raise NotAClassifierError(
+            f"{len(places)} images of each item enter the network, and what it says of one may depend on the others"
+        )
+
+
 def as_multi_label(usage: Usage, compute: LogitsFn | None = None) -> Usage:
     """The same use of a model, with each of its logits taken for a label of its own.
 
@@ -169,12 +179,30 @@ def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
     loss = _classification_loss(seen, batch)
     if loss.target is None:
         raise LookupError("no loss of torch.nn.functional was seen")
-    for call in seen.calls:
-        for _, images in () if call.inside else call.images():
-            for candidate in layouts(images):
-                if tuple(candidate.shape[1:]) == shape and len(candidate) == len(loss.target):
-                    return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
+    candidates = images_entering(seen, shape, batch, loss)
+    for candidate in candidates:
+        if len(candidate) == len(loss.target):
+            return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
     raise NotAClassifierError(f"no images of the shape {shape} entered the network")
+
+
+def images_entering(seen: Observation, shape: tuple[int, ...], batch: Any, loss: LossCall) -> list[Tensor]:
+    """Images that entered the network, in the order in which they may be what a loss is about.
+
+    Those of the call whose output the loss took come first, then those of the batch, before any that the step made,
+    such as a generator's.
+
+    Args:
+        seen: What was observed.
+        shape: ``(C, H, W)`` of the images.
+        batch: The step's batch.
+        loss: One of the observed ones.
+    """
+    calls = [call for call in seen.calls if not call.inside]
+    found = [(call, part) for call in calls for _, images in call.images() for part in layouts(images)]
+    fitting = [(call, part) for call, part in found if tuple(part.shape[1:]) == tuple(shape)]
+    ordered = sorted(fitting, key=lambda each: (_output_path(each[0], loss) is None, not _is_in(each[1], batch)))
+    return [part for _, part in ordered]
 
 
 def _check_single(entries: list[tuple[ModuleCall, Path, Tensor]]) -> None:
@@ -216,6 +244,7 @@ def _attempts(  # noqa: PLR0913 - all that was observed
         compares = all(len(one) == len(other) for one, other in pairs)
         yield _Attempt(name, images, _of_call(without_labels, path, out), compares=compares)
     if rerun is not None:
+        _check_alone(entries, batch)
         for call, path, images in entries:
             yield _Attempt("the validation step itself", images, _of_step(call, path, loss, seen, batch, rerun))
         inner = [(call, path, images) for call in seen.calls if call.inside for path, images in call.images()]
@@ -272,6 +301,12 @@ def _of_step(  # noqa: PLR0913 - all that was observed
     batch_size = len(at_path(call.arguments, path))
     same = [each for each in seen.losses if each.function == loss.function]
     number = next(index for index, each in enumerate(same) if each.input is loss.input)
+    place = _place_in(at_path(call.arguments, path), batch)
+
+    def compute_in_place(model: nn.Module, images: Tensor) -> Tensor:
+        """Put the images into the batch, where the step may make several views of them."""
+        rows = map_tensors(lambda at, part: images if at == place else _rows(part, len(images), batch_size), batch)
+        return stop_at_loss(lambda: rerun(rows), loss.function, number)
 
     def compute(model: nn.Module, images: Tensor) -> Tensor:
         other_rows = map_tensors(lambda _, tensor: _rows(tensor, len(images), batch_size), batch)
@@ -290,7 +325,7 @@ def _of_step(  # noqa: PLR0913 - all that was observed
         finally:
             handle.remove()
 
-    return compute
+    return compute if place is None else compute_in_place
 
 
 def _rows(tensor: Tensor, number: int, batch_size: int) -> Tensor:
@@ -480,11 +515,17 @@ def _counts_rows(target: Tensor, width: int) -> bool:
     if target.ndim != 1 or target.is_floating_point() or len(target) < 3:
         return False
     row = torch.arange(len(target), device=target.device)
-    return width in (len(target), len(target) - 1) and bool((target == row).all() or (target == row.flip(0)).all())
+    return width in (len(target), len(target) - 1) and bool((target.sort().values == row).all())
 
 
 def _is_in(target: Tensor, batch: Any) -> bool:
-    return any(part.shape == target.shape and bool((part == target).all()) for _, part in tensors_in(batch))
+    return _place_in(target, batch) is not None
+
+
+def _place_in(wanted: Tensor, batch: Any) -> Path | None:
+    """Where in a batch a tensor is."""
+    same = ((path, part) for path, part in tensors_in(batch) if part.shape == wanted.shape)
+    return next((path for path, part in same if bool((part == wanted).all())), None)
 
 
 def takes_independent_labels(function: str, targets: Tensor | None) -> bool:
