@@ -1,6 +1,7 @@
-"""What the callback costs in trainings that are too short for it, default settings, with and without it in turn.
+"""What the callback costs in trainings that are too short for it, with and without it in turn.
 
-OMP_NUM_THREADS=1 python benchmarks/short_runs.py                     # all cases
+OMP_NUM_THREADS=1 python benchmarks/short_runs.py                     # all cases, default settings
+OMP_NUM_THREADS=1 python benchmarks/short_runs.py --max-overhead 0.05 # a share that is kept
 OMP_NUM_THREADS=1 python benchmarks/short_runs.py --case photographs  # 244 images of 224 pixels, a tiny network
 """
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitb_callbacks import FillInBlanksCallback
+from fitb_callbacks.callback.time_budget import MaxOverhead
 from fitb_callbacks.data.datasets import load_mnist
 from fitb_callbacks.demo import SmallCNN
 
@@ -76,6 +78,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "digits": lambda: digits(500, 5),
     "photographs": lambda: photographs(4),
     "more digits": lambda: digits(4000, 10),
+    "a minute": lambda: digits(8000, 16),
 }
 
 
@@ -98,10 +101,10 @@ def seconds_of(case: Case, callbacks: list[FillInBlanksCallback]) -> float:
         return time.perf_counter() - started
 
 
-def compare(name: str, rounds: int) -> None:
+def compare(name: str, rounds: int, max_overhead: MaxOverhead) -> None:
     case, pairs, probes = CASES[name](), [], []
     for _ in range(rounds + 1):
-        probe = FillInBlanksCallback()
+        probe = FillInBlanksCallback(max_overhead=max_overhead)
         pairs.append((seconds_of(case, []), seconds_of(case, [probe])))
         probes.append(probe)
     result = probes[-1].result
@@ -119,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=[*CASES], help="all without it")
     parser.add_argument("--rounds", type=int, default=5, help="pairs that are counted; one more comes before them")
+    parser.add_argument("--max-overhead", type=float, help="a share that is kept; without it, the default")
     parser.add_argument(
         "--cpu-clock",
         action="store_true",
@@ -130,7 +134,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for name in CASES if arguments.case is None else [arguments.case]:
-        compare(name, arguments.rounds)
+        compare(name, arguments.rounds, arguments.max_overhead or "auto")
 
 
 if __name__ == "__main__":

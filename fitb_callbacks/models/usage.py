@@ -179,30 +179,23 @@ def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
     loss = _classification_loss(seen, batch)
     if loss.target is None:
         raise LookupError("no loss of torch.nn.functional was seen")
-    candidates = images_entering(seen, shape, batch, loss)
-    for candidate in candidates:
+    for candidate in images_entering(seen, shape, batch):
         if len(candidate) == len(loss.target):
             return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
     raise NotAClassifierError(f"no images of the shape {shape} entered the network")
 
 
-def images_entering(seen: Observation, shape: tuple[int, ...], batch: Any, loss: LossCall) -> list[Tensor]:
-    """Images that entered the network, in the order in which they may be what a loss is about.
-
-    Those of the call whose output the loss took come first, then those of the batch, before any that the step made,
-    such as a generator's.
+def images_entering(seen: Observation, shape: tuple[int, ...], batch: Any) -> list[Tensor]:
+    """Images that entered the network: those of the batch first, before any that the step made, such as a generator's.
 
     Args:
         seen: What was observed.
         shape: ``(C, H, W)`` of the images.
         batch: The step's batch.
-        loss: One of the observed ones.
     """
-    calls = [call for call in seen.calls if not call.inside]
-    found = [(call, part) for call in calls for _, images in call.images() for part in layouts(images)]
-    fitting = [(call, part) for call, part in found if tuple(part.shape[1:]) == tuple(shape)]
-    ordered = sorted(fitting, key=lambda each: (_output_path(each[0], loss) is None, not _is_in(each[1], batch)))
-    return [part for _, part in ordered]
+    entering = [images for call in seen.calls if not call.inside for _, images in call.images()]
+    fitting = [part for images in entering for part in layouts(images) if tuple(part.shape[1:]) == tuple(shape)]
+    return sorted(fitting, key=lambda part: not _is_in(part, batch))
 
 
 def _check_single(entries: list[tuple[ModuleCall, Path, Tensor]]) -> None:
