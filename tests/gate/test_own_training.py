@@ -207,6 +207,7 @@ def test_a_marked_version_against_an_unmarked_champion(tmp_path, digits):
     assert fitb("check", follows, "--tracking-uri", uri, "--dry-run").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_model_cannot_label_its_own_images(tmp_path, digits, trained):
     """Probed for its own answers (target="predicted"), every model is right: neither images nor setting are taken."""
     uri = new_store(tmp_path / "mlflow.db")
