@@ -144,7 +144,9 @@ class StepReader:
         shape = tuple(self.usage.images.shape[1:])
         for loss in seen.losses:
             target = target_of(loss, batch) if loss.function == self.usage.loss else None
-            for images in () if target is None else images_entering(seen, shape, batch):
+            if target is None:
+                continue
+            for images in images_entering(seen, shape, batch):
                 if len(images) == len(target):
                     return images.float(), self._labels(target)
         raise TypeError(f"the {self.stage} step used no images of the shape {shape} with a target")

@@ -108,6 +108,7 @@ def apart_from_training(trainer: Trainer) -> Iterator[None]:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     model = trainer.strategy.model
+    assert model is not None
     handles = [part._handle for part in FullyShardedDataParallel.fsdp_modules(model)]
     flat = [handle.flat_param for handle in handles if handle is not None]
     # Those of a pass without synchronisation have the whole parameter's size: FSDP leaves them alone by itself

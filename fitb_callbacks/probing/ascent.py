@@ -182,7 +182,8 @@ def _towards(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _size(values: Tensor) -> Tensor:
     """The root of the sum of the squares of each image, shape ``(B,)``."""
-    return torch.linalg.vector_norm(values, dim=(1, 2, 3))
+    norm: Tensor = torch.linalg.vector_norm(values, dim=(1, 2, 3))
+    return norm
 
 
 def _per_image(values: Tensor) -> Tensor:
