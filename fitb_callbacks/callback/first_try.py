@@ -25,6 +25,8 @@ _LONG_ENOUGH = 0.03
 _SHAPING = 1.3
 """What a step of the fill takes, as a share of a masked image's gradient: its updates are shaped like images, too."""
 
+_LEAST_DIFFERENCE = 0.05
+
 _LEAST_BESIDE = 11
 """What an image takes at least beside its masks and its fill, as a multiple of a masked image's gradient: 33 forward
 passes."""
@@ -66,7 +68,7 @@ def checked(
 
     more = _MORE_MASKS[0 if images.device.type == "cpu" else -1]  # to an accelerator a few are as much work as one
     seconds(1)  # a model's first pass is slower
-    masked_image = max(seconds(1 + more) - seconds(1), 0.0) / (more * len(few))
+    masked_image = _difference(seconds(1 + more), seconds(1)) / (more * len(few))
     image = _LEAST_BESIDE * masked_image
     trying = 3 * len(few) * image + (2 + 1 + more) * len(few) * masked_image
     return num_classes, Speeds(masked_image, image, _steps_of_the_fill(probes) * masked_image, trying)
@@ -122,11 +124,16 @@ def tried(
             if beside > _LONG_ENOUGH:
                 break
     for more in _MORE_MASKS:
-        of_masks = max(seconds(few, 1 + more) - beside, 0.0)
+        of_masks = _difference(seconds(few, 1 + more), beside)
         if of_masks > _LONG_ENOUGH:
             break
     masked_image = of_masks / (more * len(few))
     return Speeds(masked_image, beside / len(few), _SHAPING * _steps_of_the_fill(probes) * masked_image)
+
+
+def _difference(longer: float, shorter: float) -> float:
+    """How much longer something took, and a little at least: next to other work, what is longer may end sooner."""
+    return max(longer - shorter, _LEAST_DIFFERENCE * longer)
 
 
 def _steps_of_the_fill(probes: Sequence[FillInBlanks]) -> float:
