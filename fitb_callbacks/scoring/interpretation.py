@@ -196,7 +196,8 @@ def _places(score: Mapping[str, float], spot: Spot | None) -> str:
 def _missing(low: float, num_classes: int, num_images: int, classes_without: int) -> str:
     """What a good word lacks; empty if nothing."""
     if classes_without:
-        return f"{classes_without} of {num_classes} classes have no prototype"
+        has = "has" if classes_without == 1 else "have"
+        return f"{classes_without} of {num_classes} classes {has} no prototype"
     if num_images < max(_FEWEST_IMAGES, _FEWEST_PER_CLASS * num_classes):
         return f"{num_images} probe images are too few for a verdict"
     if low < _MARGIN:
