@@ -40,6 +40,8 @@ _BY_HAND = ("log_softmax", "softmax", *_SIGMOIDS)
 _PROBABILITIES = ("binary_cross_entropy",)
 
 _TOLERANCE = 0.05
+_OTHER_LOGITS = "gives other logits than the step did"
+_IMAGE_DIMENSIONS = 4
 _RANDOM = 3.0  # times as far from the step's logits as from its own, if a model is random
 
 Rerun = Callable[[Any], Any]
@@ -216,6 +218,7 @@ class _Attempt:
     compute: LogitsFn
     simple: bool = False  # model(images)
     compares: bool = True  # the same logits as in the step are to be expected
+    beside_others: LogitsFn | None = None  # the same again, while the rest of the batch is of other images
 
 
 def _attempts(  # noqa: PLR0913 - all that was observed
@@ -238,11 +241,13 @@ def _attempts(  # noqa: PLR0913 - all that was observed
         yield _Attempt(name, images, _of_call(without_labels, path, out), compares=compares)
     if rerun is not None:
         _check_alone(entries, batch)
-        for call, path, images in entries:
-            yield _Attempt("the validation step itself", images, _of_step(call, path, loss, seen, batch, rerun))
         inner = [(call, path, images) for call in seen.calls if call.inside for path, images in call.images()]
-        for call, path, images in inner[:2]:
-            yield _Attempt("the validation step itself", images, _of_step(call, path, loss, seen, batch, rerun))
+        for call, path, images in (*entries, *inner[:2]):
+            compute, beside_others = (
+                _of_step(call, path, loss, seen, rows, rerun, place=_place_in(images, batch))
+                for rows in (batch, map_tensors(_of_other_images, batch))
+            )
+            yield _Attempt("the validation step itself", images, compute, beside_others=beside_others)
 
 
 def _output_path(call: ModuleCall, loss: LossCall) -> Path | None:
@@ -287,14 +292,17 @@ def _of_call(call: ModuleCall, path: Path, out: Path) -> LogitsFn:
     return compute
 
 
+def _of_other_images(_: Path, part: Tensor) -> Tensor:
+    return part.roll(1, dims=0) if part.ndim >= _IMAGE_DIMENSIONS else part
+
+
 def _of_step(  # noqa: PLR0913 - all that was observed
-    call: ModuleCall, path: Path, loss: LossCall, seen: Observation, batch: Any, rerun: Rerun
+    call: ModuleCall, path: Path, loss: LossCall, seen: Observation, batch: Any, rerun: Rerun, *, place: Path | None
 ) -> LogitsFn:
     """Run the step again up to its loss, with other images where they entered the network."""
     batch_size = len(at_path(call.arguments, path))
     same = [each for each in seen.losses if each.function == loss.function]
     number = next(index for index, each in enumerate(same) if each.input is loss.input)
-    place = _place_in(at_path(call.arguments, path), batch)
 
     def compute_in_place(model: nn.Module, images: Tensor) -> Tensor:
         """Put the images into the batch, where the step may make several views of them."""
@@ -335,6 +343,11 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, way: Way, *, com
     """How the model is used if this way works; otherwise why it does not."""
     wanted = _as_logits(loss.input.detach(), loss.function)
     images = attempt.images
+    if attempt.beside_others is not None and compare:
+        others: LogitsFn = lambda model, x: _as_logits(attempt.beside_others(model, x), loss.function)  # type: ignore[misc]  # noqa: E731
+        with preserve_model_state(model):
+            if _problem(model, way(others), images, wanted, compare) == _OTHER_LOGITS:
+                return "what it gives also depends on views of the images that could not be filled in"
     compute: LogitsFn = lambda model, x: _as_logits(attempt.compute(model, x), loss.function)  # noqa: E731
     if not images.is_floating_point():
         images = images.float()
@@ -396,7 +409,7 @@ def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor
         again = compute(model, images.clone())
     if difference <= _RANDOM * float((again.float().reshape(-1) - logits)[finite].abs().max()):  # dropout that stays on
         return None
-    return "gives other logits than the step did"
+    return _OTHER_LOGITS
 
 
 def _differentiable(model: nn.Module, compute: LogitsFn, images: Tensor) -> bool:

@@ -80,6 +80,15 @@ class TwoViews(Plain):
         self.log("val_loss", F.nll_loss(mean.log(), labels))
 
 
+class TwoNormalisedViews(Plain):
+    """The same, of images that only exist within the step: there is no place to put a filled one for both views."""
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = (batch[0] - 0.5) / 0.5, batch[1]
+        mean = (self(images).softmax(dim=1) + self(images.flip(-1)).softmax(dim=1)) / 2
+        self.log("val_loss", F.nll_loss(mean.log(), labels))
+
+
 class Pairs(Base):
     """Whether two images are of one class, by the distance of what one network makes of each."""
 
@@ -163,5 +172,12 @@ def test_pairs_that_enter_one_after_the_other_are_no_classification_of_images():
     pairs = TensorDataset(IMAGES, IMAGES.roll(1, 0), (LABELS.roll(1) == LABELS).float())
     probe, (said,), _ = with_and_without(lambda: (Pairs(outputs=8), loaders(pairs), {}))
     assert "2 images of each item enter the network" in said
+    assert "FillInBlanksCallback(batch_adapter=" in said
+    assert probe.history == []
+
+
+def test_views_of_images_that_only_exist_within_the_step_are_not_half_filled():
+    probe, (said,), _ = with_and_without(lambda: (TwoNormalisedViews(), loaders(), {}))
+    assert "also depends on views of the images that could not be filled in" in said
     assert "FillInBlanksCallback(batch_adapter=" in said
     assert probe.history == []
