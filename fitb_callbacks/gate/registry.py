@@ -460,10 +460,10 @@ class _Check:
         found = self.candidate if self.champion is None else self.champion
         data = None if found.record is None else found.record.data
         if data is None:
-            gone = "its images are gone from the artifacts of its run" if found.record_is_lost else "it recorded none"
+            gone = "recorded some that are gone from its run's artifacts" if found.record_is_lost else "recorded none"
             raise ValueError(
-                "there must be images to probe on: --data, or data in the file of rules; of the training of "
-                f"{found.address}: {gone}"
+                "there must be images to probe on: --data, or data in the file of rules; the training of "
+                f"{found.address} {gone}"
             )
         if found.record is not None and found.record.settings.get("target") == "predicted":
             raise ValueError(
