@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_network import fitted
 from torch import nn
 
 from fitb_callbacks import FillInBlanks
@@ -26,20 +27,6 @@ def marked(images, labels):
     images[torch.arange(len(images)), 0, 0, labels % 8] = 1
     images[torch.arange(len(images)), 0, 1, labels // 8] = 1
     return images
-
-
-def fitted(images, labels, *, seed):
-    torch.manual_seed(seed)
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)), *(nn.Flatten(), nn.Linear(12 * 16, 10))
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(5):
-        for batch in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

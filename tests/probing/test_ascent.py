@@ -104,6 +104,21 @@ def test_the_key_decides_what_is_random(trained, probe_images):
     assert not torch.allclose(first, other)
 
 
+def test_what_comes_out_is_the_mean_over_the_second_half_of_the_steps(trained, probe_images):
+    """Of three steps the last two: it lies half a step from where two steps end."""
+    images, labels = probe_images
+    hidden = torch.zeros(len(images), 1, 8, 8, dtype=torch.bool)
+
+    def update(num_steps: int) -> Tensor:
+        rule = rule_for(images, num_steps=num_steps, weighted=False, contrast=100.0)
+        rule = dataclasses.replace(rule, low=torch.tensor(-99.0), high=torch.tensor(99.0))
+        return rule.find(trained, images, labels, hidden, torch.arange(len(images))).values
+
+    apart = (update(3) - update(2)).square().mean(dim=(1, 2, 3)).sqrt()
+    rule = rule_for(images)
+    torch.testing.assert_close(apart, torch.full_like(apart, rule.step_size * rule.prior.std / 2), rtol=1e-3, atol=0)
+
+
 def test_shaping_makes_smooth_updates_in_the_colours_of_the_images():
     """Of smooth grey images: unshaped updates are rough, and coloured where the network looks at one channel."""
     torch.manual_seed(0)
