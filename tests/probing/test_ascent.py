@@ -225,6 +225,20 @@ def test_a_fill_does_not_depend_on_chunks_but_for_rounding(trained, probe_images
     assert difference < 0.05
 
 
+def test_no_more_images_go_through_the_model_at_once_than_a_chunk_holds(trained, probe_images):
+    images, labels = probe_images
+    sizes: list[int] = []
+
+    def classify(seen: Tensor) -> Tensor:
+        sizes.append(len(seen))
+        return trained(seen)
+
+    low, high = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    inputs = Inputs(classify, images, labels, PatchGrid.for_images(images), low, high, low, num_classes=10)
+    fill_rows(inputs, torch.arange(len(images)), Plan(7), seed=0)
+    assert max(sizes) == 7
+
+
 def test_images_are_filled_by_any_process_as_by_one(trained, probe_images):
     images, labels = (each[:4] for each in probe_images)
     low, high = images.amin().view(1, 1, 1), images.amax().view(1, 1, 1)
