@@ -34,14 +34,19 @@ def _nothing_leaks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     environment, threads = dict(os.environ), set(threading.enumerate())
     yield
+    open_run = None
     if "mlflow" in sys.modules:  # Lightning's logger sets the address of the store for the whole process
         sys.modules["mlflow"].set_tracking_uri(None)
+        open_run = sys.modules["mlflow"].active_run()
+        if open_run is not None:  # the next test could start none
+            sys.modules["mlflow"].end_run()
     changed = {key for key in set(environment) | set(os.environ) if environment.get(key) != os.environ.get(key)}
     # but for pytest's own, and what Lightning and MLflow set by themselves for their subprocesses
     changed = {key for key in changed if not key.startswith(("PYTEST_", "PL_", "MLFLOW_", "_MLFLOW_"))}
     assert not changed, f"environment variables changed: {sorted(changed)}"
     ours = [thread for thread in set(threading.enumerate()) - threads if "fitb" in thread.name]
     assert not ours, f"threads still running: {ours}"
+    assert open_run is None, f"a run of MLflow was left open: {open_run.info.run_name}"
 
 
 @pytest.fixture(scope="session")
