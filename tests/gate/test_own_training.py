@@ -54,6 +54,7 @@ def register(uri, folder, train, validation):
     trainer = quiet_trainer(folder, max_epochs=4, logger=logger, callbacks=[callback])
     module = SmallModule()
     trainer.fit(module, *(DataLoader(TensorDataset(*data), 50) for data in (train, validation)))
+    mlflow.set_experiment(experiment_id=logger.experiment_id)  # another test's may still be the process's own
     with mlflow.start_run(run_id=logger.run_id):
         info = log_exported(module.net.eval(), name="net", registered_model_name=NAME)
     return f"models:/{NAME}/{info.registered_model_version}", logger.run_id
