@@ -187,13 +187,15 @@ def _size(values: Tensor) -> Tensor:
 
 
 def _per_image(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
+    return values.view(-1, 1, 1, 1)
 
 
 def _as_given(images: Tensor, like: Tensor) -> Tensor:
     """Images in the type and in the memory format of others."""
     if (images.dtype, images.stride()) == (like.dtype, like.stride()):
         return images
+    if images.dtype == like.dtype and like.is_contiguous():  # of one channel: the formats differ in name alone
+        return images.as_strided(like.shape, like.stride())
     return torch.empty_like(like).copy_(images)
 
 

@@ -183,8 +183,8 @@ class ImagePrior:
         mixing = None if len(self.mean) == 1 or not colours else self._mixing.to(like.dtype).to(like.device)
 
         def shape(gradient: Tensor, number: int) -> Tensor:
-            gradient = torch.fft.irfft2(torch.fft.rfft2(gradient) * spectra[number], s=self.size)
-            return gradient if mixing is None else torch.einsum("cd,bdhw->bchw", mixing, gradient)
+            gradient = torch.fft.irfft2(torch.fft.rfft2(gradient).mul_(spectra[number]), s=self.size)
+            return gradient if mixing is None else (mixing @ gradient.flatten(2)).view_as(gradient)
 
         return shape
 
