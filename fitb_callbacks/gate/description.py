@@ -21,7 +21,7 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
     """A verdict and its reason, in a line.
 
     Args:
-        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+        verdict: Of `fitb_callbacks.gate.registry_check.RegistryCheck.as_dict`.
 
     Example:
         >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.23, "passed": False}
@@ -36,7 +36,7 @@ def version_tag(verdict: Mapping[str, Any]) -> str:
     """The same for a tag, whose first word can be searched for.
 
     Args:
-        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+        verdict: Of `fitb_callbacks.gate.registry_check.RegistryCheck.as_dict`.
 
     Example:
         >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.73, "passed": True}
@@ -101,7 +101,7 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
     """What a version's page says of its check, as Markdown.
 
     Args:
-        verdict: Of `fitb_callbacks.gate.registry.RegistryCheck.as_dict`.
+        verdict: Of `fitb_callbacks.gate.registry_check.RegistryCheck.as_dict`.
         said: What the scores say in words, of `fitb_callbacks.scoring.interpretation.interpret`.
         evidence: Address of the evidence.
 

@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fitb_callbacks.data.selection import ImageSelection
 from fitb_callbacks.data.sources import ImageSet, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
-from fitb_callbacks.gate.description import version_description, version_tag
-from fitb_callbacks.gate.evidence import (
-    evidence_digest,
-    previous_digest,
-    provenance,
-    signature,
-    write_evidence,
-)
+from fitb_callbacks.gate.evidence import provenance
+from fitb_callbacks.gate.finding import Found, find, find_champion, is_address
 from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.own_training import OwnTraining, evidence_against, outcomes_on_own_images
+from fitb_callbacks.gate.recording import Recorder
+from fitb_callbacks.gate.registry_check import (
+    CouldNotCheckError,
+    Loading,
+    Promotion,
+    RegistryCheck,
+    TrainingScores,
+    Waiver,
+)
 from fitb_callbacks.gate.rules import RED_IN_TRAINING, Rules, default_rules
 from fitb_callbacks.gate.verdict import ModelCheck, Outcome
 from fitb_callbacks.integrations.probe_manifest import TrainingRecord, images_digest
 from fitb_callbacks.models.checkpoints import load_checkpoint
-from fitb_callbacks.models.logits import LogitsFn, label_by_label
+from fitb_callbacks.models.logits import label_by_label
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.scoring.catalogue import METRICS
 from fitb_callbacks.scoring.judges import StreamedJudge
 from fitb_callbacks.scoring.judges.trusted import open_judge
 from fitb_callbacks.utils.distributed import check_same
-from fitb_callbacks.utils.imports import import_from_string
-from fitb_callbacks.utils.messages import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from fitb_callbacks.integrations.mlflow.loading import LoadedModel
-    from fitb_callbacks.integrations.mlflow.lookup import RegistryModel
 
 __all__ = [
     "CouldNotCheckError",
@@ -54,164 +52,7 @@ __all__ = [
     "check_registered",
 ]
 
-_CHAMPION = "champion"
-
 _IMAGES_PER_CLASS = 10
-
-_NOTHING = "nothing was"  # written, in a sentence
-
-
-class CouldNotCheckError(Exception):
-    """There is no verdict, or it could not be recorded: the server is away, for example."""
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How models are loaded.
-
-    Attributes:
-        class_path: A checkpoint's class, as ``package.module:Class``.
-        allow_pickle: Whether a model may be a pickle. Loading one runs whatever code is in it.
-        logits: Function of a model and images ``(B, C, H, W)`` that returns the logits ``(B, classes)``, as
-            ``package.module:function``; None where the probe finds them by itself.
-        device: Where models run, as torch names it.
-    """
-
-    class_path: str | None = None
-    allow_pickle: bool = False
-    logits: str | None = None
-    device: str = "cpu"
-
-    @property
-    def logits_fn(self) -> LogitsFn | None:
-        """The function itself."""
-        if self.logits is None:
-            return None
-        function: LogitsFn = import_from_string(self.logits, argument="--logits")
-        return function
-
-
-@dataclass(frozen=True)
-class Waiver:
-    """A person's decision to let a refused model through.
-
-    Attributes:
-        name: Who decided.
-        reason: Why.
-    """
-
-    name: str
-    reason: str
-
-    def __post_init__(self) -> None:
-        for key in ("name", "reason"):
-            if not getattr(self, key).strip():
-                raise ValueError(f"a waiver must have a {key}: --waive NAME --reason TEXT")
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What to do with a model that passes.
-
-    Attributes:
-        alias: Alias that shall point to its version; None for none.
-        waiver: Lets a refused model through, too.
-        dry_run: Whether to write nothing.
-    """
-
-    alias: str | None = None
-    waiver: Waiver | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        alias = self.alias
-        if alias is not None and (
-            not re.fullmatch(r"[\w\-]{1,255}", alias) or alias == "latest" or re.fullmatch(r"[vV]\d+", alias)
-        ):
-            raise ValueError(
-                f"an alias must be of letters, digits, _ and -, and neither 'latest' nor like 'v1'; got {alias!r}"
-            )
-
-
-@dataclass(frozen=True)
-class TrainingScores:
-    """What the callback found in training.
-
-    Attributes:
-        scores: Score to value, those that can be compared with the check's; empty if none can.
-        differs: Why they cannot be compared, empty if they can.
-    """
-
-    scores: Mapping[str, float]
-    differs: str
-
-
-@dataclass(frozen=True, eq=False)
-class RegistryCheck:
-    """The verdict on a registered model, and where it is recorded.
-
-    Attributes:
-        model: Address of the model, with its version.
-        champion: Address of the champion's version; None without one.
-        check: The verdict.
-        data: Where the images are from.
-        judge: Who judged the prototypes, in words; None if nobody did.
-        training: What training saw; None if its run has no record of a probe.
-        own_training: What the candidate's training run has to say against it; None if it has no such run.
-        skipped: Rules that could not be applied, since there is no champion yet.
-        provenance: On what and by whom it was checked; see `fitb_callbacks.gate.evidence.provenance`.
-        waiver: Who let a refused model through; None if nobody did.
-        run_id: The MLflow run that holds the evidence; None if nothing was written.
-        page: Where the server's pages show that run; None likewise.
-        digest: SHA-256 of the evidence's ``SHA256SUMS``; None likewise.
-        promoted: Alias that was moved (in a dry run: that would have been); None if it was not.
-        promoted_from: Version that it pointed to before; None if there was none.
-    """
-
-    model: str
-    champion: str | None
-    check: ModelCheck
-    data: str = ""
-    judge: str | None = None
-    training: TrainingScores | None = None
-    own_training: OwnTraining | None = None
-    skipped: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    waiver: Waiver | None = None
-    run_id: str | None = None
-    page: str | None = None
-    digest: str | None = None
-    promoted: str | None = None
-    promoted_from: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the model is let through: every rule passes, or someone waived them."""
-        return self.verdict in ("passed", "waived")
-
-    @property
-    def verdict(self) -> str:
-        """In a word: "passed", "refused", "open" if these images cannot tell, or "waived"."""
-        return "waived" if self.waiver is not None and not self.check.passed else self.check.verdict
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON types."""
-        return {
-            "model": self.model,
-            "champion": self.champion,
-            **self.check.as_dict(),
-            "verdict": self.verdict,
-            "skipped": list(self.skipped),
-            "judge": self.judge,
-            "training": None if self.training is None else dataclasses.asdict(self.training),
-            "own_training": None if self.own_training is None else dataclasses.asdict(self.own_training),
-            "waiver": None if self.waiver is None else dataclasses.asdict(self.waiver),
-            "provenance": dict(self.provenance),
-            "run_id": self.run_id,
-            "digest": self.digest,
-            "promoted": self.promoted,
-            "promoted_from": self.promoted_from,
-        }
 
 
 def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and who wants to know
@@ -255,14 +96,14 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
         CouldNotCheckError: If the server is away, or the verdict cannot be recorded.
     """
     _check_arguments(model, rules, promotion)
-    remote = any(_is_address(address) for address in (model, rules.champion or ""))
+    remote = any(is_address(address) for address in (model, rules.champion or ""))
     try:
         with _client(tracking_uri) if remote else nullcontext() as client:
             on_step("Looking up the model")
-            candidate = _find(client, model)
+            candidate = find(client, model)
             if promotion.alias is not None and (candidate.registered is None or candidate.registered.name is None):
                 raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
-            champion, holder = _find_champion(client, candidate, rules, promotion)
+            champion, holder = find_champion(client, candidate, rules, promotion)
             check_same("the models", (candidate.address, champion and champion.address), share[1])
             applied, skipped = _applicable(rules, champion)
             by_default = not rules.rules
@@ -270,21 +111,9 @@ def check_registered(  # noqa: PLR0913 - what, by which rules, how, where, and w
             checked = dataclasses.replace(checked, skipped=skipped, waiver=promotion.waiver)
             if client is None or candidate.registered is None or share[0] > 0:
                 return checked
-            return _Recorder(client, candidate.registered, promotion, holder, on_step).write(checked)
+            return Recorder(client, candidate.registered, promotion, holder, on_step).write(checked)
     except ConnectionError as error:
         raise CouldNotCheckError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A model that was found, and is not loaded yet."""
-
-    address: str
-    registered: RegistryModel | None = None
-    record: TrainingRecord | None = None
-    red: str = ""  # the last verdict of the training run, if it is red
-    training_scores: Mapping[str, float] = field(default_factory=dict)
-    record_is_lost: bool = False  # the training run has scores of the callback, and nothing that it stored beside them
 
 
 def _check_arguments(model: str, rules: Rules, promotion: Promotion) -> None:
@@ -298,10 +127,6 @@ def _check_arguments(model: str, rules: Rules, promotion: Promotion) -> None:
         raise ValueError(f"--promote goes with a version of a registered model; {model} is none")
 
 
-def _is_address(text: str) -> bool:
-    return text.startswith(("models:", "runs:"))
-
-
 def _client(tracking_uri: str | None) -> AbstractContextManager[MlflowClient]:
     from fitb_callbacks.integrations.mlflow.client import connected
 
@@ -309,53 +134,7 @@ def _client(tracking_uri: str | None) -> AbstractContextManager[MlflowClient]:
     return client
 
 
-def _find(client: MlflowClient | None, address: str, *, same_name_as: _Found | None = None) -> _Found:
-    if Path(address).is_file():
-        return _Found(address)
-    registered = None if same_name_as is None else same_name_as.registered
-    if client is None or not (_is_address(address) or registered is not None):
-        raise ValueError(
-            f"there is no file {address}; a registered model is models:/NAME/VERSION or models:/NAME@ALIAS"
-        )
-    from fitb_callbacks.integrations.mlflow.lookup import find_model
-    from fitb_callbacks.integrations.mlflow.training_run import (
-        has_probe_scores,
-        red_verdict,
-        training_record,
-        training_scores,
-    )
-
-    found = find_model(client, address, same_name_as=registered)
-    record = training_record(client, found)
-    red = red_verdict(client, found)
-    if record is None:
-        return _Found(found.address, found, red=red, record_is_lost=has_probe_scores(client, found))
-    return _Found(found.address, found, record, red, training_scores(client, found))
-
-
-def _find_champion(
-    client: MlflowClient | None, candidate: _Found, rules: Rules, promotion: Promotion
-) -> tuple[_Found | None, str | None]:
-    """The champion, and the version that the alias to be moved points to; None for each where there is none."""
-    registered, alias, named = candidate.registered, promotion.alias, rules.champion
-    if client is None or registered is None or registered.name is None:
-        return None if named is None else _find(client, named, same_name_as=candidate), None
-    from fitb_callbacks.integrations.mlflow.registry import alias_holder
-
-    holder = None if alias is None else alias_holder(client, registered.name, alias)
-    if named is None:
-        version = holder or alias_holder(client, registered.name, _CHAMPION)
-        named = None if version in (None, registered.version) else version
-    elif named == alias and holder is None:
-        named = None  # the first version
-    champion = None if named is None else _find(client, named, same_name_as=candidate)
-    if champion is not None and alias is not None and rules.champion == alias:
-        moved = champion.address != f"models:/{registered.name}/{holder}"
-        holder = champion.registered.version if moved and champion.registered is not None else holder
-    return champion, holder
-
-
-def _applicable(rules: Rules, champion: _Found | None) -> tuple[Rules, tuple[str, ...]]:
+def _applicable(rules: Rules, champion: Found | None) -> tuple[Rules, tuple[str, ...]]:
     """The rules that can be applied, and those that cannot, since there is no champion yet."""
     if not rules.rules:
         chosen = default_rules(champion=champion is not None, trusted=rules.trusted is not None)
@@ -375,8 +154,8 @@ def _applicable(rules: Rules, champion: _Found | None) -> tuple[Rules, tuple[str
 class _Check:
     """The part of a check that reads and decides, and writes nothing."""
 
-    candidate: _Found
-    champion: _Found | None
+    candidate: Found
+    champion: Found | None
     rules: Rules
     by_default: bool  # whether nobody has written rules
     loading: Loading
@@ -442,7 +221,7 @@ class _Check:
             raise ValueError(f"the champion's training run stored settings unknown here: {', '.join(unknown)}")
         return FillInBlanks(**{**stored, "target": "label", **self.rules.settings})
 
-    def _load(self, found: _Found) -> LoadedModel:
+    def _load(self, found: Found) -> LoadedModel:
         from fitb_callbacks.integrations.mlflow.loading import LoadedModel, files_digest, load_model
 
         class_path, allow_pickle = self.loading.class_path, self.loading.allow_pickle
@@ -540,95 +319,3 @@ class _Check:
             return TrainingScores({}, "training probed other images")
         same = [name for name in result.metrics if name in found and not METRICS[name].needs_judge]
         return TrainingScores({name: found[name] for name in same}, "")
-
-
-@dataclass
-class _Recorder:
-    """Writes the evidence, then the version's tag, then the alias, and knows what is written."""
-
-    client: MlflowClient
-    model: RegistryModel
-    promotion: Promotion
-    holder: str | None
-    on_step: Callable[[str], None]
-    written: str = _NOTHING
-
-    def write(self, checked: RegistryCheck) -> RegistryCheck:
-        """Write everything that the verdict asks for; nothing in a dry run."""
-        alias = self.promotion.alias if checked.passed else None
-        if self.promotion.dry_run:
-            return dataclasses.replace(checked, promoted=alias, promoted_from=None if alias is None else self.holder)
-        try:
-            checked = self._evidence(checked)
-            self.on_step("Tagging the model")
-            self._publish(checked)
-            self.written = f"run {checked.run_id} and the version's tag were"
-            return checked if alias is None else self._promoted(checked, alias)
-        except (Exception, KeyboardInterrupt) as error:  # of the server, of the store of its artifacts, or of someone
-            if isinstance(error, ValueError) and self.written == _NOTHING:  # it says itself what is wrong
-                raise
-            failed = f"the verdict ({checked.verdict}) could not be recorded"
-            if isinstance(error, self._registry().AliasMovedError):
-                failed = f"the verdict ({checked.verdict}) was recorded, but the alias was not moved"
-            left = f"{failed}, {self.written} written"
-            if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(left) from error
-            raise CouldNotCheckError(f"{left}: {one_line(error)}") from error
-
-    def _registry(self) -> Any:
-        from fitb_callbacks.integrations.mlflow import registry
-
-        return registry
-
-    def _evidence(self, checked: RegistryCheck) -> RegistryCheck:
-        """The run that holds what the verdict rests on."""
-        self.on_step("Recording the evidence")
-        registry = self._registry()
-        previous = previous_digest(self.client, self.model, checked.champion)
-        user = registry.server_user(self.client)
-        checked = dataclasses.replace(
-            checked, provenance={**checked.provenance, "server_user": user, "previous_digest": previous}
-        )
-        with (
-            registry.run_of_check(self.client, self.model) as run_id,
-            tempfile.TemporaryDirectory(prefix="fitb-check-") as folder,
-        ):
-            self.written = f"part of run {run_id} was"
-            pictures = write_evidence(checked.check, checked.as_dict(), Path(folder))
-            digest = evidence_digest(Path(folder))
-            registry.record(
-                self.client,
-                self.model,
-                run_id,
-                scores=checked.check.scores,
-                champion_scores=checked.check.champion_scores or {},
-                evidence=Path(folder),
-                pictures=pictures,
-                tags={"digest": digest, **_signed(digest), "verdict": checked.verdict},
-            )
-        self.written = f"run {run_id} was"
-        page = registry.run_page(self.client, run_id)
-        return dataclasses.replace(checked, run_id=run_id, page=page, digest=digest)
-
-    def _publish(self, checked: RegistryCheck) -> None:
-        """Say on the version's page what the verdict is, and why."""
-        from fitb_callbacks.integrations.mlflow.description import ARTIFACTS
-
-        said, verdict = checked.check.candidate.interpretation(checked.judge), checked.as_dict()
-        text = version_description(verdict, said, evidence=f"{ARTIFACTS}/report.html")
-        self._registry().publish(self.client, self.model, str(checked.run_id), verdict=version_tag(verdict), text=text)
-
-    def _promoted(self, checked: RegistryCheck, alias: str) -> RegistryCheck:
-        """Move the alias, and note it afterwards."""
-        self.on_step("Moving the alias")
-        registry, name, version = self._registry(), str(self.model.name), str(self.model.version)
-        registry.move_alias(self.client, name, alias, version=version, expected=self.holder)
-        self.written = f"run {checked.run_id}, the version's tag and the alias {alias} were"
-        if self.holder != version:
-            registry.note_promotion(self.client, name, version, alias, before=self.holder)
-        return dataclasses.replace(checked, promoted=alias, promoted_from=self.holder)
-
-
-def _signed(digest: str) -> dict[str, str]:
-    signed = signature(digest)
-    return {} if signed is None else {"signature": signed}
