@@ -13,20 +13,14 @@ from torch import Tensor
 
 from fitb_callbacks.data.batches import BatchAdapter, read_batch
 from fitb_callbacks.models.logits import LogitsFn
-from fitb_callbacks.models.observation import Observation, Observer, can_observe
-from fitb_callbacks.models.usage import (
+from fitb_callbacks.models.losses import (
     NotAClassifierError,
-    Usage,
-    Way,
-    as_multi_label,
-    find_inputs,
-    find_usage,
-    images_entering,
+    images_and_targets,
     labels_from,
-    same_way,
     takes_independent_labels,
-    target_of,
 )
+from fitb_callbacks.models.observation import Observation, Observer, can_observe
+from fitb_callbacks.models.usage import Usage, Way, as_multi_label, find_inputs, find_usage, same_way
 from fitb_callbacks.utils.messages import describe
 from fitb_callbacks.utils.nested import Path, at_path, in_words, tensors_in
 
@@ -81,7 +75,7 @@ class StepReader:
         settled = self._adapter is not None and self._given_logits_fn is not None
         if not settled and (not self.understood or self.watches) and can_observe(pl_module):
             self._observer = Observer(pl_module)
-            self._observer.start()
+            self._observer.start(batch)
 
     def end(self) -> Observation | None:
         """After a step, or an error in it: stop watching; returns what was seen, if it was watched."""
@@ -93,7 +87,7 @@ class StepReader:
         pl_module: LightningModule,
         batch: Any,
         seen: Observation | None,
-        image_shape: tuple[int, ...] | None = None,
+        known: tuple[tuple[int, ...], int] | None = None,
         way: Way = same_way,
     ) -> None:
         """Learn from the first step how the later ones are read.
@@ -102,7 +96,7 @@ class StepReader:
             pl_module: The model.
             batch: The step's batch.
             seen: What was observed of it.
-            image_shape: ``(C, H, W)``, if another stage's steps have told how the model is used.
+            known: ``(C, H, W)`` and the number of classes, if another stage's steps have told how the model is used.
             way: How the model must be called.
 
         Raises:
@@ -111,8 +105,8 @@ class StepReader:
         self.silent = seen is not None and not seen.calls and not seen.losses
         if seen is not None and not self.silent:
             try:
-                if image_shape is not None:
-                    self.usage = find_inputs(seen, image_shape, batch)
+                if known is not None:
+                    self.usage = find_inputs(seen, known[0], batch, known[1])
                 else:
                     with muted(pl_module):
                         self.usage = find_usage(pl_module, seen, batch, self._rerun(pl_module), way)
@@ -141,15 +135,11 @@ class StepReader:
     def _read_seen(self, batch: Any, seen: Observation | None) -> tuple[Tensor, Tensor]:
         if seen is None or self.usage is None:
             raise TypeError("the step was not watched")
-        shape = tuple(self.usage.images.shape[1:])
-        for loss in seen.losses:
-            target = target_of(loss, batch) if loss.function == self.usage.loss else None
-            if target is None:
-                continue
-            for images in images_entering(seen, shape, batch):
-                if len(images) == len(target):
-                    return images.float(), self._labels(target)
-        raise TypeError(f"the {self.stage} step used no images of the shape {shape} with a target")
+        usage = self.usage
+        images, targets = images_and_targets(
+            seen, batch, shape=tuple(usage.images.shape[1:]), loss=usage.loss, num_classes=usage.num_classes
+        )
+        return images.float(), self._labels(targets)
 
     def _labels(self, targets: Tensor) -> Tensor:
         if self.usage is not None and self._are_independent(targets, self.usage):

@@ -26,6 +26,7 @@ from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.models.observation import Observation
 from fitb_callbacks.models.volumes import folded
 from fitb_callbacks.probing.probe import FillInBlanks
+from fitb_callbacks.utils.distributed import all_reduce_max
 from fitb_callbacks.utils.messages import one_line
 from fitb_callbacks.utils.rng import isolate_rng
 
@@ -40,9 +41,14 @@ ADVICE = (
     "logits_fn=lambda module, images: logits)"
 )
 
+_NO_JUDGE = ". So no judge learns from it; FillInBlanksCallback(reference=(images, labels)) gives it some to learn from"
+
 _LOOK_SECONDS = 0.1
 _LOOK_BATCHES = 3
 """What a first look takes at most: so many seconds, and what so many training batches take."""
+
+_AGREED_BATCHES = 128
+"""Several processes agree at least this often on whether there is time, as they do at batches 1, 2, 4 and so on."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class RunSteps:
         self._given_taken = False
         self._image_shape: tuple[int, ...] | None = None
         self._training_batches = 0
+        self._time_is_there = not budget.is_strict
+        self._asks_on = False
         self.checked = False
         """Whether a step has gone through everything once."""
         self.postponed = ""
@@ -126,33 +134,45 @@ class RunSteps:
     # --- what is wanted --------------------------------------------------------------------------------------------
 
     def wants_training_batch(self, trainer: Trainer) -> bool:
-        """Whether anything is wanted of a training batch: class means, probe images."""
+        """Whether anything is wanted of a training batch: class means, probe images. Every process must call this."""
         self._training_batches += 1
-        if not self._has_time(trainer):
-            return False
         wants_images = self._images.images is None and not validates_in_this_epoch(trainer)
-        return wants_images or not self.checked or self._run_judge.wants_batches(trainer.current_epoch)
+        wanted = wants_images or not self.checked or self._run_judge.wants_batches(trainer.current_epoch)
+        if self._budget.is_strict and (trainer.world_size == 1 or self._processes_agree_now):
+            *clock, wanted_by_any = all_reduce_max([*self._budget.clock(), float(wanted)], trainer.world_size)
+            self._find_time((clock[0], clock[1]))
+            self._asks_on = self._time_is_there and wanted_by_any > 0
+        return wanted and self._time_is_there
 
     def wants_evaluation_batch(self, trainer: Trainer, dataloader_idx: int) -> bool:
         """Whether anything is wanted of a validation or test batch: how the model is used, probe images."""
         wanted = not self.checked or self._images.images is None or self._images.wants_to_look
         if dataloader_idx != self._loader_looked_at(trainer) or not (wanted or _is_first_batch(trainer)):
             return False
-        return self.checked or self._has_time(trainer)
+        if not self.checked and stage_of(trainer) == "fit" and self._budget.is_strict and trainer.world_size == 1:
+            self._find_time(self._budget.clock())
+        return self.checked or self._time_is_there or stage_of(trainer) != "fit"
 
-    def _has_time(self, trainer: Trainer) -> bool:
-        """Whether a share of the time that was given has room for a first look, or for more of the judge's learning.
+    @property
+    def _processes_agree_now(self) -> bool:
+        """Whether processes agree, at this training batch, on whether there is time: often while that is used.
 
-        With several processes, which must do the same, and apart from a training it always has.
+        In a validation they cannot, as each may have another number of batches; what they agreed on last holds there.
         """
-        if trainer.world_size > 1 or stage_of(trainer) != "fit":
-            return True
-        seconds = self._budget.seconds_so_far / max(self._training_batches, 1)
+        number = self._training_batches
+        return self._asks_on or number % _AGREED_BATCHES == 0 or number & (number - 1) == 0
+
+    def _find_time(self, clock: tuple[float, float]) -> None:
+        """Find out whether a share of the time that was given has room for a first look, or for more of the judge.
+
+        Args:
+            clock: Of the budget, the same on every process.
+        """
+        seconds = clock[0] / max(self._training_batches, 1)
         look = 0.0 if self.checked else _LOOK_SECONDS + _LOOK_BATCHES * seconds
-        has_time = self._budget.affords(look)
-        late = not has_time and not self.checked
+        self._time_is_there = self._budget.affords(look, clock)
+        late = not self._time_is_there and not self.checked
         self.postponed = self._budget.why_waiting(look, "a first look at the model") if late else ""
-        return has_time
 
     @property
     def probes(self) -> list[FillInBlanks]:
@@ -211,13 +231,14 @@ class RunSteps:
         try:
             with as_in_the_run(trainer, pl_module), isolate_rng():
                 way = lambda logits_fn: through_the_root(trainer, logits_fn) or logits_fn  # noqa: E731
-                reader.understand(pl_module, batch, seen, self._image_shape, way)
+                known = None if self._image_shape is None else (self._image_shape, self.num_classes)
+                reader.understand(pl_module, batch, seen, known, way)
             if not reader.watches:
                 reader.read(batch)
         except TypeError as error:
-            if self.checked:  # the validation serves for everything but the class means
+            if self.checked:  # the validation serves for everything but the judge
                 self._run_judge.give_up()
-                raise
+                raise TypeError(f"{error}{_NO_JUDGE if reader.stage == 'training' else ''}") from error
             self._errors.switch_off(f"{error}. The batch is {reader.batch_words}. {ADVICE}")
             return
         for note in () if reader.usage is None else reader.usage.notes:

@@ -194,16 +194,24 @@ class TimeBudget:
         """Seconds that a probe may take now; None for any."""
         return None if self._share is None else max(0.0, self._share * self._training - self._spent)
 
-    def affords(self, seconds: float) -> bool:
-        """Whether a given share has room, on this process and now, for something beside the probes; else always."""
-        if self._share is None or self.max_overhead == "auto":
-            return True
-        return seconds < self._share * self.seconds_so_far - self._spent - self._aside
-
     @property
-    def seconds_so_far(self) -> float:
-        """What the training has taken until now, on this process."""
-        return self._training + (0.0 if self._last is None else time.perf_counter() - self._last)
+    def is_strict(self) -> bool:
+        """Whether a share was given, which has to pay for everything."""
+        return self._share is not None and self.max_overhead != "auto"
+
+    def clock(self) -> tuple[float, float]:
+        """Seconds that the training has taken on this process, and those in `aside` since the last `take_aside`."""
+        return self._training + (0.0 if self._last is None else time.perf_counter() - self._last), self._aside
+
+    def affords(self, seconds: float, clock: tuple[float, float]) -> bool:
+        """Whether a given share has room for something beside the probes; always if none was given.
+
+        Args:
+            seconds: What it takes.
+            clock: Of this process, or of the slowest one.
+        """
+        so_far, aside = clock
+        return not self.is_strict or seconds < (self._share or 0.0) * so_far - self._spent - aside
 
     # --- the decisions ---------------------------------------------------------------------------------------------
 

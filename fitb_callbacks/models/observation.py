@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fitb_callbacks.models.origins import GENERATED, Origin, Origins
 from fitb_callbacks.utils.nested import Path, map_tensors, tensors_in
 
 __all__ = ["CHOICE", "LossCall", "ModuleCall", "Observation", "Observer", "can_observe", "stop_at_loss"]
@@ -46,7 +47,8 @@ _CHOICES: tuple[Any, ...] = (torch.argmax, Tensor.argmax, torch.max, Tensor.max)
 _COMPARISONS: tuple[Any, ...] = (torch.eq, Tensor.eq, Tensor.__eq__)
 _WITH_A_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 _MOST_CALLS = 64
-_MOST_COPIES = 4
+_MOST_COPIES = {False: 4, True: 2}
+"""Images that are copied: of the step's own calls, and of those inside the model's forward."""
 
 
 @dataclass
@@ -58,15 +60,19 @@ class ModuleCall:
         arguments: ``(args, kwargs)`` as they went in; images are copies, so that no in-place operation changes them.
         output: What it returned, without tensors of more than 2 dimensions.
         inside: Whether the watched module's own ``forward`` made the call.
+        number: Of the calls of the step, from 0.
+        entries: The images that entered: the shape of each, and where it came from, by their paths.
     """
 
     name: str
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     output: Any
     inside: bool
+    number: int = 0
+    entries: dict[Path, tuple[tuple[int, ...], Origin]] = field(default_factory=dict)
 
     def images(self) -> list[tuple[Path, Tensor]]:
-        """Tensors of 4 or 5 dimensions among the arguments, each with its path."""
+        """Tensors of 4 or 5 dimensions among the arguments, as far as they were copied, each with its path."""
         return [(path, tensor) for path, tensor in tensors_in(self.arguments) if tensor.ndim in (4, 5)]
 
 
@@ -75,11 +81,20 @@ class LossCall:
     """A call of one of torch's losses, or of a softmax or sigmoid, for losses written by hand (``target`` is None).
 
     Or the choice of the largest logit, whose target is what it was compared with, if that was seen.
+
+    Attributes:
+        function: Its name.
+        input: What is compared.
+        target: What it is compared with, if that was seen.
+        input_origin: Where the input came from.
+        target_origin: Where the target came from.
     """
 
     function: str
     input: Tensor
     target: Tensor | None
+    input_origin: Origin = frozenset()
+    target_origin: Origin = frozenset()
 
 
 @dataclass
@@ -89,6 +104,8 @@ class Observation:
     calls: list[ModuleCall] = field(default_factory=list)
     losses: list[LossCall] = field(default_factory=list)
     training: bool = False
+    followed: bool = False
+    """Whether each function was seen, so that origins are known."""
 
 
 def can_observe(model: nn.Module) -> bool:
@@ -138,14 +155,17 @@ class Observer:
         self._handles: list[Any] = []
         self._losses: _Losses | _PatchedLosses | None = None
         self._compiled: list[tuple[nn.Module, Any]] = []
-        self._open: list[tuple[str, Any]] = []
-        self._copies = 0
+        self._open: list[tuple[str, ModuleCall | None]] = []
+        self._copies = {False: 0, True: 0}
+        self._number = 0
         self._seen = Observation()
         self._own_forward: Any = None
+        self._origins = Origins(None)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._seen, self._copies = Observation(training=self._model.training), 0
+    def start(self, batch: Any = None) -> None:
+        """Begin to watch a step of a batch."""
+        self._seen, self._origins = Observation(training=self._model.training), Origins(batch)
+        self._copies, self._number = {False: 0, True: 0}, 0
         self._own_forward = vars(self._model).get("forward")
         closed = _closed_parts(self._model, training=self._model.training)
         for name, module in self._model.named_modules():
@@ -156,7 +176,8 @@ class Observer:
                 before, after = self._before(name), self._after(name)
                 self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
                 self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        self._losses = _PatchedLosses(self._seen.losses) if closed else _Losses(self._seen.losses)
+        self._seen.followed = not closed
+        self._losses = (_PatchedLosses if closed else _Losses)(self._seen.losses, self._origins)
         self._losses.__enter__()
 
     def stop(self) -> Observation:
@@ -169,6 +190,7 @@ class Observer:
         for module, call in self._compiled:
             module._compiled_call_impl = call
         self._handles, self._open, self._compiled = [], [], []
+        self._origins = Origins(None)
         seen, self._seen = self._seen, Observation()
         return seen
 
@@ -194,19 +216,30 @@ class Observer:
             if not name and vars(module).get("forward") is not self._own_forward:
                 # The step itself: where a wrapper such as DDP's must see it, Lightning puts it in forward's place
                 return
-            self._open.append((name, self._copied((args, kwargs)) if self._recorded() else None))
+            self._open.append((name, self._begun(name, (args, kwargs)) if self._recorded() else None))
 
         return hook
+
+    def _begun(self, name: str, arguments: Any) -> ModuleCall:
+        call = ModuleCall(name, arguments, None, inside=bool(self._open), number=self._number)
+        if not call.inside:
+            self._number += 1
+            call.entries = {
+                path: (tuple(image.shape), self._origins.enter(image, call.number)) for path, image in call.images()
+            }
+        call.arguments = self._copied(arguments, inside=call.inside)
+        return call
 
     def _after(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if not self._open or self._open[-1][0] != name:  # the call began before the watch did
                 return
-            _, arguments = self._open.pop()
-            if arguments is not None:
+            _, call = self._open.pop()
+            self._origins.leave(module, (args, kwargs), output)
+            if call is not None:
                 # Feature maps are not held, as they may be large
-                small = map_tensors(lambda _, tensor: tensor if tensor.ndim <= 2 else None, output)
-                self._seen.calls.append(ModuleCall(name, arguments, small, inside=bool(self._open)))
+                call.output = map_tensors(lambda _, tensor: tensor if tensor.ndim <= 2 else None, output)
+                self._seen.calls.append(call)
 
         return hook
 
@@ -215,33 +248,36 @@ class Observer:
         open_names = [name for name, _ in self._open]
         return open_names in ([], [""]) and len(self._seen.calls) < _MOST_CALLS
 
-    def _copied(self, arguments: Any) -> Any:
-        """The arguments with copies of the first images among them, and no other feature maps."""
+    def _copied(self, arguments: Any, *, inside: bool) -> Any:
+        """The arguments with copies of the first images among them, but for generated ones; no other feature maps."""
 
         def copy(_: Path, tensor: Tensor) -> Tensor | None:
             if tensor.ndim not in (4, 5):
                 return tensor
-            self._copies += 1
+            if GENERATED in self._origins.of(tensor) or self._copies[inside] >= _MOST_COPIES[inside]:
+                return None
+            self._copies[inside] += 1
             with torch.no_grad():
-                return tensor.detach().clone() if self._copies <= _MOST_COPIES else None
+                return tensor.detach().clone()
 
         return map_tensors(copy, arguments)
 
 
 class _Losses(TorchFunctionMode):
-    """Note the calls of losses."""
+    """Note the calls of losses, and where the results of all functions come from."""
 
-    def __init__(self, found: list[LossCall]) -> None:
+    def __init__(self, found: list[LossCall], origins: Origins) -> None:
         super().__init__()
-        self._found = found
+        self._found, self._origins = found, origins
         self._chosen: Any = None  # where the largest logits were, when last asked
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        _note(self._found, func, args, kwargs)
+        _note(self._found, func, args, kwargs, self._origins)
         result = func(*args, **kwargs)
+        self._origins.follow((*args, *kwargs.values()), result)
         if func in _CHOICES:
             self._chosen = result[1] if isinstance(result, tuple) else result
         elif func in _COMPARISONS:
@@ -255,14 +291,15 @@ class _Losses(TorchFunctionMode):
             return
         at = max((at for at, each in enumerate(self._found) if each.function == CHOICE), default=None)
         if at is not None and self._found[at].target is None:
-            self._found[at] = replace(self._found[at], target=others[0])
+            origin = self._origins.of(others[0])
+            self._found[at] = replace(self._found[at], target=others[0], target_origin=origin)
 
 
 class _PatchedLosses:
     """The same by other functions in the place of torch.nn.functional's, which parts of a model cannot notice."""
 
-    def __init__(self, found: list[LossCall]) -> None:
-        self._found = found
+    def __init__(self, found: list[LossCall], origins: Origins) -> None:
+        self._found, self._origins = found, origins
         watched: list[Any] = [*_LOSSES, *_SOFT]
         own = [func for func in watched if hasattr(F, func.__name__)]
         self._own = {func.__name__: func for func in own if getattr(F, func.__name__) is func}
@@ -279,7 +316,7 @@ class _PatchedLosses:
         @functools.wraps(func)
         def noting(*args: Any, **kwargs: Any) -> Any:
             if not torch.compiler.is_compiling():
-                _note(self._found, func, args, kwargs)
+                _note(self._found, func, args, kwargs, self._origins)
             return func(*args, **kwargs)
 
         return noting
@@ -292,13 +329,13 @@ def _name_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str |
     return _LOSSES.get(func) or _SOFT.get(func)
 
 
-def _note(found: list[LossCall], func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+def _note(found: list[LossCall], func: Any, args: Sequence[Any], kwargs: dict[str, Any], origins: Origins) -> None:
     name = _name_of(func, args, kwargs)
     if name is not None and len(found) < _MOST_CALLS:
         given = args[0] if args else kwargs.get("input")
         target = (args[1] if len(args) > 1 else kwargs.get("target")) if func in _LOSSES else None
         if isinstance(given, Tensor) and (target is None or isinstance(target, Tensor)):
-            found.append(LossCall(name, given, target))
+            found.append(LossCall(name, given, target, origins.of(given), origins.of(target)))
 
 
 class _ReachedError(BaseException):

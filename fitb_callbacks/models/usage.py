@@ -13,31 +13,25 @@ from torch import Tensor, nn
 from fitb_callbacks.models.answers import independent
 from fitb_callbacks.models.gradients import gradients_opened
 from fitb_callbacks.models.logits import LogitsFn, find_logits
+from fitb_callbacks.models.losses import (
+    PROBABILITIES,
+    Entry,
+    NotAClassifierError,
+    classes_of,
+    classification_loss,
+    entries_of,
+    images_and_targets,
+    is_made,
+    is_multi_label,
+    place_in,
+)
 from fitb_callbacks.models.observation import CHOICE, LossCall, ModuleCall, Observation, stop_at_loss
 from fitb_callbacks.models.state import preserve_model_state
-from fitb_callbacks.models.volumes import channels_at, layouts
+from fitb_callbacks.models.volumes import channels_at
 from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.nested import Path, at_path, map_tensors, tensors_in
 
-__all__ = [
-    "NotAClassifierError",
-    "Usage",
-    "Way",
-    "as_multi_label",
-    "find_inputs",
-    "find_usage",
-    "images_entering",
-    "labels_from",
-    "same_way",
-    "takes_independent_labels",
-    "target_of",
-]
-
-_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
-_BINARY = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss", "binary_cross_entropy")
-_SIGMOIDS = ("logsigmoid", "sigmoid")
-_BY_HAND = ("log_softmax", "softmax", *_SIGMOIDS)
-_PROBABILITIES = ("binary_cross_entropy",)
+__all__ = ["Usage", "Way", "as_multi_label", "find_inputs", "find_usage", "same_way"]
 
 _TOLERANCE = 0.05
 _OTHER_LOGITS = "gives other logits than the step did"
@@ -54,10 +48,6 @@ Way = Callable[[LogitsFn], LogitsFn]
 def same_way(logits_fn: LogitsFn) -> LogitsFn:
     """Call the model as it is."""
     return logits_fn
-
-
-class NotAClassifierError(TypeError):
-    """The step that was observed does not classify images."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +106,8 @@ def find_usage(
         >>> usage.num_classes, usage.logits_fn is None, torch.equal(usage.images, (batch[0] - 0.5) / 0.5)
         (3, True, True)
     """
-    loss = _classification_loss(seen, batch)
-    entries = [(call, path, images) for call in seen.calls if not call.inside for path, images in call.images()]
+    loss = classification_loss(seen, batch)
+    entries = entries_of(loss, seen)
     if not entries and not seen.calls:
         raise LookupError("no call of a module was seen")
     if not entries:
@@ -128,6 +118,8 @@ def find_usage(
     failures: list[str] = []
     forward_only: Usage | None = None
     for attempt in _attempts(model, seen, loss, entries, batch, rerun):
+        if attempt.made and forward_only is not None:
+            break
         found = _tried(model, attempt, loss, way, compare=attempt.compares and not seen.training)
         if isinstance(found, Usage) and found.differentiable:
             return found
@@ -142,9 +134,9 @@ def find_usage(
     raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
 
 
-def _check_alone(entries: list[tuple[ModuleCall, Path, Tensor]], batch: Any) -> None:
+def _check_alone(entries: list[Entry], batch: Any) -> None:
     """Raise if the network saw several images of a batch's item, such as pairs, and what is said is of all of them."""
-    places = {_place_in(images, batch) for _, _, images in entries} - {None}
+    places = {place_in(images, batch) for _, _, images in entries} - {None}
     if len(places) > 1:
         raise NotAClassifierError(
             f"{len(places)} images of each item enter the network, and what it says of one may depend on the others"
@@ -166,41 +158,30 @@ def as_multi_label(usage: Usage, compute: LogitsFn | None = None) -> Usage:
     )
 
 
-def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any) -> Usage:
+def find_inputs(seen: Observation, shape: tuple[int, ...], batch: Any, num_classes: int = 0) -> Usage:
     """Find what entered the network and what its output was compared with, if how it is used is known already.
 
     Args:
         seen: What was observed.
         shape: ``(C, H, W)`` of the images that enter the network.
         batch: The step's batch.
+        num_classes: Of the model; 0 if that is not known.
 
     Raises:
-        NotAClassifierError: If there are none of this shape.
+        NotAClassifierError: If there are none of this shape, or if they are compared with labels of other classes.
         LookupError: If the step called no loss that could tell.
     """
-    loss = _classification_loss(seen, batch)
+    loss = classification_loss(seen, batch, num_classes)
     if loss.target is None:
         raise LookupError("no loss of torch.nn.functional was seen")
-    for candidate in images_entering(seen, shape, batch):
-        if len(candidate) == len(loss.target):
-            return Usage(candidate.float(), loss.target, None, loss.function, 0, _is_multi_label(loss))
-    raise NotAClassifierError(f"no images of the shape {shape} entered the network")
+    classes = classes_of(loss)
+    if num_classes not in (0, classes):
+        raise NotAClassifierError(f"{loss.function} tells {classes} classes apart, and the model {num_classes}")
+    images, targets = images_and_targets(seen, batch, shape=shape, loss=loss.function, num_classes=classes)
+    return Usage(images.float(), targets, None, loss.function, classes, is_multi_label(loss))
 
 
-def images_entering(seen: Observation, shape: tuple[int, ...], batch: Any) -> list[Tensor]:
-    """Images that entered the network: those of the batch first, before any that the step made, such as a generator's.
-
-    Args:
-        seen: What was observed.
-        shape: ``(C, H, W)`` of the images.
-        batch: The step's batch.
-    """
-    entering = [images for call in seen.calls if not call.inside for _, images in call.images()]
-    fitting = [part for images in entering for part in layouts(images) if tuple(part.shape[1:]) == tuple(shape)]
-    return sorted(fitting, key=lambda part: not _is_in(part, batch))
-
-
-def _check_single(entries: list[tuple[ModuleCall, Path, Tensor]]) -> None:
+def _check_single(entries: list[Entry]) -> None:
     """Raise unless a call takes one image at a time: beside other images than its own it means something else."""
     for number, (call, _, images) in enumerate(entries):
         others = [other for same, _, other in entries[number + 1 :] if same is call and len(other) == len(images)]
@@ -219,16 +200,35 @@ class _Attempt:
     simple: bool = False  # model(images)
     compares: bool = True  # the same logits as in the step are to be expected
     beside_others: LogitsFn | None = None  # the same again, while the rest of the batch is of other images
+    made: bool = False  # by a network: an image that another part of the model has changed
 
 
 def _attempts(  # noqa: PLR0913 - all that was observed
     model: nn.Module,
     seen: Observation,
     loss: LossCall,
-    entries: list[tuple[ModuleCall, Path, Tensor]],
+    entries: list[Entry],
     batch: Any,
     rerun: Rerun | None,
 ) -> Iterator[_Attempt]:
+    real = [entry for entry in entries if not is_made(entry)]
+    yield from _attempts_at_calls(model, loss, real)
+    if rerun is not None:
+        _check_alone(entries, batch)
+        inner = [(call, path, images) for call in seen.calls if call.inside for path, images in call.images()]
+        for call, path, images in (*(real or entries), *inner[:2]):
+            compute, beside_others = (
+                _of_step(call, path, loss, seen, rows, rerun, place=place_in(images, batch))
+                for rows in (batch, map_tensors(_of_other_images, batch))
+            )
+            yield _Attempt("the validation step itself", images, compute, beside_others=beside_others)
+    shapes = {images.shape[1:] for _, _, images in real}
+    made = [entry for entry in entries if is_made(entry) and (not shapes or entry[2].shape[1:] in shapes)]
+    for attempt in _attempts_at_calls(model, loss, made):
+        yield replace(attempt, made=True)
+
+
+def _attempts_at_calls(model: nn.Module, loss: LossCall, entries: list[Entry]) -> Iterator[_Attempt]:
     for call, path, images in entries:
         if (out := _output_path(call, loss)) is None:
             continue
@@ -239,15 +239,6 @@ def _attempts(  # noqa: PLR0913 - all that was observed
         pairs = zip(without_labels.arguments, call.arguments, strict=True)
         compares = all(len(one) == len(other) for one, other in pairs)
         yield _Attempt(name, images, _of_call(without_labels, path, out), compares=compares)
-    if rerun is not None:
-        _check_alone(entries, batch)
-        inner = [(call, path, images) for call in seen.calls if call.inside for path, images in call.images()]
-        for call, path, images in (*entries, *inner[:2]):
-            compute, beside_others = (
-                _of_step(call, path, loss, seen, rows, rerun, place=_place_in(images, batch))
-                for rows in (batch, map_tensors(_of_other_images, batch))
-            )
-            yield _Attempt("the validation step itself", images, compute, beside_others=beside_others)
 
 
 def _output_path(call: ModuleCall, loss: LossCall) -> Path | None:
@@ -371,7 +362,7 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, way: Way, *, com
             notes.append(
                 "gradients are let through torch.no_grad(), detach() and checkpoint() while the model is probed"
             )
-        simple = attempt.simple and not notes and at == 1 and loss.function not in _PROBABILITIES
+        simple = attempt.simple and not notes and at == 1 and loss.function not in PROBABILITIES
         num_classes = find_logits(way(compute)(model, images[:2]), batch_size=len(images[:2])).shape[1]
     usage = Usage(
         images,
@@ -382,7 +373,7 @@ def _tried(model: nn.Module, attempt: _Attempt, loss: LossCall, way: Way, *, com
         notes=tuple(notes),
         differentiable=differentiable,
     )
-    return as_multi_label(usage, compute) if _is_multi_label(loss) else usage
+    return as_multi_label(usage, compute) if is_multi_label(loss) else usage
 
 
 def _problem(model: nn.Module, compute: LogitsFn, images: Tensor, wanted: Tensor, compare: bool) -> str | None:
@@ -447,128 +438,4 @@ def _in_whole_batches(compute: LogitsFn, batch_size: int) -> LogitsFn:
 
 def _as_logits(value: Tensor, function: str) -> Tensor:
     """What a loss takes as logits: probabilities that went through a sigmoid are taken back."""
-    return torch.logit(value.float(), eps=1e-6) if function in _PROBABILITIES else value
-
-
-# --- which loss, and which labels ---------------------------------------------------------------------------------
-
-
-def _classification_loss(seen: Observation, batch: Any = None) -> LossCall:
-    """The loss with the most classes; of several, the first."""
-    losses = [each for each in seen.losses if each.function != CHOICE]
-    problems = {id(each): _problem_of_loss(each, batch) for each in losses if each.target is not None}
-    fitting = [each for each in losses if each.target is not None and problems[id(each)] is None]
-    if not fitting:
-        fitting = [each for each in losses if each.function in _BY_HAND and each.input.ndim == 2]
-    others = {each.function: problems[id(each)] for each in losses if each.target is not None}
-    if not fitting and not others:
-        choices = [replace(each, target=target_of(each, batch)) for each in seen.losses if each.function == CHOICE]
-        fitting = [each for each in choices if each.target is not None]
-    if not fitting and not others:
-        raise LookupError("no loss of torch.nn.functional was seen")
-    if not fitting or (others and not any(each.target is not None for each in fitting)):
-        reasons = "; ".join(f"{name} {why}" for name, why in others.items())
-        raise NotAClassifierError(f"the step does not classify images: {reasons}")
-    loss = max(fitting, key=lambda each: each.input.shape[1] if each.input.ndim == 2 else 2)
-    return loss if loss.target is not None else replace(loss, target=_target_by_hand(loss, batch))
-
-
-def target_of(loss: LossCall, batch: Any) -> Tensor | None:
-    """What a loss's input was compared with, or for a choice of the largest logit, what it may have been compared with.
-
-    Args:
-        loss: As it was observed.
-        batch: The step's batch.
-    """
-    if loss.function != CHOICE:
-        return loss.target
-    logits = loss.input
-    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        return None
-
-    def fits(labels: Tensor) -> bool:
-        kind = labels.shape in ((len(logits),), (len(logits), 1)) and not labels.is_floating_point()
-        return kind and not labels.is_complex() and bool((labels < logits.shape[1]).all())
-
-    found = tensors_in(batch) if loss.target is None else [((), loss.target)]
-    return next((labels.reshape(-1) for _, labels in found if fits(labels)), None)
-
-
-def _target_by_hand(loss: LossCall, batch: Any) -> Tensor | None:
-    """What a loss of one's own takes as independent labels: a number from 0 to 1 for each sigmoid, in the batch."""
-    if loss.function not in _SIGMOIDS or loss.input.shape[1] < 2:
-        return None
-    fitting = (part for _, part in tensors_in(batch) if part.shape == loss.input.shape)
-    return next((part for part in fitting if bool(((part >= 0) & (part <= 1)).all())), None)
-
-
-def _problem_of_loss(loss: LossCall, batch: Any) -> str | None:
-    """Why a loss is not that of a classifier; None if it is."""
-    shape, target = tuple(loss.input.shape), loss.target
-    assert target is not None
-    if loss.function not in (*_CLASSES, *_BINARY):
-        return f"compares values {shape} as a regression does"
-    if len(shape) > 2:
-        return f"compares a class for each of many places in an image, {shape}, as segmentation does"
-    if loss.function in _CLASSES and (len(shape) != 2 or shape[1] < 2):
-        return f"has logits of the shape {shape}"
-    if loss.function in _CLASSES and _counts_rows(target, shape[1]) and not _is_in(target, batch):
-        return "compares the images of a batch with each other, as self-supervised learning does"
-    return None
-
-
-def _counts_rows(target: Tensor, width: int) -> bool:
-    if target.ndim != 1 or target.is_floating_point() or len(target) < 3:
-        return False
-    row = torch.arange(len(target), device=target.device)
-    return width in (len(target), len(target) - 1) and bool((target.sort().values == row).all())
-
-
-def _is_in(target: Tensor, batch: Any) -> bool:
-    return _place_in(target, batch) is not None
-
-
-def _place_in(wanted: Tensor, batch: Any) -> Path | None:
-    """Where in a batch a tensor is."""
-    same = ((path, part) for path, part in tensors_in(batch) if part.shape == wanted.shape)
-    return next((path for path, part in same if bool((part == wanted).all())), None)
-
-
-def takes_independent_labels(function: str, targets: Tensor | None) -> bool:
-    """Whether a loss may take several labels of an image for true: a sigmoid for each of two labels or more.
-
-    Args:
-        function: Name of the loss, as in `fitb_callbacks.models.observation.LossCall`.
-        targets: What it took.
-    """
-    return function in (*_BINARY, *_SIGMOIDS) and targets is not None and targets.ndim == 2 and targets.shape[1] >= 2
-
-
-def _is_multi_label(loss: LossCall) -> bool:
-    if not takes_independent_labels(loss.function, loss.target) or loss.target is None:
-        return False
-    true, total = (loss.target > 0.5).sum(dim=1), loss.target.float().sum(dim=1)
-    mixed = (true == 0) & ((total - 1).abs() < 1e-3)  # of two classes, half and half
-    return not bool(((true == 1) | mixed).all())
-
-
-def labels_from(targets: Tensor) -> Tensor:
-    """Class indices from what a loss took as target.
-
-    Args:
-        targets: Class indices ``(B,)`` or ``(B, 1)``; a binary target of floats; or one-hot or soft labels
-            ``(B, classes)``.
-
-    Returns:
-        Integers, shape ``(B,)``; -1 where a soft label has no class of more than half.
-
-    Example:
-        >>> labels_from(torch.tensor([[0.1, 0.9], [0.5, 0.5], [1.0, 0.0]])).tolist()
-        [1, -1, 0]
-    """
-    targets = targets.detach()
-    if targets.ndim == 2 and targets.shape[1] > 1:
-        share, label = targets.float().max(dim=1)
-        total = targets.float().sum(dim=1)
-        return label.where(share > 0.5 * total, -1)
-    return targets.reshape(len(targets)).round().long()
+    return torch.logit(value.float(), eps=1e-6) if function in PROBABILITIES else value

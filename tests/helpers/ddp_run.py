@@ -16,6 +16,7 @@ from small_module import SmallModule
 
 torch.set_num_threads(1)
 FOLDER, DEVICES, CASE = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+SHARES = {"a share that is too small": 0.001, "a share that has time": 100.0}
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -61,14 +62,14 @@ class Write(Callback):
         probe = next(callback for callback in trainer.callbacks if isinstance(callback, FillInBlanksCallback))
         result = {
             "history": probe.history,
-            "images": probe.result.images.tolist(),
-            "labels": probe.result.labels.tolist(),
-            "kept": probe.result.kept.tolist(),
-            "updates": probe.result.updates.tolist(),
-            "filled": probe.result.filled.tolist(),
+            "looked": probe._steps.checked,
+            "learned": 0 if (judge := probe._run_judge._streamed) is None else int(judge.counts.sum()),
             "step": trainer.global_step,
             "monitored": {key: value.item() for key, value in trainer.callback_metrics.items() if "fitb" in key},
         }
+        if probe.result is not None:
+            names = ("images", "labels", "kept", "updates", "filled")
+            result |= {name: getattr(probe.result, name).tolist() for name in names}
         (FOLDER / f"rank{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
@@ -85,7 +86,7 @@ if __name__ == "__main__":
     else:
         validation = TensorDataset(images[1500:1661], labels[1500:1661])  # odd, so that the processes' shares differ
     probe = FillInBlanksCallback(
-        max_overhead=None, num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
+        max_overhead=SHARES.get(CASE), num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
     )
     trainer = Trainer(
         accelerator="cpu",

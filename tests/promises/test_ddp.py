@@ -73,6 +73,19 @@ def test_two_processes_get_the_numbers_of_one(tmp_path, case):
     assert [float(row["fitb/coverage"]) for row in rows] == pytest.approx([e["coverage"] for e in alone["history"]])
 
 
+@pytest.mark.parametrize(
+    ("case", "probed"),
+    [("a share that is too small", False), pytest.param("a share that has time", True, marks=pytest.mark.slow)],
+)
+def test_processes_agree_on_what_a_share_of_their_time_pays_for(tmp_path, case, probed):
+    ranks, log = run(tmp_path / "two", case=case)
+    for rank in ranks:
+        assert rank["step"] == 30
+        assert rank["looked"] == (rank["learned"] > 0) == (len(rank["history"]) > 0) == probed
+    assert len(ranks[0]["history"]) == len(ranks[1]["history"])
+    assert ("a first look at the model takes at least" in log) == (not probed)
+
+
 @pytest.mark.parametrize("case", ["fails in the masks", pytest.param("fails in the end", marks=pytest.mark.slow)])
 def test_an_error_on_one_process_reaches_all_and_hangs_none(tmp_path, case):
     ranks, log = run(tmp_path / "two", case=case)
