@@ -62,8 +62,8 @@ class Write(Callback):
         probe = next(callback for callback in trainer.callbacks if isinstance(callback, FillInBlanksCallback))
         result = {
             "history": probe.history,
-            "looked": probe._steps.checked,
-            "learned": 0 if (judge := probe._run_judge._streamed) is None else int(judge.counts.sum()),
+            "looked": probe._steps.checked,  # noqa: SLF001 - nothing public tells
+            "learned": int(probe._run_judge._streamed.counts.sum()),  # noqa: SLF001 - as above
             "step": trainer.global_step,
             "monitored": {key: value.item() for key, value in trainer.callback_metrics.items() if "fitb" in key},
         }
@@ -86,7 +86,11 @@ if __name__ == "__main__":
     else:
         validation = TensorDataset(images[1500:1661], labels[1500:1661])  # odd, so that the processes' shares differ
     probe = FillInBlanksCallback(
-        max_overhead=SHARES.get(CASE), num_masks=13, images_per_class=2, logits_fn=failing if "fails" in CASE else None, audit=True
+        max_overhead=SHARES.get(CASE),
+        num_masks=13,
+        images_per_class=2,
+        logits_fn=failing if "fails" in CASE else None,
+        audit=True,
     )
     trainer = Trainer(
         accelerator="cpu",

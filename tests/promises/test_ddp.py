@@ -75,7 +75,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path, case):
 
 @pytest.mark.parametrize(
     ("case", "probed"),
-    [("a share that is too small", False), pytest.param("a share that has time", True, marks=pytest.mark.slow)],
+    [("a share that is too small", False), ("a share that has time", True)],
 )
 def test_processes_agree_on_what_a_share_of_their_time_pays_for(tmp_path, case, probed):
     ranks, log = run(tmp_path / "two", case=case)
