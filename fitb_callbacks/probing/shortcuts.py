@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.chunks import in_chunks
-from fitb_callbacks.probing.cues import cue_profile
+from fitb_callbacks.probing.cues import Cue, cue_profile
 from fitb_callbacks.probing.inputs import Inputs
 from fitb_callbacks.probing.reliance import (
     block_masks,
@@ -67,22 +68,19 @@ def relies_on(
         accuracy = _accuracy(inputs, *reference, chunk_size=chunk_size)
         metrics["reference_accuracy"] = accuracy
         intervals["reference_accuracy"] = wilson_interval(accuracy, len(reference[1]))
-    maps, regions = None, {}
-    if num_masks:
-        maps = _maps(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
+    maps, cues = _looked_at(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
+    if maps is not None:
         found = reliance_summary(maps, inputs.grid, labels.cpu())
         metrics |= {"spot_share": found.share, "same_place": found.same_place, "class_place": found.class_place}
         intervals["same_place"] = wilson_interval(found.same_place, number)
-        patches = {
-            "spot": spot_around(top_patches(maps), inputs.grid),
-            "place": class_patches(maps, labels.cpu()),
-        }
-        regions = {name: inputs.grid.to_pixels(some).to(inputs.images.device) for name, some in patches.items()}
-    cues = cue_profile(inputs.classify, inputs.images, labels, regions=regions, chunk_size=chunk_size)
     for name, cue in cues.items():
         metrics[f"cue_{name}"] = cue.lead
         intervals[f"cue_{name}"] = (cue.low, cue.high)
-    metrics["shortcut"] = shortcut_of(metrics, inputs.num_classes)[0]
+    metrics["shortcut"], accused = shortcut_of(metrics, inputs.num_classes)
+    if reference is not None and accused in cues:
+        _, cues = _looked_at(_some_of(reference, inputs), num_masks=num_masks, seed=seed, chunk_size=chunk_size)
+        metrics |= {f"reference_{name}": cue.lead for name, cue in cues.items()}
+        metrics["shortcut"], _ = shortcut_of(metrics, inputs.num_classes)
     grids = None if maps is None else inputs.grid.to_grid(maps).to(torch.float32)
     return ReliesOn(metrics, intervals, grids, answers.cpu())
 
@@ -90,6 +88,28 @@ def relies_on(
 def _accuracy(inputs: Inputs, images: Tensor, labels: Tensor, *, chunk_size: int | None) -> float:
     answers = predicted(in_chunks(inputs.classify, images.to(inputs.images), chunk_size), labels.to(inputs.labels))
     return (answers.cpu() == labels).float().mean().item()
+
+
+def _some_of(reference: tuple[Tensor, Tensor], inputs: Inputs) -> Inputs:
+    """Trusted images in place of the probe's, at most as many of them, from all classes."""
+    images, labels = reference
+    rows = torch.linspace(0, len(labels) - 1, min(len(labels), len(inputs.labels))).round().long()
+    return replace(inputs, images=images[rows].to(inputs.images), labels=labels[rows].to(inputs.labels))
+
+
+def _looked_at(
+    inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None
+) -> tuple[Tensor | None, dict[str, Cue]]:
+    """The reliance maps, None without masks, and the cues; those of regions need the maps."""
+    maps, regions = None, {}
+    if num_masks:
+        maps = _maps(inputs, num_masks=num_masks, seed=seed, chunk_size=chunk_size)
+        patches = {
+            "spot": spot_around(top_patches(maps), inputs.grid),
+            "place": class_patches(maps, inputs.labels.cpu()),
+        }
+        regions = {name: inputs.grid.to_pixels(some).to(inputs.images.device) for name, some in patches.items()}
+    return maps, cue_profile(inputs.classify, inputs.images, inputs.labels, regions=regions, chunk_size=chunk_size)
 
 
 def _maps(inputs: Inputs, *, num_masks: int, seed: int, chunk_size: int | None) -> Tensor:

@@ -85,6 +85,20 @@ def _cue(what: str, *, when_low: str = "A high value: this cue decides") -> Metr
     )
 
 
+def _on_trusted(cue: str) -> Metric:
+    return Metric(
+        meaning=f"cue_{cue} on the judge's trusted images, asked where a cue counts as a shortcut on the probe images",
+        better="neither",
+        bounds="-1 to 1",
+        chance="0",
+        when_low="A high value: there, too, this cue decides, so it belongs to the class and counts that much less",
+        source="this package, docs/scores.md",
+        group="What the model relies on",
+    )
+
+
+_CUES = ("spot", "place", "pattern", "faint", "sharpness", "shading", "colour", "detail", "rim", "centre", "shuffled")
+
 METRICS: dict[str, Metric] = {
     "structure": Metric(
         meaning="The headline: the model is right, a judge recognises what it fills in, and no shortcut explains it: "
@@ -233,6 +247,7 @@ METRICS: dict[str, Metric] = {
         source="this package, docs/scores.md",
         group="What the model relies on",
     ),
+    **{f"reference_{cue}": _on_trusted(cue) for cue in _CUES},
     "image_accuracy": Metric(
         meaning="The model's accuracy on the probe images themselves, unmasked",
         better="higher",

@@ -162,9 +162,15 @@ def _shortcut_found(
         )
     if cue == "spot":
         area = "a small spot" if spot is None else f"a spot of {spot.area:.0%} of the image"
-        return _said(
-            "bad", "The model looks at one small spot.", f"The model is right for {area}, {_places(score, spot)}."
-        )
+        reason = f"The model is right for {area}, {_places(score, spot)}."
+        if _may_be_the_thing(score, num_classes):
+            return _said(
+                "unclear",
+                "The model goes by one small spot, wherever it is.",
+                f"{reason} It may be a mark, or the thing itself where a class is something small, such as a lesion. "
+                "Give reference=, a small set of images you trust, and the next probe can tell.",
+            )
+        return _said("bad", "The model looks at one small spot.", reason)
     if cue == "untrusted":
         return _said(
             "bad",
@@ -173,6 +179,13 @@ def _shortcut_found(
             f"{score['reference_accuracy']:.0%} of the trusted ones.",
         )
     return _said("bad", f"The model goes by {_CUE[cue]}.", _what_decides(cue, score[f"cue_{cue}"]))
+
+
+def _may_be_the_thing(score: Mapping[str, float], num_classes: int) -> bool:
+    """Whether nothing is held against a model but a spot that moves, and it was not tried on trusted images."""
+    at_one_place = max(score.get("same_place", 0.0), score.get("class_place", 0.0)) >= _SAME_PLACE
+    others = {name: value for name, value in score.items() if name != "cue_spot"}
+    return not (at_one_place or "reference_accuracy" in score or shortcut_of(others, num_classes)[0] >= _SHORTCUT)
 
 
 def _what_decides(cue: str, lead: float) -> str:

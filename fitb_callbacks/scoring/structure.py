@@ -143,13 +143,21 @@ def shortcut(
 def shortcut_of(metrics: Mapping[str, float], num_classes: int) -> tuple[float, str | None]:
     """The same from a probe's scores, by their names without prefix.
 
+    As far as a cue leads on trusted images, too (``reference_spot`` and so on), it belongs to the class: a small spot
+    may be a lesion, and no mark. What counts is by how much more it leads on the probe images.
+
     Example:
         >>> shortcut_of({"image_accuracy": 1.0, "cue_rim": 0.9}, num_classes=10)
         (1.0, 'rim')
+        >>> scores = {"image_accuracy": 1.0, "cue_spot": 0.7, "reference_accuracy": 1.0}
+        >>> shortcut_of(scores, num_classes=10), shortcut_of({**scores, "reference_spot": 0.6}, num_classes=10)
+        ((1.0, 'spot'), (0.0, None))
     """
     chance, trusted = 1 / num_classes, metrics.get("reference_accuracy")
+    names = [name.removeprefix("cue_") for name in metrics if name.startswith("cue_")]
+    cues = {name: metrics[f"cue_{name}"] - max(0.0, metrics.get(f"reference_{name}", 0.0)) for name in names}
     return shortcut(
-        {name.removeprefix("cue_"): value for name, value in metrics.items() if name.startswith("cue_")},
+        cues,
         above_chance(metrics.get("image_accuracy", 0.0), chance),
         share=metrics.get("spot_share", 0.0),
         place=max(metrics.get("same_place", 0.0), metrics.get("class_place", 0.0)),

@@ -63,6 +63,7 @@ def test_a_healthy_model_is_as_right_on_trusted_images(splits, judge):
     found = PROBE.probe(learned(*splits[0]), *splits[1], judge=judge)
     assert found.metrics["reference_accuracy"] > 0.8
     assert found.metrics["shortcut"] == 0
+    assert "reference_spot" not in found.metrics  # nothing to ask about
     low, high = found.intervals["reference_accuracy"]
     assert low < found.metrics["reference_accuracy"] < high
     assert found.intervals["structure"][0] < found.metrics["structure"] <= found.intervals["structure"][1]

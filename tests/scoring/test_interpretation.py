@@ -43,6 +43,7 @@ def test_green_when_nothing_is_missing():
             {"scores": {"reference_accuracy": 0.4}, "intervals": {"reference_accuracy": (0.1, 0.9)}},
             "trusted images lack",
         ),
+        ({"scores": {"cue_spot": 0.9, "same_place": 0.4}}, "by one small spot, wherever it is"),
         ({"scores": {"cue_rim": 0.6}, "intervals": {"cue_rim": (-0.05, 0.8)}}, "may go by the rim"),
     ],
 )
@@ -60,7 +61,10 @@ def test_amber_names_what_is_missing(change, words):
             "a spot of 4% of the image, at the lower right, in 93% of the images",
         ),
         ({"spot_share": 0.9, "class_place": 0.9}, "a spot of 4% of the image, for each class at a place of its own"),
-        ({"spot_share": 0.9, "cue_spot": 0.9}, "a spot of 4% of the image, which need not lie at the same place"),
+        (
+            {"cue_spot": 0.9, "reference_accuracy": 0.95, "reference_spot": -0.7},
+            "a spot of 4% of the image, which need not lie at the same place",
+        ),
         ({"reference_accuracy": 0.3}, "right on 97% of the probe images and on only 30% of the trusted ones"),
         ({"cue_place": 0.9}, "more answers follow it than follow the rest, by 90 of 100"),
         ({"cue_rim": 0.9}, "more answers follow it than follow the rest, by 90 of 100"),
@@ -71,6 +75,12 @@ def test_red_says_where_to_look(scores, words):
     found = said(scores)
     assert found["tone"] == "bad"
     assert words in found["reason"]
+
+
+def test_a_spot_that_leads_on_trusted_images_too_is_the_thing_itself():
+    assert said({"cue_spot": 0.9, "reference_accuracy": 0.95, "reference_spot": 0.8})["tone"] == "good"
+    assert said({"cue_spot": 0.9, "reference_accuracy": 0.95, "reference_spot": 0.3})["tone"] == "bad"
+    assert said({"cue_spot": 0.9, "cue_rim": 0.9})["tone"] == "bad"  # a spot is not all that it goes by
 
 
 def test_a_little_less_right_on_trusted_images_is_no_shortcut():
