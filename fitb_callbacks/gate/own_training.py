@@ -25,6 +25,7 @@ from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.probing.averaging import Progress
 from fitb_callbacks.probing.probe import FillInBlanks
 from fitb_callbacks.probing.result import FillInBlanksResult
+from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.utils.messages import on_one_line
 
 __all__ = ["ON_OWN_IMAGES", "OwnTraining", "evidence_against", "outcomes_on_own_images"]
@@ -110,6 +111,7 @@ def outcomes_on_own_images(  # noqa: PLR0913 - the arguments of a probe, and wha
     *,
     probe: FillInBlanks,
     champion: nn.Module | None = None,
+    judge: Judge | None = None,
     logits_fn: LogitsFn | None = None,
     share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
@@ -125,6 +127,7 @@ def outcomes_on_own_images(  # noqa: PLR0913 - the arguments of a probe, and wha
         rules: All rules of the check.
         probe: Its settings; the fill, which no such rule needs, is left out.
         champion: As for `fitb_callbacks.gate.model.check_model`.
+        judge: As there. Its trusted images tell a class that is a small thing from a mark.
         logits_fn: As there.
         share: As there.
         progress: As there.
@@ -142,6 +145,7 @@ def outcomes_on_own_images(  # noqa: PLR0913 - the arguments of a probe, and wha
         own.labels,
         alone or [Rule("max", "shortcut", 1.0)],  # which nothing fails
         probe=dataclasses.replace(probe, fill=None),
+        judge=judge,
         class_names=own.class_names,
         logits_fn=logits_fn,
         share=share,

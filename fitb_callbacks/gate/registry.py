@@ -193,7 +193,7 @@ class _Check:
             share=self.share,
             progress=self.progress,
         )
-        own, against = self._own_training(loaded, other, check, probe)
+        own, against = self._own_training(loaded, other, check, probe, judge)
         return RegistryCheck(
             model=self.candidate.address,
             champion=None if self.champion is None else self.champion.address,
@@ -283,7 +283,12 @@ class _Check:
         return judge, f"{judge.name} on {self.rules.trusted}"
 
     def _own_training(
-        self, loaded: LoadedModel, other: LoadedModel | None, check: ModelCheck, probe: FillInBlanks
+        self,
+        loaded: LoadedModel,
+        other: LoadedModel | None,
+        check: ModelCheck,
+        probe: FillInBlanks,
+        judge: StreamedJudge | None,
     ) -> tuple[OwnTraining | None, tuple[Outcome, ...]]:
         """What the candidate's own training says, and the outcomes that come of it."""
         found = self.candidate
@@ -298,6 +303,7 @@ class _Check:
                 self.rules.rules,
                 probe=probe,
                 champion=None if other is None else other.module,
+                judge=None if judge is None or judge.reference is None else judge,
                 logits_fn=label_by_label(self.loading.logits_fn) if own.independent else self.loading.logits_fn,
                 share=self.share,
                 progress=self.progress,

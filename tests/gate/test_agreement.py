@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_network import fitted
 from torch import nn
 
 from fitb_callbacks import FillInBlanks
@@ -13,6 +12,7 @@ from fitb_callbacks.gate.rules import Rule, default_rules
 from fitb_callbacks.gate.verdict import Measured, decide
 from fitb_callbacks.models.logits import label_by_label
 from fitb_callbacks.scoring.judges.module import ModuleJudge
+from small_network import fitted
 
 PROBE = FillInBlanks(num_masks=16, chunk_size=64, fill=None)
 

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
-from small_network import fitted
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,6 +24,8 @@ from fitb_callbacks.integrations.probe_manifest import images_digest, write_reco
 from mlflow_store import new_store
 from quick import fitb, quick_callback, quiet_trainer
 from small_module import SmallModule
+from small_network import fitted
+from small_things import Reader, pictures, trusting
 
 PROBE = FillInBlanks(num_masks=16, chunk_size=64, fill=None)
 NAME = "digits"
@@ -142,6 +143,19 @@ def test_the_images_of_the_check_are_not_probed_twice(networks, probe_images):
     )
     assert (found.asked, outcomes) == (True, ())
     assert found.lines == ["Its own training run ended with: ✗ red"]
+
+
+def test_trusted_images_clear_a_class_that_is_a_small_thing():
+    rules = [Rule("max", "shortcut", 0.5)]
+    own = ImageSet(*pictures(40, 0, dots=True, sides=True), None)
+
+    def refused(judge):
+        found = outcomes_on_own_images(Reader(), own, rules, probe=FillInBlanks(chunk_size=256), judge=judge)
+        return [outcome.passed for outcome in found] == [False]
+
+    assert refused(None)
+    assert not refused(trusting(dots=True, sides=False))
+    assert refused(trusting(dots=False, sides=True))
 
 
 @pytest.mark.slow
