@@ -183,8 +183,9 @@ def _pictures(
 def _confusion(result: FillInBlanksResult, heading: Heading) -> Picture:
     from fitb_callbacks.plotting.confusion import confusion_picture
 
+    made = "" if result.filled is None else " (by one gradient, not the fills)"
     counts = {
-        f"The {who} takes the prototypes for": answer_counts(result.labels, answers, result.classes)
+        f"The {who} takes the prototypes{made} for": answer_counts(result.labels, answers, result.classes)
         for who, answers in result.answers.items()
     }
     return confusion_picture(counts, [result.class_name(label) for label in result.classes], heading)

@@ -14,7 +14,7 @@ ADVICE = {
     "good": "Next: compare it with another model of the same data (fitb report A B), or let fitb check decide.",
     "bad": "Next: open the worst class and look at where its maps are orange. If that is not the object, change the "
     "data, not the model.",
-    "unclear": "Next: give what the sentence above lacks; until then, the pictures say more than the numbers.",
+    "unclear": "Next: see to what the headline says; until then, the pictures say more than the numbers.",
 }
 """What to do now, by the tone of the verdict."""
 

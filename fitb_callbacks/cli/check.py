@@ -22,7 +22,7 @@ from rich.table import Table
 from fitb_callbacks.cli.computing import Device, Precision, PrecisionName, computing, is_first_process
 from fitb_callbacks.cli.console import figure, work_bar
 from fitb_callbacks.cli.options import DATA_HELP
-from fitb_callbacks.gate.description import verdict_line
+from fitb_callbacks.gate.description import notes, verdict_line
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.registry import CouldNotCheckError, Loading, Promotion, RegistryCheck, Waiver, check_registered
 from fitb_callbacks.gate.rules import PEER_AGREEMENT, Rule, Rules, parse_values
@@ -247,7 +247,7 @@ def _show(console: Console, checked: RegistryCheck, *, dry_run: bool, tracking_u
         _say(console, escape(on_one_line(f"Judge: {checked.judge}")))
     if checked.training is not None and checked.training.differs:
         _say(console, escape(f"Scores of the training are not shown: {checked.training.differs}"))
-    for line in [] if checked.own_training is None else checked.own_training.lines:
+    for line in notes(checked.as_dict()):
         _say(console, escape(line))
     for rule in checked.skipped:
         _say(console, escape(f"There is no champion yet; skipped: {rule}"))

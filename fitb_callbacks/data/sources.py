@@ -23,8 +23,9 @@ from fitb_callbacks.utils.messages import describe, one_line
 from fitb_callbacks.utils.rng import isolate_rng
 from fitb_callbacks.utils.validation import check_number, check_number_between
 
-__all__ = ["ImageSet", "Standardization", "open_images"]
+__all__ = ["ImageSet", "Standardization", "check_scale", "open_images"]
 
+_BEYOND = 0.25  # of [0, 1]: no pixel is there by rounding or resizing
 _MOST_PIXELS = 2**26  # of a picture: 8,192 x 8,192
 
 
@@ -83,6 +84,34 @@ class Standardization:
                 )
         mean, std = (torch.tensor(values, dtype=images.dtype).view(-1, 1, 1) for values in (self.mean, self.std))
         return (images - mean) / std
+
+
+def check_scale(images: Tensor, source: str, known: Tensor, owner: str) -> None:
+    """Raise ValueError if one of two sets of images is pixels in [0, 1], and the other clearly is not.
+
+    Args:
+        images: Of the source, of any shape.
+        source: What it is, for the error.
+        known: Images as a model takes them.
+        owner: Whose these are.
+
+    Example:
+        >>> pixels = torch.rand(2, 1, 4, 4)
+        >>> check_scale(pixels, "photos", 0.8 * pixels, "the training")
+        >>> check_scale(torch.tensor([0.0, 1.0]), "photos", torch.tensor([-1.0, 1.0]), "training")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: photos: values are from 0.00 to 1.00, those of training from -1.00 to 1.00. Add --mean and --std ...
+    """
+    ends = [(each.min().item(), each.max().item()) for each in (images, known)]
+    pixels = [low >= 0 and high <= 1 for low, high in ends]
+    beyond = [low < -_BEYOND or high > 1 + _BEYOND for low, high in ends]
+    if (pixels[0] and beyond[1]) or (beyond[0] and pixels[1]):
+        here, there = (f"from {low:.2f} to {high:.2f}" for low, high in ends)
+        raise ValueError(
+            f"{source}: values are {here}, those of {owner} {there}. Add --mean and --std as in training, or --mean 0 "
+            "--std 1 if the model standardises them itself"
+        )
 
 
 def open_images(

@@ -8,7 +8,7 @@ from typing import Any
 from fitb_callbacks.gate.own_training import OwnTraining
 from fitb_callbacks.utils.messages import on_one_line
 
-__all__ = ["report_head", "verdict_line", "version_description", "version_tag"]
+__all__ = ["notes", "report_head", "verdict_line", "version_description", "version_tag"]
 
 _SIGNS = {"passed": "✓", "waived": "!", "refused": "✗"}
 _TONES = {"passed": "good", "waived": "unclear", "refused": "bad"}
@@ -68,7 +68,7 @@ def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headline": verdict_line(verdict),
         "tone": _TONES.get(verdict["verdict"], "unclear"),
-        "notes": [*_notes(verdict), *_what_follows(verdict)],
+        "notes": [*notes(verdict), *_what_follows(verdict)],
         "rules": [
             {
                 "rule": rule["rule"],
@@ -82,10 +82,12 @@ def report_head(verdict: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _notes(verdict: Mapping[str, Any]) -> list[str]:
-    """What the candidate's own training says against it."""
-    own = verdict.get("own_training")
-    return [] if own is None else [on_one_line(line) for line in OwnTraining(**own).lines]
+def notes(verdict: Mapping[str, Any]) -> list[str]:
+    """Which classes it has lost, and what its own training says against it."""
+    lost, own = verdict.get("lost_classes"), verdict.get("own_training")
+    lines = [f"The champion knows {', '.join(lost)}; this model does not."] if lost else []
+    lines += [] if own is None else OwnTraining(**own).lines
+    return [on_one_line(line) for line in lines]
 
 
 def _refused_elsewhere(verdict: Mapping[str, Any]) -> bool:
@@ -127,5 +129,5 @@ def version_description(verdict: Mapping[str, Any], said: Mapping[str, str], *, 
     words = on_one_line(f"{said['headline']} {said['reason']}")
     if _refused_elsewhere(verdict):
         words = f"In the images of the check: {words}"
-    parts = [verdict_line(verdict), words, *_notes(verdict), f"{compared}. [Evidence]({evidence})"]
+    parts = [verdict_line(verdict), words, *notes(verdict), f"{compared}. [Evidence]({evidence})"]
     return "\n\n".join(parts)

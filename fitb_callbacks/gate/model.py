@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fitb_callbacks.gate.agreement import LEAST_RIGHT, Leanings, agreement_with_interval, as_judge, leanings
 from fitb_callbacks.gate.bootstrap import differences, interval, rate_rises, resampled_scores, resamples
-from fitb_callbacks.gate.rules import PEER_ACCURACY, PEER_AGREEMENT, Rule
+from fitb_callbacks.gate.rules import LOST_CLASSES, PEER_ACCURACY, PEER_AGREEMENT, Rule
 from fitb_callbacks.gate.verdict import Interval, Measured, ModelCheck, Outcome, decide
 from fitb_callbacks.models.logits import LogitsFn
 from fitb_callbacks.models.steadiness import check_steady
@@ -27,6 +27,7 @@ __all__ = ["check_model"]
 
 _STEADY_IMAGES = 16
 _LEAST_CEILING = 0.5
+_LEAST_OF_A_CLASS = 4  # images: of fewer, a healthy model may know none by chance
 
 
 def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compared
@@ -105,7 +106,7 @@ def check_model(  # noqa: PLR0913 - the arguments of a probe, and what is compar
     peers = _Peers.of(candidate, other, model, champion, logits_fn)
     outcomes = decide(rules, _measured(candidate, other, peers), certain=certain)
     _check_peer(outcomes, other, peers)
-    return ModelCheck(outcomes, candidate, other, peers.accuracy, peers.agreement)
+    return ModelCheck(outcomes, candidate, other, peers.accuracy, peers.agreement, peers.lost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,7 @@ class _Peers:
 
     accuracy: tuple[float, float]
     leanings: tuple[Leanings, Leanings]
+    lost: tuple[int, ...]
     agreement: float
     interval: Interval
 
@@ -130,7 +132,8 @@ class _Peers:
         accuracy = _share_right(judge_of_it, candidate), _share_right(judge, other)
         images, labels = candidate.images, candidate.labels
         lean = leanings(judge, images, labels), leanings(judge_of_it, images, labels)
-        return cls(accuracy, lean, *agreement_with_interval(*lean, labels, resamples(labels, seed=0)))
+        lost = _lost_classes(candidate, other)
+        return cls(accuracy, lean, lost, *agreement_with_interval(*lean, labels, resamples(labels, seed=0)))
 
 
 def _check_needs(rules: Sequence[Rule], *, champion: bool, judge: bool) -> None:
@@ -186,6 +189,17 @@ def _explained(run: Callable[[], FillInBlanksResult], name: str, images: Tensor)
     return result
 
 
+def _lost_classes(candidate: FillInBlanksResult, champion: FillInBlanksResult) -> tuple[int, ...]:
+    """Classes of which the champion covers more than half of the images, and the candidate none."""
+    labels, lost = candidate.labels, []
+    for label in labels.unique().tolist():
+        of_class = labels == label
+        known, here = (result.covered[of_class] for result in (champion, candidate))
+        if len(here) >= _LEAST_OF_A_CLASS and known.double().mean() > 0.5 and not here.any():
+            lost.append(int(label))
+    return tuple(lost)
+
+
 def _share_right(judge: ModuleJudge, result: FillInBlanksResult) -> float:
     """Share of all images whose prototype another model classifies as their label."""
     answers = judge.classify(result.prototypes)
@@ -205,7 +219,7 @@ def _measured(
     intervals |= candidate.intervals
     if champion is None or peers is None:
         return Measured(scores, intervals)
-    scores |= {PEER_ACCURACY: peers.accuracy[0], PEER_AGREEMENT: peers.agreement}
+    scores |= {PEER_ACCURACY: peers.accuracy[0], PEER_AGREEMENT: peers.agreement, LOST_CLASSES: float(len(peers.lost))}
     intervals[PEER_ACCURACY] = wilson_interval(peers.accuracy[0], len(labels))
     intervals[PEER_AGREEMENT] = peers.interval
     return Measured(scores, intervals, differences(champion, candidate), rate_rises(champion, candidate))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitb_callbacks.data.selection import ImageSelection
-from fitb_callbacks.data.sources import ImageSet, open_images
+from fitb_callbacks.data.sources import ImageSet, check_scale, open_images
 from fitb_callbacks.gate.bootstrap import settings_difference
 from fitb_callbacks.gate.evidence import provenance
 from fitb_callbacks.gate.finding import Found, find, find_champion, is_address
@@ -270,7 +270,11 @@ class _Check:
         if loaded.image_shape is not None and shape != loaded.image_shape:
             raise ValueError(f"the model's signature wants images of {loaded.image_shape}; {data} holds {shape}")
         if (standardization := self.rules.standardization) is not None:
-            chosen = dataclasses.replace(chosen, images=standardization(chosen.images))
+            return dataclasses.replace(chosen, images=standardization(chosen.images)), data
+        for found in (self.champion, self.candidate):
+            if found is not None and found.record is not None and found.record.data is not None:
+                check_scale(chosen.images, data, found.record.data.images, f"the training of {found.address}")
+                break
         return chosen, data
 
     def _judge(self, chosen: ImageSet) -> tuple[StreamedJudge | None, str | None]:

@@ -16,7 +16,16 @@ from fitb_callbacks.scoring.catalogue import METRICS, RESAMPLED
 from fitb_callbacks.utils.messages import on_one_line
 from fitb_callbacks.utils.validation import check_number
 
-__all__ = ["PEER_ACCURACY", "PEER_AGREEMENT", "RED_IN_TRAINING", "Rule", "Rules", "default_rules", "parse_values"]
+__all__ = [
+    "LOST_CLASSES",
+    "PEER_ACCURACY",
+    "PEER_AGREEMENT",
+    "RED_IN_TRAINING",
+    "Rule",
+    "Rules",
+    "default_rules",
+    "parse_values",
+]
 
 PEER_AGREEMENT = "peer_agreement"
 """Whether candidate and champion go by the same things, from -1 to 1: to which image they lean where a picture is made
@@ -26,10 +35,16 @@ PEER_ACCURACY = "peer_accuracy"
 """Share of all probe images whose prototype the champion classifies as their label; an image without a prototype counts
 as wrong. Only there with a champion."""
 
+LOST_CLASSES = "lost_classes"
+"""Number of classes that the champion covers for the most part and the candidate nowhere, of those with at least four
+probe images. Only there with a champion."""
+
 RED_IN_TRAINING = "red_in_training"
 """1 if the last verdict of the candidate's own training run is red, otherwise 0. Only there for a registered model."""
 
-_OF_BOTH = (PEER_AGREEMENT, PEER_ACCURACY)
+_OF_BOTH = (PEER_AGREEMENT, PEER_ACCURACY, LOST_CLASSES)
+
+_AT_MOST = {RED_IN_TRAINING: "0 or 1", LOST_CLASSES: "better the lower it is, and of the two models together"}
 
 _LARGEST_FILE = 2**20  # bytes
 _KINDS = {
@@ -49,7 +64,7 @@ class Rule:
         kind: "min" and "max" bound the score itself, "max_drop" and "max_rise" how much lower or higher it is than the
             champion's.
         key: Name of the score, with or without the prefix ``fitb/``: see `fitb_callbacks.scoring.catalogue.METRICS`,
-            `PEER_AGREEMENT`, `PEER_ACCURACY` and `RED_IN_TRAINING`.
+            `PEER_AGREEMENT`, `PEER_ACCURACY`, `LOST_CLASSES` and `RED_IN_TRAINING`.
         bound: Any finite number; at least 0 for "max_drop" and "max_rise".
 
     Raises:
@@ -79,8 +94,8 @@ class Rule:
             raise ValueError(f"{self.kind}: there is no score {self.key!r}; {hint}")
         if self.kind == "max_rise" and self.key in _OF_BOTH:
             raise ValueError(f"max_rise goes with scores that both models have; got {self.key!r}")
-        if self.key == RED_IN_TRAINING and self.kind != "max":
-            raise ValueError(f"{self.kind}: {RED_IN_TRAINING} is 0 or 1; use max")
+        if self.key in _AT_MOST and self.kind != "max":
+            raise ValueError(f"{self.kind}: {self.key} is {_AT_MOST[self.key]}; use max")
         if self.kind == "max_drop" and self.key not in RESAMPLED:
             hint = ", as it is of the two models together; use min" if self.key in _OF_BOTH else ""
             raise ValueError(f"max_drop goes with {', '.join(RESAMPLED)}; got {self.key!r}{hint}")
@@ -117,9 +132,9 @@ def default_rules(*, champion: bool, trusted: bool) -> tuple[Rule, ...]:
     - No single cue of the image, such as its rim, its shading or fine detail without what is in the middle, explains
       most of its answers. A model of which that is true follows something that is everywhere. Classes that do differ in
       such a cue, as fruit does in colour, need rules of their own.
-    - With a champion: it is not right on clearly fewer of them than the champion, and it goes by the same things. Two
-      healthy models lean to the same image where a picture is made of two; one that follows a mark leans to where the
-      mark is from, whatever its accuracy. docs/registry.md has what was measured.
+    - With a champion: it is not right on clearly fewer of them than the champion, has lost no class that the champion
+      knows, and goes by the same things. Two healthy models lean to the same image where a picture is made of two; one
+      that follows a mark leans to where the mark is from, whatever its accuracy. docs/registry.md has measurements.
     - With trusted images: a judge of these sees the classes in the prototypes.
 
     Args:
@@ -132,7 +147,7 @@ def default_rules(*, champion: bool, trusted: bool) -> tuple[Rule, ...]:
     """
     rules = [Rule("max", "nonfinite", 0.0), Rule("min", "coverage", 0.5), Rule("max", "shortcut", 0.5)]
     if champion:
-        rules += [Rule("max_drop", "coverage", 0.1), Rule("min", PEER_AGREEMENT, 0.35)]
+        rules += [Rule("max_drop", "coverage", 0.1), Rule("max", LOST_CLASSES, 0.0), Rule("min", PEER_AGREEMENT, 0.35)]
     if trusted:
         rules += [Rule("max_drop", "structure", 0.2) if champion else Rule("min", "structure", 0.3)]
     return tuple(rules)

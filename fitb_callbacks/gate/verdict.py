@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fitb_callbacks.gate.rules import PEER_ACCURACY, PEER_AGREEMENT, Rule
+from fitb_callbacks.gate.rules import LOST_CLASSES, PEER_ACCURACY, PEER_AGREEMENT, Rule
 from fitb_callbacks.probing.result import FillInBlanksResult
 
 __all__ = ["Interval", "Measured", "ModelCheck", "Outcome", "decide"]
@@ -84,6 +84,8 @@ class ModelCheck:
             way round, over all probe images; None without a champion.
         peer_agreement: Whether both go by the same things, from -1 to 1; see `fitb_callbacks.gate.agreement`. None
             without a champion.
+        lost: The classes that the champion covers and the candidate does not, see `LOST_CLASSES`; None without a
+            champion.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -91,6 +93,7 @@ class ModelCheck:
     champion: FillInBlanksResult | None = None
     peer_accuracy: tuple[float, float] | None = None
     peer_agreement: float | None = None
+    lost: tuple[int, ...] | None = None
 
     @property
     def passed(self) -> bool:
@@ -125,6 +128,8 @@ class ModelCheck:
             scores[PEER_ACCURACY] = self.peer_accuracy[which]
         if self.peer_agreement is not None:
             scores[PEER_AGREEMENT] = self.peer_agreement
+        if self.lost is not None and which == 0:
+            scores[LOST_CLASSES] = float(len(self.lost))
         return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ class ModelCheck:
             ],
             "scores": self.scores,
             "champion_scores": self.champion_scores,
+            "lost_classes": None if self.lost is None else [self.candidate.class_name(label) for label in self.lost],
             "images": len(self.candidate.images),
             "settings": dict(self.candidate.settings),
         }

@@ -11,6 +11,7 @@ from torch import nn
 import warm_process
 from fitb_callbacks import FillInBlanks
 from fitb_callbacks.gate.bootstrap import differences, resampled_scores, resamples, student_quantile
+from fitb_callbacks.gate.description import notes
 from fitb_callbacks.gate.junit import junit_xml
 from fitb_callbacks.gate.model import check_model
 from fitb_callbacks.gate.registry import check_registered
@@ -120,7 +121,8 @@ def test_a_good_model_passes_against_a_bad_one_and_not_the_other_way_round(train
     assert bad.outcomes[1].certain
     assert bad.outcomes[1].value == -good.outcomes[0].value > 0.02
     assert good.peer_accuracy == bad.peer_accuracy[::-1]
-    assert good.scores == pytest.approx(bad.champion_scores, nan_ok=True)  # to rounding: chunk sizes are tried
+    expected = {**bad.champion_scores, "lost_classes": 0.0}
+    assert good.scores == pytest.approx(expected, nan_ok=True)  # to rounding: chunk sizes are tried
     assert 'failures="1"' in junit_xml("it", bad.outcomes)
 
 
@@ -131,6 +133,25 @@ def test_who_cannot_judge_is_told_apart_from_a_refusal(trained, untrained, judge
     moved = images[0].roll((4, 4), (2, 3)), images[1]
     with pytest.raises(ValueError, match=r"judge recognises only \d+% of the images.*--trusted.*--champion"):
         check_model(trained, *moved, [Rule("min", "structure", 0.1)], probe=PROBE, judge=judge)
+
+
+def test_a_class_that_the_champion_knows_must_not_be_lost(trained, images):
+    class Without(nn.Module):
+        """The same model, which has never seen a 3."""
+
+        def forward(self, pictures):
+            return trained(pictures).index_fill(1, torch.tensor([3]), -100.0)
+
+    rows = torch.cat([(images[1] == label).nonzero()[:4, 0] for label in range(10)])
+    few = tuple(tensor[rows] for tensor in images)
+    rules = [Rule("max_drop", "coverage", 0.1), Rule("max", "lost_classes", 0)]
+    names = [*"012", "three", *"456789"]
+    found = check_model(Without(), *few, rules, probe=PROBE, champion=trained, class_names=names)
+    assert [outcome.passed for outcome in found.outcomes] == [True, False]  # a tenth of the images may be lost
+    assert notes(found.as_dict()) == ["The champion knows three; this model does not."]
+    assert check_model(trained, *few, rules, probe=PROBE, champion=Without()).passed
+    three_each = tuple(tensor[torch.arange(40) % 4 < 3] for tensor in few)
+    assert check_model(Without(), *three_each, rules, probe=PROBE, champion=trained).scores["lost_classes"] == 0
 
 
 @pytest.mark.slow
@@ -226,6 +247,7 @@ def test_an_undefined_score_is_no_verdict(trained, images):
         ("max_drop: {area: -1}", "max_drop of area must be at least 0; got -1"),
         ("max_drop: {nonfinite: 1}", "max_drop goes with structure, "),
         ("max_drop: {peer_accuracy: 1}", "as it is of the two models together; use min"),
+        ("min: {lost_classes: 1}", "min: lost_classes is better the lower it is"),
         ("images_per_class: many", "images_per_class must be of type int; got 'many'"),
         ("settings: [1]", "settings must be of type dict"),
         ("mean: grey", "mean must be of type list; got 'grey'"),

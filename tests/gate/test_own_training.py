@@ -200,10 +200,15 @@ def test_a_marked_version_against_an_unmarked_champion(tmp_path, digits):
     assert own_rules.exit_code == 0, own_rules.output
     assert said in own_rules.output
 
+    np.savez(tmp_path / "standardised.npz", images=2 * validation[0].numpy() - 1, labels=validation[1].numpy())
+    done = fitb("check", healthy, "--tracking-uri", uri, "--data", "standardised.npz")
+    assert done.exit_code == 2
+    assert "standardised.npz: values are from -1.00 to 1.00, those of the training of models:/" in done.output
+
     recorded.unlink()  # as where they are too large
     done = fitb("check", follows, "--tracking-uri", uri, "--dry-run")
     assert done.exit_code == 1, done.output
-    assert "1 of 6 rules failed: red_in_training at most 0 (is 1.00)" in done.output
+    assert "1 of 7 rules failed: red_in_training at most 0 (is 1.00)" in done.output
     client.delete_tag(run_id, "fitb.verdict")  # nothing is left that speaks against it: as for a model of elsewhere
     assert fitb("check", follows, "--tracking-uri", uri, "--dry-run").exit_code == 0
 

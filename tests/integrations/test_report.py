@@ -502,7 +502,7 @@ def test_it_is_accessible_and_fits(opened, scheme, width, tmp_path):
 def test_the_timeline_begins_before_training_with_pictures_only(opened, tmp_path):
     page = opened()
     assert page.locator("#epoch").get_attribute("max") == "3"  # a score of each epoch, and none before them
-    page.get_by_text("Prototypes over training", exact=True).click()
+    page.get_by_text("Pictures over training", exact=True).click()
     titles = page.locator("#timeline thead th").all_inner_texts()
     assert titles == ["before training", "0", "1", "2", "3"]
     page.locator("#timeline canvas[width='1']").wait_for(state="detached")

@@ -25,7 +25,8 @@ function comparedTile(record, kind, name) {
   paintClass(canvas, record, kind, index);
   if (kind === "image") return canvas;
   const line = element("p");
-  writeLines([line], answerLines(record.gallery, record.first[index], name).slice(0, 1));
+  const [sign, text, said] = answerLines(record.gallery, record.first[index], name)[0];
+  writeLines([line], [[sign, text, said.replace("model: ", "")]]);
   return element("div", {}, canvas, line);
 }
 function verdictRow(lasts) {

@@ -34,7 +34,7 @@ function paintImage(canvas, gallery, kind, index) {
 // What is said below a picture: [sign, text, short text] each
 function answerLines(gallery, index, name) {
   const shown = gallery.shown[index], rank = gallery.ranks[index], judged = gallery.answers.judge?.[index];
-  const lines = [shown === null ? ["none", "no mask kept: no prototype", "no prototype"] : [shown === name ? "right" : "wrong", `the model says ${shown}`, `model: ${shown === name && name.length > 9 ? "right" : short(shown)}`]];
+  const lines = [shown === null ? ["none", "no mask kept: no prototype", "no prototype"] : [shown === name ? "right" : "wrong", `the model says ${shown}`, `model: ${shown === name ? "right" : short(shown)}`]];
   if (rank != null) {
     const share = rank < 1 ? Math.min(99, Math.round(100 * rank)) : 100;
     lines.push([rank === 1 ? "right" : "none", `the judge ranks ${name} above ${share}% of the other classes`, `judge: ${share}%`]);

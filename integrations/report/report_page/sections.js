@@ -10,7 +10,7 @@ function buildVerdict() {
     byId("verdict-reason").textContent = record.verdict.reason;
     let first = index;
     while (first > 0 && records[first - 1].verdict.headline === record.verdict.headline) first--;
-    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "Unchanged since the first probe." : `Unchanged since epoch ${records[first].epoch}.`) : "";
+    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "This has been the verdict since the first probe." : `This has been the verdict since epoch ${records[first].epoch}.`) : "";
     byId("verdict-next").textContent = record.advice;
     byId("judge-line").textContent = record.judge_line;
   };
@@ -124,7 +124,7 @@ function buildConfusion() {
     const table = element("table", { className: wide ? "rotated" : "" }, head(column("class"), ...answers.map((name) => column(short(name, 24), { title: name }))),
       element("tbody", {}, ...last.classes.map((name, index) => element("tr", {}, element("th", { scope: "row", title: name }, element("span", {}, short(name, 24))), ...cells[index]))));
     const region = element("div", { className: "wide", role: "region", tabIndex: 0, "aria-label": `Confusion, the ${who}` }, table);
-    const part = element("div", {}, element("h3", {}, `the ${who} takes it for`), top,
+    const part = element("div", {}, element("h3", {}, `The ${who} takes the prototypes for`), top,
       wide ? element("details", {}, element("summary", {}, `The whole table, ${last.classes.length} classes`), region) : region);
     return { part, update(record) {
       const wrong = [];
@@ -145,6 +145,7 @@ function buildConfusion() {
       top.setAttribute("aria-label", wrong.length > 10 ? `Top 10 of ${wrong.length} confusions` : "Confusions");
     } };
   });
+  byId("confusion-scope").textContent = `${last.settings_of.fill ? "Prototypes are made by one gradient. They are not the fills above, whose answers stand below them. " : ""}Press a number for its images.`;
   byId("confusion").replaceChildren(...parts.map(({ part }) => part));
   return (record) => parts.forEach(({ update }) => update(record));
 }
