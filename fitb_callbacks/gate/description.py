@@ -27,6 +27,9 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
         >>> rule = {"rule": "structure at least 0.5", "key": "structure", "value": 0.23, "passed": False}
         >>> verdict_line({"verdict": "refused", "rules": [rule]})
         '✗ REFUSED: 1 of 1 rule failed: structure at least 0.5 (is 0.23)'
+        >>> unsure = {"rule": "peer_agreement at least 0.35", "key": "peer_agreement", "value": 0.39, "passed": None}
+        >>> verdict_line({"verdict": "refused", "rules": [rule, unsure]})
+        '✗ REFUSED: 1 of 2 rules failed: structure at least 0.5 (is 0.23)'
     """
     word = verdict["verdict"]
     return on_one_line(f"{_SIGNS.get(word, '?')} {word.upper()}: {_reason(verdict)}")
@@ -51,11 +54,12 @@ def _reason(verdict: Mapping[str, Any]) -> str:
     """Why a verdict is what it is."""
     rules, word = verdict["rules"], verdict["verdict"]
     total = f"{len(rules)} rule{'s' if len(rules) > 1 else ''}"
-    bad = [rule for rule in rules if not rule["passed"]]
+    failed = [rule for rule in rules if rule["passed"] is False]
+    bad = failed or [rule for rule in rules if rule["passed"] is None]
     reasons = "; ".join(f"{rule['rule']} (is {rule['value']:.2f})" for rule in bad[:_MOST_REASONS])
     reasons += f"; and {len(bad) - _MOST_REASONS} more" if len(bad) > _MOST_REASONS else ""
-    said = f"{total} passed" if not bad else f"{len(bad)} of {total} failed: {reasons}"
-    if word == "open":
+    said = f"{len(bad)} of {total} failed: {reasons}" if failed else f"{total} passed"
+    if bad and not failed:
         said = f"these images cannot tell: {reasons}"
     if word == "waived":
         said = f"by {verdict['waiver']['name']}: {verdict['waiver']['reason']}; {said}"
