@@ -101,7 +101,8 @@ def tried(
         True
     """
 
-    def seconds(images: Tensor, masks: int) -> float:
+    def seconds(images: Tensor, masks: int, *, whole: bool) -> float:
+        """Of the masks alone, or with all that comes beside them."""
         started = time.perf_counter()
         for probe in probes:
             small = dataclasses.replace(
@@ -112,19 +113,20 @@ def tried(
                 gentler=False,
                 chunk_size=usual_chunk_size(images),
             )
-            small.probe(model, images, logits_fn=logits_fn)
+            (small.probe if whole else small.check)(model, images, logits_fn=logits_fn)
         return all_reduce_max([time.perf_counter() - started], world_size)[0]
 
     few = images[: _IMAGES[0]]
-    beside = seconds(few, 1)
+    beside = seconds(few, 1, whole=True)
     if beside < 10 * _LONG_ENOUGH:  # a model's first pass is slower, which matters here
         for number in _IMAGES:
             few = images[:number]
-            beside = seconds(few, 1)
+            beside = seconds(few, 1, whole=True)
             if beside > _LONG_ENOUGH:
                 break
+    of_one = seconds(few, 1, whole=False)
     for more in _MORE_MASKS:
-        of_masks = _difference(seconds(few, 1 + more), beside)
+        of_masks = _difference(seconds(few, 1 + more, whole=False), of_one)
         if of_masks > _LONG_ENOUGH:
             break
     masked_image = of_masks / (more * len(few))
