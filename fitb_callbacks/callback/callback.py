@@ -208,6 +208,11 @@ class FillInBlanksCallback(Callback):
         """What computes the logits, given or found; None for the model's own ``forward``."""
         return self._steps.logits_fn
 
+    @property
+    def read_as(self) -> dict[str, str]:
+        """What was found in the run's steps, in a sentence for each stage that was looked at."""
+        return self._steps.in_words()
+
     # --- hooks -----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -7,6 +7,7 @@ import importlib
 import runpy
 import sys
 import time
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ __all__ = ["Examination", "LoggerFound", "examine"]
 
 _MASKS = 2
 _LONG_ENOUGH = 0.5  # seconds
+_OF_ONE_BATCH = ("the judge never sees it", "the judge has seen no training batch")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _trainers(path: Path) -> list[Any]:
 
 
 class _RefusedError(ValueError):
-    """Of a configuration, with all that there is to say."""
+    """With all that there is to say."""
 
 
 class _Examined(BaseException):
@@ -180,7 +182,7 @@ def _intercepted_fit(kinds: Sequence[Any]) -> Iterator[None]:
 
 def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options: Any) -> Examination:
     if trainer.world_size > 1:
-        raise ValueError(f"doctor looks at one process; the Trainer has {trainer.world_size}: set devices=1 for it")
+        raise _RefusedError(f"doctor looks at one process; the Trainer has {trainer.world_size}: set devices=1 for it")
     loggers = [_look_at(logger) for logger in trainer.loggers if not is_dummy(logger)]
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [
@@ -200,10 +202,11 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
         masking: dataclasses.replace(probe, num_masks=_MASKS) for masking, probe in probing.further_probes.items()
     }
     max_overhead, probing.max_overhead = probing.max_overhead, None  # it is to probe here, however short this is
-    probing.on_error = "raise"
+    probing.on_error, probing._errors.spares_parts = "raise", True
     callbacks.append(look)
     _limit_to_one_batch(trainer)
-    trainer.fit(model, *args, **options)
+    with _warnings_to(look.hint):
+        trainer.fit(model, *args, **options)
     assert look.seconds is not None
     return Examination(
         found={"callback": used, **look.found},
@@ -214,11 +217,30 @@ def _examine_fit(trainer: Trainer, model: LightningModule, *args: Any, **options
     )
 
 
+@contextmanager
+def _warnings_to(hint: Callable[[str], None]) -> Iterator[None]:
+    """Take the callback's own warnings for hints, but for those that only a single batch gives reason for."""
+    show = warnings.showwarning
+
+    def taken(message: Warning | str, *rest: Any) -> None:
+        name, colon, text = str(message).partition(": ")
+        if not (colon and name == FillInBlanksCallback.__name__):
+            show(message, *rest)
+        elif not any(part in text for part in _OF_ONE_BATCH):
+            hint(f"{text[:1].upper()}{text[1:]}.")
+
+    warnings.showwarning = taken
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
 def _limit_to_one_batch(trainer: Trainer) -> None:
-    """What ``Trainer(fast_dev_run=1)`` sets; the Trainer exists already."""
+    """What ``Trainer(fast_dev_run=1)`` sets, with the sanity check that the training would have; the Trainer exists."""
     trainer.fast_dev_run = True  # type: ignore[attr-defined]
     trainer.limit_train_batches = trainer.limit_val_batches = 1
-    trainer.num_sanity_val_steps = 0
+    trainer.num_sanity_val_steps = min(1, trainer.num_sanity_val_steps)
     trainer.fit_loop.max_epochs, trainer.fit_loop.min_epochs = 1, None
     trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.epoch_loop.min_steps = 1, None
     trainer.val_check_interval = 1.0
@@ -267,16 +289,19 @@ class _Look(Callback):
             logits = classifier(pl_module, self.probing.logits_fn)(images[:2])
         self.found["logits"] = f"{logits.shape[1]} classes, from {_source(self.probing, pl_module)}"
         if logits.min() >= 0 and torch.allclose(logits.sum(dim=1).float(), torch.ones(len(logits)).to(logits.device)):
-            self._hint("The model returns probabilities: take the softmax out, or pass logits_fn=; its gradients fade.")
+            self.hint("The model returns probabilities: take the softmax out, or pass logits_fn=; its gradients fade.")
         if images.max() > 10:
-            self._hint(f"Values of the {name} images reach {images.max():.0f}. Is that what the model takes?")
+            self.hint(f"Values of the {name} images reach {images.max():.0f}. Is that what the model takes?")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         result = self.probing.result
         assert result is not None
         if "validation batch" not in self.found:
-            self._hint("There is no validation: probe images come from the training batches, with their augmentation.")
+            self.hint("There is no validation: probe images come from the training batches, with their augmentation.")
+        for stage, said in self.probing.read_as.items():
+            self.found[f"{stage} step"] = said
         settings, num_classes = result.settings, int(result.settings["num_classes"])
+        self.found["logits"] = f"{num_classes} classes, from {_source(self.probing, pl_module)}"
         names = result.class_names
         self.found["class names"] = "none; pass class_names=" if names is None else ", ".join(names[:10])
         self.found["patches"] = f"{settings['patch_size']} pixels, a share of {settings['mask_ratio']:g} of them hidden"
@@ -313,7 +338,8 @@ class _Look(Callback):
             short.probe(pl_module, images, labels, logits_fn=self.probing.used_logits_fn)
         return time.perf_counter() - started
 
-    def _hint(self, text: str) -> None:
+    def hint(self, text: str) -> None:
+        """Note what may need attention, once."""
         if text not in self.hints:
             self.hints.append(text)
 
@@ -335,7 +361,7 @@ def _numbers(values: Sequence[float]) -> str:
 def _source(probing: FillInBlanksCallback, pl_module: LightningModule) -> str:
     if probing.logits_fn is not None:
         return "logits_fn"
-    return f"{type(pl_module).__name__}.forward"
+    return f"{type(pl_module).__name__}.forward" if probing.used_logits_fn is None else "the step's own call"
 
 
 def _place(error: Exception, path: Path) -> str:

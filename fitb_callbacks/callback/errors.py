@@ -46,6 +46,8 @@ class ErrorPolicy:
     def __init__(self, on_error: str) -> None:
         check_choice("on_error", on_error, ("warn", "raise"))
         self.on_error = on_error
+        self.spares_parts = False
+        """For a diagnosis with "raise": what costs only a part, such as the judge, is a warning all the same."""
         self.topics: set[str] = set()
         """What has been warned of in this run."""
         self.off = False
@@ -92,7 +94,7 @@ class ErrorPolicy:
         except ProbeOffError:
             raise
         except Exception as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" and not self.spares_parts:
                 raise
             self.warn_once(topic, f"{what}: {one_line(error)}")
 
@@ -102,7 +104,7 @@ class ErrorPolicy:
         try:
             yield
         except Exception as error:
-            if self.on_error == "raise":
+            if self.on_error == "raise" and not self.spares_parts:
                 raise
             self.switch_off(reason(error))
 

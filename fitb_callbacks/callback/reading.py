@@ -163,16 +163,11 @@ class StepReader:
         return lambda batch: step(batch, **numbers)
 
     def in_words(self) -> str:
-        """What was found, in a sentence."""
+        """Where images and labels were found, in a sentence."""
         if self.usage is None:
-            return "images and labels as the batch shows them, logits from forward"
+            return "images and labels as the batch shows them"
         where = [in_words(path) for path in self._paths] if self._paths else ["what enters the network", "its target"]
-        way = "forward" if self.logits_fn is None else "the step's own call"
-        kind = "independent labels" if self.usage.multi_label else "classes"
-        return (
-            f"images {where[0]}, labels {where[1]}, logits from {way} as {self.usage.loss} takes them, "
-            f"{self.usage.num_classes} {kind}"
-        )
+        return f"images: {where[0]}; labels: {where[1]}, as {self.usage.loss} takes them"
 
 
 def _paths_in(batch: Any, usage: Usage) -> tuple[Path, Path] | None:

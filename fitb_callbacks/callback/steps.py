@@ -112,7 +112,7 @@ class RunSteps:
         self._image_shape: tuple[int, ...] | None = None
         self._training_batches = 0
         self._time_is_there = not budget.is_strict
-        self._asks_on = False
+        self._asks_on = self._waits_for_validation = False
         self.checked = False
         """Whether a step has gone through everything once."""
         self.postponed = ""
@@ -138,6 +138,7 @@ class RunSteps:
         self._training_batches += 1
         wants_images = self._images.images is None and not validates_in_this_epoch(trainer)
         wanted = wants_images or not self.checked or self._run_judge.wants_batches(trainer.current_epoch)
+        wanted = wanted and not (self._waits_for_validation and self._validation_may_tell(trainer))
         if self._budget.is_strict and (trainer.world_size == 1 or self._processes_agree_now):
             *clock, wanted_by_any = all_reduce_max([*self._budget.clock(), float(wanted)], trainer.world_size)
             self._find_time((clock[0], clock[1]))
@@ -173,6 +174,10 @@ class RunSteps:
         self._time_is_there = self._budget.affords(look, clock)
         late = not self._time_is_there and not self.checked
         self.postponed = self._budget.why_waiting(look, "a first look at the model") if late else ""
+
+    def in_words(self) -> dict[str, str]:
+        """What was found in the steps of each stage that was looked at, in a sentence."""
+        return {stage: reader.in_words() for stage, reader in self._readers.items() if reader.understood}
 
     @property
     def probes(self) -> list[FillInBlanks]:
@@ -236,6 +241,9 @@ class RunSteps:
             if not reader.watches:
                 reader.read(batch)
         except TypeError as error:
+            if reader.stage == "training" and self._validation_may_tell(trainer):
+                self._waits_for_validation = True
+                return
             if self.checked:  # the validation serves for everything but the judge
                 self._run_judge.give_up()
                 raise TypeError(f"{error}{_NO_JUDGE if reader.stage == 'training' else ''}") from error
@@ -243,6 +251,10 @@ class RunSteps:
             return
         for note in () if reader.usage is None else reader.usage.notes:
             rank_zero_info(f"FillInBlanksCallback: {note}")
+
+    def _validation_may_tell(self, trainer: Trainer) -> bool:
+        """Whether this epoch's validation is still to be looked at; its step can be run again, so it tells more."""
+        return not self.checked and validates_in_this_epoch(trainer) and not self._readers["validation"].understood
 
     def _use(self, stage: str, trainer: Trainer, pl_module: LightningModule, images: Tensor, labels: Tensor) -> None:
         """Take what is wanted of a step's images ``(B, C, H, W)`` and labels."""

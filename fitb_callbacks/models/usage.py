@@ -131,7 +131,9 @@ def find_usage(
         return forward_only
     if loss.function == CHOICE:
         raise LookupError("no loss of torch.nn.functional was seen")
-    raise NotAClassifierError("the logits cannot be computed again from images: " + "; ".join(failures))
+    failures = failures or ["what the loss takes is none of the outputs of the modules that images enter"]
+    listed = "; ".join(dict.fromkeys(failures))
+    raise NotAClassifierError(f"the logits cannot be computed again from images: {listed}")
 
 
 def _check_alone(entries: list[Entry], batch: Any) -> None:

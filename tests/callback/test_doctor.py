@@ -95,6 +95,33 @@ def test_a_healthy_script_gets_no_hint():
     assert examination.loggers == []
 
 
+def test_what_costs_the_judge_only_is_a_hint_and_the_steps_are_described():
+    """The validation is looked at first, as in a training: a body and a head called in the step are found there."""
+    done = doctor(
+        script("""
+class Noisy(SmallModule):
+    def __init__(self):
+        super().__init__()
+        self.generator, self.body = torch.nn.Linear(3, 64), torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def training_step(self, batch, batch_idx):
+        made = self.generator(torch.randn(20, 3)).view(-1, 1, 8, 8)
+        return torch.nn.functional.cross_entropy(self.net(torch.cat((batch[0], made))), batch[1].repeat(2))
+
+    def validation_step(self, batch, batch_idx):
+        torch.nn.functional.cross_entropy(self.net(self.body(2 * batch[0] - 1)), batch[1])
+
+Trainer(max_epochs=50, accelerator="cpu", logger=False).fit(Noisy(), batches, batches)
+""")
+    )
+    said = plain(done.output)
+    assert "10 classes, from the step's own call" in said
+    assert "images: what enters the network; labels: its target, as cross_entropy takes them" in said
+    assert "picture range low -1" in said
+    assert "FillInBlanksCallback(reference=(images, labels)) gives it some to learn from" in said
+    assert "can be probed; see the hint above" in said
+
+
 class Images:
     """A clock on which a millisecond passes with each image that the model sees, whatever else the machine does."""
 

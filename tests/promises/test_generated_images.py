@@ -176,8 +176,8 @@ class MixedUp(Base):
         self.log("val_loss", F.cross_entropy(self.net(normalised(batch[0])), batch[1]))
 
 
-def trained(module, *, validation=True):
-    return with_and_without(lambda: (module(), loaders(validation=validation), {}), fill=None)
+def trained(module, *, validation=True, **options):
+    return with_and_without(lambda: (module(), loaders(validation=validation), options), fill=None)
 
 
 def has_the_bars(images, labels):
@@ -204,6 +204,14 @@ def test_images_that_modules_prepare_are_those_that_enter_the_network():
     assert probe.result.images.shape[1:] == (1, 8, 8)
     assert has_the_bars(probe.result.images, probe.result.labels)
     assert probe.result.images.min() < -0.5
+
+
+def test_without_a_sanity_check_the_first_validation_tells_what_a_training_step_cannot():
+    probe, said, _ = trained(Prepared, num_sanity_val_steps=0)
+    assert said == ["the judge has seen no training batch, so there is none"]  # in the first epoch
+    assert has_the_bars(probe.result.images, probe.result.labels)
+    assert [entry["epoch"] for entry in probe.history] == [0, 1]
+    assert probe._run_judge.last.counts.tolist() == [8, 8, 8]  # noqa: SLF001 - what it has learned from
 
 
 def test_images_of_two_labels_teach_the_judge_nothing():
