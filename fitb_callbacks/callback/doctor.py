@@ -36,6 +36,7 @@ __all__ = ["Examination", "LoggerFound", "examine"]
 
 _MASKS = 2
 _LONG_ENOUGH = 0.5  # seconds
+_ENTERING = "taken from what enters the network in the step"
 _OF_ONE_BATCH = ("the judge never sees it", "the judge has seen no training batch")
 
 
@@ -280,7 +281,7 @@ class _Look(Callback):
             images, labels = read_batch(batch, self.probing.batch_adapter)
             self._look_at(name, trainer, pl_module, images, labels)
         except Exception:  # noqa: BLE001 - the run's own step says what its batches are
-            self.found[f"{name} images"] = "taken from what enters the network in the step"
+            self.found[f"{name} images"] = _ENTERING
 
     def _look_at(self, name: str, trainer: Trainer, pl_module: LightningModule, images: Tensor, labels: Tensor) -> None:
         self.found[f"{name} images"] = f"{describe(images)}, {_range(images)}"
@@ -300,6 +301,8 @@ class _Look(Callback):
             self.hint("There is no validation: probe images come from the training batches, with their augmentation.")
         for stage, said in self.probing.read_as.items():
             self.found[f"{stage} step"] = said
+            if "what enters the network" in said:
+                self.found[f"{stage} images"] = _ENTERING
         settings, num_classes = result.settings, int(result.settings["num_classes"])
         self.found["logits"] = f"{num_classes} classes, from {_source(self.probing, pl_module)}"
         names = result.class_names

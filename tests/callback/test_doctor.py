@@ -117,7 +117,8 @@ Trainer(max_epochs=50, accelerator="cpu", logger=False).fit(Noisy(), batches, ba
     said = plain(done.output)
     assert "10 classes, from the step's own call" in said
     assert "images: what enters the network; labels: its target, as cross_entropy takes them" in said
-    assert "picture range low -1" in said
+    assert "validation images taken from what enters the network in the step" in said
+    assert re.search(r"picture range low -(1|0\.99)", said)
     assert "FillInBlanksCallback(reference=(images, labels)) gives it some to learn from" in said
     assert "can be probed; see the hint above" in said
 
