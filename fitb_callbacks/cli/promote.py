@@ -44,7 +44,7 @@ def promote(
 ) -> None:
     """Move an alias to a version whose recorded verdict is a pass and holds together: 0 moved, 1 refused."""
     from fitb_callbacks.gate.registry import Promotion
-    from fitb_callbacks.integrations.mlflow.registry import last_check
+    from fitb_callbacks.integrations.mlflow.registry import alias_holder, last_check, note_promotion
 
     console = Console()
     with _connected("fitb promote", console, tracking_uri) as client:
@@ -53,14 +53,20 @@ def promote(
         found = _find(client, model)
         if not _holds(client, found, console):
             command = f"fitb check {found.address} --promote {wanted}"
-            _say(console, f"[red]refused[/red]: a check must pass first: {escape(command)}")
+            _say(console, f"[bold red]✗ refused:[/] a check must pass first: {escape(command)}")
             raise typer.Exit(_NO)
         checked = last_check(client, found)
         verdict = None if checked is None else checked.data.tags["fitb.verdict"]
         if verdict not in ("passed", "waived"):
-            _say(console, f"[red]refused[/red]: the verdict is {escape(str(verdict))}")
+            _say(console, f"[bold red]✗ refused:[/] the verdict is {escape(str(verdict))}")
             raise typer.Exit(_NO)
-        _move(client, str(found.name), str(found.version), wanted, console)
+        name, version = str(found.name), str(found.version)
+        before = alias_holder(client, name, wanted)
+        if before == version:
+            _say(console, f"{wanted} is already at models:/{name}/{version}")
+            return
+        _move(client, name, wanted, before, version, console)
+        note_promotion(client, name, version, wanted, before=before)
 
 
 def rollback(
@@ -68,8 +74,8 @@ def rollback(
     alias: Annotated[str, typer.Option(help="Alias to move back.")] = _ALIAS,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Move an alias back to the version that it pointed to before its last promotion."""
-    from fitb_callbacks.integrations.mlflow.registry import alias_holder, previous_holder
+    """Move an alias back to the version that it pointed to before its last promotion; once more, to the one before."""
+    from fitb_callbacks.integrations.mlflow.registry import alias_holder, note_rollback, previous_holder
 
     console = Console()
     with _connected("fitb rollback", console, tracking_uri) as client:
@@ -82,7 +88,8 @@ def rollback(
                 f"version {holder} of {name} does not say where {alias} was before; take the version you want: "
                 f"fitb promote models:/{name}/VERSION --alias {alias}"
             )
-        _move(client, name, before, alias, console)
+        _move(client, name, alias, holder, before, console)
+        note_rollback(client, name, holder, alias, to=before)
 
 
 @contextmanager
@@ -122,16 +129,12 @@ def _holds(client: MlflowClient, model: RegistryModel, console: Console) -> bool
     return all(finding.holds for finding in findings)
 
 
-def _move(client: MlflowClient, name: str, version: str, alias: str, console: Console) -> None:
-    from fitb_callbacks.integrations.mlflow.registry import alias_holder, move_alias, note_promotion
+def _move(client: MlflowClient, name: str, alias: str, before: str | None, version: str, console: Console) -> None:
+    from fitb_callbacks.integrations.mlflow.registry import move_alias
 
-    before = alias_holder(client, name, alias)
-    if before == version:
-        _say(console, f"{alias} is already at models:/{name}/{version}")
-        return
     move_alias(client, name, alias, version=version, expected=before)
-    note_promotion(client, name, version, alias, before=before)
-    _say(console, escape(f"{alias} moved from version {before} to models:/{name}/{version}"))
+    origin = "no version" if before is None else f"version {before}"
+    _say(console, escape(f"{alias} moved from {origin} to models:/{name}/{version}"))
 
 
 def _say(console: Console, text: str) -> None:

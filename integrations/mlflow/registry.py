@@ -26,6 +26,7 @@ __all__ = [
     "last_check",
     "move_alias",
     "note_promotion",
+    "note_rollback",
     "previous_holder",
     "publish",
     "record",
@@ -226,6 +227,12 @@ def note_promotion(client: MlflowClient, name: str, version: str, alias: str, *,
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     came = "first version" if before is None else f"from version {before}"
     client.set_model_version_tag(name, version, f"{_PREFIX}.promoted.{alias}", f"{came}, {when}")
+
+
+def note_rollback(client: MlflowClient, name: str, version: str, alias: str, *, to: str) -> None:
+    """Tag the version that an alias was taken back from; where the other one had its alias from stays as it was."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    client.set_model_version_tag(name, version, f"{_PREFIX}.rolled_back.{alias}", f"to version {to}, {when}")
 
 
 def previous_holder(client: MlflowClient, name: str, version: str, alias: str) -> str | None:

@@ -104,6 +104,11 @@ def test_first_version_second_version_tampering_and_rollback(server, digits_file
     back = fitb(uri, "rollback", name)
     assert back.exit_code == 0, back.output
     assert alias_holder(client, name, "champion") == "1"
+    again = fitb(uri, "rollback", name)  # as a job that is run twice: the refused version must not come back
+    assert again.exit_code == 2, again.output
+    assert "version 1 of journey does not say where champion was before" in again.output
+    assert alias_holder(client, name, "champion") == "1"
+    assert client.get_model_version(name, "2").tags["fitb.rolled_back.champion"].startswith("to version 1, ")
 
     assert fitb(uri, "verify", first).exit_code == 0
     client.set_model_version_tag(name, "2", "fitb.verdict", "passed")  # by hand
