@@ -43,7 +43,7 @@ def sides(tile):
     return tuple(part.stop - part.start for part in tile)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 20])
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 20])
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (32, 64), (64, 32), (224, 224), (2, 31)])
 def test_each_class_has_a_large_prototype_above_its_image(classes, height, width):
     picture = draw(coloured(classes, height, width))

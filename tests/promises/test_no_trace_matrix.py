@@ -147,7 +147,12 @@ def fit(trainer, digits, probe, *, module=SmallModule, extra=list, place=0, load
     return record, run
 
 
-@pytest.mark.parametrize("case", CASES)
+HEAVY = ("compiled part", "workers")  # they start a compiler, or processes
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in HEAVY else case for case in CASES]
+)
 def test_every_state_is_bit_for_bit_the_same(case, trainer, digits, caplog):
     options = dict(CASES[case])
     probe = callback(**options.pop("probe", {}))
