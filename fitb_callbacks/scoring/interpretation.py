@@ -163,7 +163,7 @@ def _shortcut_found(
     if cue == "spot":
         area = "a small spot" if spot is None else f"a spot of {spot.area:.0%} of the image"
         reason = f"The model is right for {area}, {_places(score, spot)}."
-        if _may_be_the_thing(score, num_classes):
+        if _may_be_the_thing({**score, **at_least}, num_classes):
             return _said(
                 "unclear",
                 "The model goes by one small spot, wherever it is.",
@@ -182,10 +182,15 @@ def _shortcut_found(
 
 
 def _may_be_the_thing(score: Mapping[str, float], num_classes: int) -> bool:
-    """Whether nothing is held against a model but a spot that moves, and it was not tried on trusted images."""
+    """Whether nothing is sure but that a model goes by a spot that moves, and it was not tried on trusted images.
+
+    Args:
+        score: With the lower ends of the cues' intervals.
+        num_classes: Number of classes.
+    """
     at_one_place = max(score.get("same_place", 0.0), score.get("class_place", 0.0)) >= _SAME_PLACE
     others = {name: value for name, value in score.items() if name != "cue_spot"}
-    return not (at_one_place or "reference_accuracy" in score or shortcut_of(others, num_classes)[0] >= _SHORTCUT)
+    return not (at_one_place or "reference_accuracy" in score or shortcut_of(others, num_classes)[0] > 0)
 
 
 def _what_decides(cue: str, lead: float) -> str:
