@@ -26,6 +26,7 @@ CUES: Mapping[str, str] = {
     "detail": "the finest detail (of images of 28 pixels or more)",
     "pattern": "how much there is of each pattern, but not where (the amplitude spectrum)",
     "sharpness": "how blurred it is (how little there is of each spatial frequency)",
+    "contrast": "its brightness and contrast (its lowest and its highest value)",
     "faint": "what stands out little from the background",
     "shuffled": "the shuffled patches",
     "centre": "the centre",
@@ -153,6 +154,7 @@ def mixed(cue: str, images: Tensor, others: Tensor, *, seed: int = 0) -> Tensor:
         "detail": lambda: images - _halved(images) + _halved(others),
         "pattern": lambda: _with_amplitudes(others, images),
         "sharpness": lambda: _as_sharp_as(images, others),
+        "contrast": lambda: _between_the_ends_of(images, others),
         "faint": lambda: _with_faint_part(others, images),
         "rim": lambda: torch.where(_inside(images, _RIM), others, images),
         "centre": lambda: torch.where(_inside(images, 1 / 4), images, others),
@@ -250,6 +252,14 @@ def _as_sharp_as(images: Tensor, others: Tensor) -> Tensor:
         gain[:, 0] = 1  # colours stay
         made: Tensor = torch.fft.ifft2(spectra[1] * gain[:, rings][:, None]).real
     return made.to(images.dtype)
+
+
+def _between_the_ends_of(images: Tensor, others: Tensor) -> Tensor:
+    """The others, brightened and stretched so that they end where the images do."""
+    (low, high), (darkest, brightest) = (
+        (ends.view(-1, 1, 1, 1) for ends in some.flatten(1).aminmax(dim=1)) for some in (images, others)
+    )
+    return low + (others - darkest) * (high - low) / (brightest - darkest).clamp(min=_TINY)
 
 
 def _rings(images: Tensor) -> tuple[Tensor, int]:

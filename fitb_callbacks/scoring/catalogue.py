@@ -97,7 +97,20 @@ def _on_trusted(cue: str) -> Metric:
     )
 
 
-_CUES = ("spot", "place", "pattern", "faint", "sharpness", "shading", "colour", "detail", "rim", "centre", "shuffled")
+_CUES = (
+    "spot",
+    "place",
+    "pattern",
+    "faint",
+    "sharpness",
+    "contrast",
+    "shading",
+    "colour",
+    "detail",
+    "rim",
+    "centre",
+    "shuffled",
+)
 
 METRICS: dict[str, Metric] = {
     "structure": Metric(
@@ -233,6 +246,7 @@ METRICS: dict[str, Metric] = {
     "cue_pattern": _cue("the amplitude spectrum (which patterns there are, but not where)"),
     "cue_faint": _cue("what stands out little from the background (a ghost, a tint, a faint texture)"),
     "cue_sharpness": _cue("how blurred it is (how little there is of each spatial frequency, in any direction)"),
+    "cue_contrast": _cue("its brightness and contrast (its lowest and its highest value)"),
     "cue_shading": _cue("the coarse shading (4 x 4 cells)"),
     "cue_colour": _cue("the mean colour"),
     "cue_detail": _cue("the finest detail (what half the resolution loses)"),

@@ -21,6 +21,7 @@ _CUE = {
     "detail": "the finest detail",
     "pattern": "patterns, wherever they are",
     "sharpness": "how sharp the image is",
+    "contrast": "how bright and how rich in contrast the image is",
     "faint": "what stands out little from the background",
     "place": "the same few places in each class",
     "shuffled": "what patches look like one by one, wherever they are",

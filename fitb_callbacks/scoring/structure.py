@@ -11,11 +11,12 @@ _OF_KNOWS = 0.25
 """The weight of what the model knows; the rest is accuracy's."""
 
 _LEAD_OF_BYWAYS, _LEAD, _LEAD_OF_CONTENT, _SHUFFLED = (0.00, 0.15), (0.05, 0.25), (0.20, 0.40), (0.60, 0.90)
-_LEAD_OF_COLOUR, _LEAD_OF_BLUR = (0.00, 0.10), (-0.15, 0.00)
+_LEAD_OF_COLOUR, _LEAD_OF_QUALITY = (0.00, 0.10), (-0.15, 0.00)
 """By how many more answers must follow a cue than the rest of the image for it to count as a shortcut, and to count
 fully. Healthy models hardly follow the rim, the finest detail and the mean colour, so less is asked of these, and least
-of blur, which takes nothing from an image that a model of shapes would miss. A spot, a place or the coarse shading
-holds a part of the object itself, and shuffled patches have no rest that could win: more is asked of these."""
+of how sharp and how bright an image is, which takes nothing from it that a model of shapes would miss. A spot, a place
+or the coarse shading holds a part of the object itself, and shuffled patches have no rest that could win: more is asked
+of these."""
 
 _SPOT_SHARE, _SPOT_PLACE = (0.45, 0.60), (0.50, 0.70)
 """The same for how concentrated reliance is, and for how often it is at one place: a spot is a shortcut, too, if
@@ -91,8 +92,8 @@ def shortcut(
     A model that sees what is in the image follows the rest of it, which is nearly everything; docs/scores.md has what
     models with and without shortcuts show. More than one cue may lead, since a tint is also a shading, and a shading
     reaches the rim; the cue that is named is the first of them in this order: spot, colour, shading, sharpness,
-    pattern, detail, spot (by its place), rim, place, faint, shuffled, and last what trusted images lack, whatever that
-    is.
+    contrast, pattern, detail, spot (by its place), rim, place, faint, shuffled, and last what trusted images lack,
+    whatever that is.
 
     Args:
         cues: Cue to its lead over the rest of the image, see `fitb_callbacks.probing.cues`.
@@ -124,7 +125,8 @@ def shortcut(
         of_cue("spot", *_LEAD_OF_CONTENT),
         of_cue("colour", *_LEAD_OF_COLOUR, least_accuracy=_LEAST_ACCURACY),
         of_cue("shading", *_LEAD_OF_CONTENT),
-        of_cue("sharpness", *_LEAD_OF_BLUR, least_accuracy=_LEAST_ACCURACY),
+        of_cue("sharpness", *_LEAD_OF_QUALITY, least_accuracy=_LEAST_ACCURACY),
+        of_cue("contrast", *_LEAD_OF_QUALITY, least_accuracy=_LEAST_ACCURACY),
         of_cue("pattern", *_LEAD),
         of_cue("detail", *_LEAD_OF_BYWAYS),
         ("spot", at_one_place),

@@ -147,15 +147,15 @@ def test_the_images_of_the_check_are_not_probed_twice(networks, probe_images):
 
 def test_trusted_images_clear_a_class_that_is_a_small_thing():
     rules = [Rule("max", "shortcut", 0.5)]
-    own = ImageSet(*pictures(40, 0, dots=True, sides=True), None)
+    own = ImageSet(*pictures(40, 0, things=True, sides=True), None)
 
     def refused(judge):
         found = outcomes_on_own_images(Reader(), own, rules, probe=FillInBlanks(chunk_size=256), judge=judge)
         return [outcome.passed for outcome in found] == [False]
 
     assert refused(None)
-    assert not refused(trusting(dots=True, sides=False))
-    assert refused(trusting(dots=False, sides=True))
+    assert not refused(trusting(things=True, sides=False))
+    assert refused(trusting(things=False, sides=True))
 
 
 @pytest.mark.slow

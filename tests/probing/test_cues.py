@@ -35,6 +35,12 @@ def shaded():
     return images
 
 
+def paled():
+    """Noise around the same grey, stronger by class."""
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return 0.5 + 0.25 * (images - 0.5) * (1 + LABELS[:, None, None, None])
+
+
 def nearest(value, targets):
     """A classifier of a measured value: the class whose target is nearest."""
     return lambda images: -(value(images)[:, None] - torch.tensor(targets)).abs()
@@ -44,6 +50,7 @@ WORLDS = {
     "colour": (tinted, nearest(lambda x: x.mean(dim=(1, 2, 3)), [0.1, 0.3, 0.5, 0.7])),
     "rim": (framed, nearest(lambda x: x[..., 0, :].mean(dim=(1, 2)), [0.0, 0.25, 0.5, 0.75])),
     "shading": (shaded, lambda x: F.adaptive_avg_pool2d(x, 2).flatten(1)),
+    "contrast": (paled, nearest(lambda x: x.flatten(1).std(dim=1), [0.07, 0.145, 0.22, 0.29])),
 }
 
 
@@ -62,6 +69,8 @@ def test_a_cue_that_is_not_used_does_not_suffice():
     images, by_rim = framed(), WORLDS["rim"][1]
     assert cue_profile(by_rim, images, LABELS)["centre"].lead < 0
     assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["colour"].lead < 0
+    assert cue_profile(WORLDS["shading"][1], shaded(), LABELS)["contrast"].lead == -1
+    assert cue_profile(WORLDS["contrast"][1], paled(), LABELS)["colour"].lead < 0
 
 
 def test_a_constant_answer_follows_nothing():

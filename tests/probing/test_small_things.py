@@ -10,7 +10,7 @@ PROBE = FillInBlanks(num_masks=64, chunk_size=256, fill=None)
 
 @pytest.fixture(scope="module")
 def probed():
-    return pictures(40, 0, dots=True, sides=True)
+    return pictures(40, 0, things=True, sides=True)
 
 
 def test_without_trusted_images_nobody_can_tell(probed):
@@ -23,7 +23,7 @@ def test_without_trusted_images_nobody_can_tell(probed):
 
 
 def test_what_trusted_images_show_is_no_shortcut(probed):
-    found = PROBE.probe(Reader(), *probed, judge=trusting(dots=True, sides=False))
+    found = PROBE.probe(Reader(), *probed, judge=trusting(things=True, sides=False))
     assert found.metrics["reference_accuracy"] == 1
     assert found.metrics["reference_spot"] > 0.9
     assert found.metrics["shortcut"] == 0
@@ -31,7 +31,7 @@ def test_what_trusted_images_show_is_no_shortcut(probed):
 
 
 def test_a_mark_that_trusted_images_lack_is_one_though_the_model_is_right_on_them(probed):
-    found = PROBE.probe(Reader(), *probed, judge=trusting(dots=False, sides=True))
+    found = PROBE.probe(Reader(), *probed, judge=trusting(things=False, sides=True))
     assert found.metrics["reference_accuracy"] == 1
     assert found.metrics["reference_spot"] < 0.2
     assert found.metrics["shortcut"] == 1
@@ -39,8 +39,8 @@ def test_a_mark_that_trusted_images_lack_is_one_though_the_model_is_right_on_the
 
 
 def test_what_is_told_by_its_shading_may_be():
-    shapes = pictures(40, 0, dots=False, sides=True)
+    shapes = pictures(40, 0, things=False, sides=True)
     assert PROBE.probe(Reader(), *shapes).metrics["shortcut"] == 1
-    found = PROBE.probe(Reader(), *shapes, judge=trusting(dots=False, sides=True))
+    found = PROBE.probe(Reader(), *shapes, judge=trusting(things=False, sides=True))
     assert found.metrics["shortcut"] < 0.3
     assert found.metrics["structure"] > 0.5
