@@ -10,7 +10,7 @@ function buildVerdict() {
     byId("verdict-reason").textContent = record.verdict.reason;
     let first = index;
     while (first > 0 && records[first - 1].verdict.headline === record.verdict.headline) first--;
-    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "This has been the verdict since the first probe." : `This has been the verdict since epoch ${records[first].epoch}.`) : "";
+    byId("verdict-since").textContent = records.length > 1 ? (first === 0 ? "Same verdict since the first probe." : `Same verdict since epoch ${records[first].epoch}.`) : "";
     byId("verdict-next").textContent = record.advice;
     byId("judge-line").textContent = record.judge_line;
   };
