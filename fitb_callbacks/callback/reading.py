@@ -17,6 +17,7 @@ from fitb_callbacks.models.losses import (
     NotAClassifierError,
     images_and_targets,
     labels_from,
+    place_in,
     takes_independent_labels,
 )
 from fitb_callbacks.models.observation import Observation, Observer, can_observe
@@ -117,6 +118,11 @@ class StepReader:
                     raise
         if self.usage is not None and self._adapter is None:
             self._paths = _paths_in(batch, self.usage)
+            if self.usage.targets is None and place_in(self.usage.images, batch) is None:
+                raise NotAClassifierError(
+                    "the step changes the images before they enter the network, and with which labels the logits are "
+                    "compared was not seen"
+                )
         self.understood = True
 
     def read(self, batch: Any, seen: Observation | None = None) -> tuple[Tensor, Tensor]:

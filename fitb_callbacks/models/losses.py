@@ -27,7 +27,6 @@ __all__ = [
     "labels_from",
     "place_in",
     "takes_independent_labels",
-    "target_of",
 ]
 
 _CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
@@ -66,7 +65,7 @@ def classification_loss(seen: Observation, batch: Any, num_classes: int = 0) -> 
         fitting = [each for each in losses if each.function in _BY_HAND and each.input.ndim == 2]
     others = {each.function: problems[id(each)] for each in losses if each.target is not None}
     if not fitting and not others:
-        choices = [replace(each, target=target_of(each, batch)) for each in seen.losses if each.function == CHOICE]
+        choices = [replace(each, target=_target(each, batch)) for each in seen.losses if each.function == CHOICE]
         fitting = [each for each in choices if each.target is not None]
     if not fitting and not others:
         raise LookupError("no loss of torch.nn.functional was seen")
@@ -246,38 +245,35 @@ def place_in(wanted: Tensor, batch: Any) -> Path | None:
 # --- which labels -----------------------------------------------------------------------------------------------------
 
 
-def target_of(loss: LossCall, batch: Any) -> Tensor | None:
-    """What a loss's input was compared with, or for a choice of the largest logit, what it may have been compared with.
-
-    Args:
-        loss: As it was observed.
-        batch: The step's batch.
-    """
-    if loss.function != CHOICE:
-        return loss.target
-    logits = loss.input
-    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        return None
-
-    def fits(labels: Tensor) -> bool:
-        kind = labels.shape in ((len(logits),), (len(logits), 1)) and not labels.is_floating_point()
-        return kind and not labels.is_complex() and bool((labels < logits.shape[1]).all())
-
-    found = tensors_in(batch) if loss.target is None else [((), loss.target)]
-    return next((labels.reshape(-1) for _, labels in found if fits(labels)), None)
-
-
 def _target(loss: LossCall, batch: Any) -> Tensor | None:
-    target = target_of(loss, batch)
-    return _target_by_hand(loss, batch) if target is None else target
+    """What a loss's input was compared with, or if that was not seen, what in the batch may have been.
+
+    For a choice of the largest logit, the first labels that fit; for a loss by hand, those that alone fit.
+    """
+    if loss.function == CHOICE:
+        found = [labels for _, labels in tensors_in(batch)] if loss.target is None else [loss.target]
+        return next((labels.reshape(-1) for labels in found if _fits(labels, loss.input)), None)
+    return _target_by_hand(loss, batch) if loss.target is None else loss.target
+
+
+def _fits(labels: Tensor, logits: Tensor) -> bool:
+    """Whether integers may be the labels of logits ``(B, classes)``."""
+    if logits.ndim != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        return False
+    kind = labels.shape in ((len(logits),), (len(logits), 1)) and not labels.is_floating_point()
+    return kind and not labels.is_complex() and bool((labels < logits.shape[1]).all())
 
 
 def _target_by_hand(loss: LossCall, batch: Any) -> Tensor | None:
-    """What a loss of one's own takes as independent labels: a number from 0 to 1 for each sigmoid, in the batch."""
-    if loss.function not in _SIGMOIDS or loss.input.ndim != 2 or loss.input.shape[1] < 2:
+    """Of a sigmoid for each of several labels, a number from 0 to 1 for each, in the batch; of a softmax, integers."""
+    if loss.function not in _BY_HAND or loss.input.ndim != 2 or loss.input.shape[1] < 2:
         return None
-    fitting = (part for _, part in tensors_in(batch) if part.shape == loss.input.shape)
-    return next((part for part in fitting if bool(((part >= 0) & (part <= 1)).all())), None)
+    parts = [part for _, part in tensors_in(batch)]
+    if loss.function in _SIGMOIDS:
+        fitting = (part for part in parts if part.shape == loss.input.shape)
+        return next((part for part in fitting if bool(((part >= 0) & (part <= 1)).all())), None)
+    integers = [part.reshape(-1) for part in parts if _fits(part, loss.input)]
+    return integers[0] if len(integers) == 1 else None
 
 
 def takes_independent_labels(function: str, targets: Tensor | None) -> bool:

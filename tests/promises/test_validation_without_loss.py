@@ -42,6 +42,19 @@ class Metric(Normalised):
         self.log("val_acc", self.accuracy)
 
 
+class Probabilities(Normalised):
+    """Metrics of a softmax, in a decorated step."""
+
+    def __init__(self):
+        super().__init__()
+        self.metrics = torchmetrics.MetricCollection({"acc": torchmetrics.Accuracy("multiclass", num_classes=CLASSES)})
+
+    @torch.inference_mode()
+    def validation_step(self, batch, batch_idx):
+        self.metrics.update(self.logits(batch[0]).softmax(dim=-1), batch[1])
+        self.log_dict(self.metrics)
+
+
 class SecondColumn(Normalised):
     """The labels are the last of three columns."""
 
@@ -78,6 +91,7 @@ SCRIPTS = {
     "argmax": Normalised,
     "max": OldStyle,
     "torchmetrics": Metric,
+    "a softmax for torchmetrics": Probabilities,
     "three columns": SecondColumn,
     "no_grad around the backbone": Frozen,
     "reentrant checkpoints": Checkpointed,
