@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fitb_callbacks.callback.errors import ErrorPolicy
@@ -13,6 +12,7 @@ from fitb_callbacks.data.batches import BatchAdapter, Reference, batches_of
 from fitb_callbacks.scoring.judges import STREAMED_JUDGES, StreamedJudge
 from fitb_callbacks.scoring.judges.base import Judge
 from fitb_callbacks.scoring.judges.module import ModuleJudge
+from fitb_callbacks.utils.distributed import from_all
 from fitb_callbacks.utils.nested import tensors_in
 
 __all__ = ["RunJudge"]
@@ -71,6 +71,7 @@ class RunJudge:
         self._streamed_epoch: int | None = None
         self._batches = 0
         self._learns = True
+        self._apart = self._streamed is not None  # each process has one that saw its own batches alone
         self._gathered: StreamedJudge | None = None  # the same of all processes, as of the last probe
         self._num_classes = 0
 
@@ -118,16 +119,18 @@ class RunJudge:
 
     def epoch_ends(self, epoch: int) -> None:
         """After the epoch in which the judge learns, join what all processes have. Every process must call this."""
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and self._streamed is not None and self._streamed_epoch == epoch:
-            self._streamed = self._streamed.gathered()
+        if self._apart and (streamed := self._agreed()) is not None and self._streamed_epoch is not None:
+            self._apart = False
+            self._streamed = streamed.gathered() if self._streamed_epoch == epoch else streamed
 
     def present(self, epoch: int) -> Judge | None:
         """The judge as it is now, the same on every process, each of which must call this; None if there is none."""
+        if self._apart:
+            self._agreed()
         if self._streamed is None:
             return self._fixed
         complete = self._streamed_epoch is not None and self._streamed_epoch < epoch
-        judge = self._streamed if complete else self._streamed.gathered()
+        judge = self._streamed.gathered() if self._apart and not complete else self._streamed
         if judge.image_shape is None:
             self._errors.warn_once("judge", "the judge has seen no training batch, so there is none")
             return None
@@ -138,6 +141,16 @@ class RunJudge:
             )
         self._gathered = judge
         return judge
+
+    def _agreed(self) -> StreamedJudge | None:
+        """The judge that learns, unless a process has given its own up; and all have it learn in the same epoch."""
+        states = from_all((self._streamed is not None, self._streamed_epoch))
+        if not all(has_one for has_one, _ in states):
+            self.give_up()
+            self._apart = False
+        # A process may have found no batch that it could read
+        self._streamed_epoch = min((epoch for _, epoch in states if epoch is not None), default=None)
+        return self._streamed
 
     @property
     def last(self) -> Judge | None:

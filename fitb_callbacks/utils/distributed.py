@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["OtherRankError", "all_or_none", "all_reduce_max", "check_same", "confirm"]
+__all__ = ["OtherRankError", "all_or_none", "all_reduce_max", "check_same", "confirm", "from_all"]
+
+_Value = TypeVar("_Value")
 
 
 class OtherRankError(RuntimeError):
@@ -59,6 +62,27 @@ def confirm() -> None:
         raise OtherRankError("; ".join(f"rank {rank} failed with {failure}" for rank, failure in failures.items()))
 
 
+def from_all(value: _Value) -> list[_Value]:
+    """Return what each process gives, in the order of their ranks; without a process group, only this one's.
+
+    Args:
+        value: Anything that can be pickled.
+
+    Raises:
+        OtherRankError: If a process failed.
+
+    Example:
+        >>> from_all("mine")
+        ['mine']
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    confirm()
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def all_reduce_max(values: Sequence[float], world_size: int) -> tuple[float, ...]:
     """Return the elementwise maximum over all processes.
 
@@ -73,12 +97,7 @@ def all_reduce_max(values: Sequence[float], world_size: int) -> tuple[float, ...
         >>> all_reduce_max([1.0, 2.0], world_size=1)
         (1.0, 2.0)
     """
-    if world_size == 1:
-        return tuple(values)
-    confirm()
-    gathered: list[Sequence[float]] = [values] * world_size
-    dist.all_gather_object(gathered, values)
-    return tuple(map(max, zip(*gathered, strict=True)))
+    return tuple(values) if world_size == 1 else tuple(map(max, zip(*from_all(values), strict=True)))
 
 
 def check_same(what: str, value: object, world_size: int) -> None:
@@ -97,9 +116,7 @@ def check_same(what: str, value: object, world_size: int) -> None:
     """
     if world_size == 1:
         return
-    confirm()
-    values: list[object] = [value] * world_size
-    dist.all_gather_object(values, value)
+    values = from_all(value)
     if any(other != values[0] for other in values):
         raise ValueError(f"{what} must be the same for all processes; got {values}")
 

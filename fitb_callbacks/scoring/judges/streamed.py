@@ -183,17 +183,10 @@ class StreamedJudge(Judge):
 
         Every process must call this. Without a process group it is a copy.
         """
-        import torch.distributed as dist
+        from fitb_callbacks.utils.distributed import from_all
 
-        from fitb_callbacks.utils.distributed import confirm
-
-        states: list[dict[str, Any]] = [self.state_dict()]
-        if dist.is_available() and dist.is_initialized():
-            confirm()
-            states = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(states, self.state_dict())
         merged = self._empty()
-        for state in states:
+        for state in from_all(self.state_dict()):
             part = self._empty()
             part.load_state_dict(state)
             merged.merge(part)
