@@ -223,10 +223,10 @@ def _warnings_to(hint: Callable[[str], None]) -> Iterator[None]:
     """Take the callback's own warnings for hints, but for those that only a single batch gives reason for."""
     show = warnings.showwarning
 
-    def taken(message: Warning | str, *rest: Any) -> None:
+    def taken(message: Warning | str, *rest: Any, **options: Any) -> None:
         name, colon, text = str(message).partition(": ")
         if not (colon and name == FillInBlanksCallback.__name__):
-            show(message, *rest)
+            show(message, *rest, **options)
         elif not any(part in text for part in _OF_ONE_BATCH):
             hint(f"{text[:1].upper()}{text[1:]}.")
 
