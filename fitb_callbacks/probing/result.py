@@ -259,7 +259,7 @@ class FillInBlanksResult:
             self.intervals,
             num_classes=self._num_classes,
             num_images=len(self.labels),
-            classes_without=sum(label not in covered for label in self.classes),
+            classes_without=[self.class_name(label) for label in self.classes if label not in covered],
             spot=self._spot(),
             judge=judge,
             recognised=self._recognised,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fitb_callbacks.scoring.structure import shortcut_of
@@ -14,6 +14,7 @@ _SHORTCUT = 0.5  # suspicion from which one cue is called a shortcut
 _SAME_PLACE = 0.5  # share of the images from which a place is named
 _MARGIN = 0.1  # by which the lower bound of what the model knows has to clear chance
 _FEWEST_IMAGES, _FEWEST_PER_CLASS = 20, 2
+_MOST_NAMES = 5
 _CUE = {
     "colour": "the mean colour",
     "shading": "the coarse shading",
@@ -49,7 +50,7 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
     *,
     num_classes: int,
     num_images: int,
-    classes_without: int = 0,
+    classes_without: Sequence[str] = (),
     spot: Spot | None = None,
     judge: str | None = None,
     recognised: float | None = None,
@@ -64,7 +65,7 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
         intervals: Score name to the ends of its 95% interval.
         num_classes: Number of classes, at least 2.
         num_images: Number of probe images.
-        classes_without: How many of the probed classes have no prototype.
+        classes_without: Names of the probed classes that have no prototype.
         spot: Where most images have what the model relies on most.
         judge: What the judge is, in words; None if that is not known.
         recognised: Share of the filled images that the model takes for their label; None where nothing was filled.
@@ -132,8 +133,9 @@ def interpret(  # noqa: PLR0913 - facts of one probe, each named
             f"{ranked}; by chance it would be 50%. The model is not trained, has memorised, or goes by something else "
             "than what the classes look like.",
         )
-    if missing := _missing(low, num_classes, num_images, classes_without):
-        return _said("unclear", f"{missing[0].upper()}{missing[1:]}.", f"{ranked}.")
+    if missing := _missing(low, num_classes, num_images, len(classes_without)):
+        named = f" Without a prototype: {_some(classes_without)}." if classes_without else ""
+        return _said("unclear", f"{missing[0].upper()}{missing[1:]}.", f"{ranked}.{named}")
     return _said(
         "good",
         "What the model fills in looks like the classes, and no shortcut was found.",
@@ -222,6 +224,11 @@ def _missing(low: float, num_classes: int, num_images: int, classes_without: int
     if low < _MARGIN:
         return "the judge is hardly better than chance on what the model fills in"
     return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _said(tone: str, headline: str, reason: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def test_green_when_nothing_is_missing():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes_without": 2}, "2 of 10 classes have no prototype"),
+        ({"classes_without": ["seal", "fly"]}, "2 of 10 classes have no prototype"),
         ({"num_images": 12}, "12 probe images are too few"),
         ({"intervals": {"knows": (0.05, 0.9)}}, "hardly better than chance"),
         ({"scores": {"coverage": 0.4}}, "does not know these images yet"),
@@ -75,6 +75,12 @@ def test_red_says_where_to_look(scores, words):
     found = said(scores)
     assert found["tone"] == "bad"
     assert words in found["reason"]
+
+
+def test_classes_without_a_prototype_are_named():
+    names = [f"class {number}" for number in range(7)]
+    assert said(classes_without=["seal"])["reason"].endswith(" Without a prototype: seal.")
+    assert said(classes_without=names)["reason"].endswith("class 3, class 4 and 2 more.")
 
 
 def test_a_spot_that_leads_on_trusted_images_too_is_the_thing_itself():
