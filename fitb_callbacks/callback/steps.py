@@ -225,14 +225,14 @@ class RunSteps:
             return
         pending, self._pending = self._pending, None
         with self._budget.aside(), self._errors.degrade("batch", f"a {stage} batch could not be read"):
-            if not reader.understood:
-                self._understand(reader, trainer, pl_module, batch, seen)
-            if reader.understood and not self._errors.off:
+            tells = reader.understood or self._understand(reader, trainer, pl_module, batch, seen)
+            if tells and not self._errors.off:
                 self._use(stage, trainer, pl_module, *(pending or reader.read(batch, seen)))
 
     def _understand(
         self, reader: StepReader, trainer: Trainer, pl_module: LightningModule, batch: Any, seen: Observation | None
-    ) -> None:
+    ) -> bool:
+        """Whether the step tells how the model is used, and the batch what is in it."""
         try:
             with as_in_the_run(trainer, pl_module), isolate_rng():
                 way = lambda logits_fn: through_the_root(trainer, logits_fn) or logits_fn  # noqa: E731
@@ -243,14 +243,15 @@ class RunSteps:
         except TypeError as error:
             if reader.stage == "training" and self._validation_may_tell(trainer):
                 self._waits_for_validation = True
-                return
+                return False
             if self.checked:  # the validation serves for everything but the judge
                 self._run_judge.give_up()
                 raise TypeError(f"{error}{_NO_JUDGE if reader.stage == 'training' else ''}") from error
             self._errors.switch_off(f"{error}. The batch is {reader.batch_words}. {ADVICE}")
-            return
+            return False
         for note in () if reader.usage is None else reader.usage.notes:
             rank_zero_info(f"FillInBlanksCallback: {note}")
+        return reader.understood
 
     def _validation_may_tell(self, trainer: Trainer) -> bool:
         """Whether this epoch's validation is still to be looked at; its step can be run again, so it tells more."""

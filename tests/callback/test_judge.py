@@ -18,6 +18,7 @@ def test_no_more_batches_are_wanted_once_there_is_enough_of_each_class():
         assert judge.wants_batches(epoch=0) == wants_more
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_processes_agree_on_the_judge_and_none_waits_for_another(tmp_path):
     torch.multiprocessing.spawn(learn_apart, (2, str(tmp_path)), nprocs=2)
