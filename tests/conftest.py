@@ -9,12 +9,12 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from quick import quiet_trainer
+from small_network import learned
 
 collect_ignore = ["helpers"]  # modules that tests import, and scripts that they start as processes
 
@@ -80,13 +80,7 @@ def trained(digits) -> nn.Module:
         *(nn.Flatten(), nn.Linear(16 * 64, 10)),
     )
     images, labels = (tensor[:1400] for tensor in digits.tensors)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(6):
-        for batch in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
-    return model
+    return learned(model, images, labels, rate=3e-3, epochs=6)
 
 
 @pytest.fixture
