@@ -83,11 +83,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", default="", help="part of a model's name")
+    parser.add_argument("--images", type=int, default=None, help="how many to fill")
     asked = parser.parse_args()
     for name in MODELS:
         if asked.only not in name:
             continue
-        model, images, labels = build(name, IMAGES[name])
+        model, images, labels = build(name, asked.images or IMAGES[name])
         model.requires_grad_(False)
         keep_freed_memory(images.device)
         tuner = tuner_for(model, images)

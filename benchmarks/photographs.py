@@ -283,6 +283,11 @@ def photograph(name: str) -> Tensor:
     cutout = cutout.resize([max(1, round(side * scale)) for side in cutout.size], Image.Resampling.BICUBIC)
     picture = Image.fromarray(background(random))
     picture.paste(cutout, ((SIDE - cutout.width) // 2, (SIDE - cutout.height) // 2), cutout)
+    return scaled(picture)
+
+
+def scaled(picture: Image.Image) -> Tensor:
+    """A picture in the networks' input space, shape ``(3, H, W)``."""
     return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() - 127) / 128
 
 

@@ -25,6 +25,7 @@ __all__ = ["AscentUpdate"]
 
 _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
+_MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class AscentUpdate:
         exponent: How strongly a gradient's spectrum is shaped, see `fitb_callbacks.probing.prior.ImagePrior.shape`.
         colours: Whether a gradient's channels are mixed as those of the images go together.
         contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
-            deviations of the images. Without a limit everything ends up black, white or a garish colour.
+            deviations of the images. Without a limit everything ends up black, white or a garish colour; so it does
+            in images with white backgrounds, whose standard deviation is large: with more than one channel, it is at
+            most 0.3 of the value range.
         chunk_size: How many images go through the model at a time; None for all that are given.
 
     Example:
@@ -100,8 +103,8 @@ class AscentUpdate:
         noise, shifts = self._noise(keys, start), self._shifts(start.shape[-2:])
         back = [(-rows, -columns) for rows, columns in shifts]
         shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
-        step_size, contrast = (units * self.prior.std * root for units in (self.step_size, self.contrast))
-        weight, contrast, low, high = (1 - self.momentum) * root, contrast.clamp(min=_TINY), low - mean, high - mean
+        step_size, contrast = self.step_size * self.prior.std * root, (self._contrast() * root).clamp(min=_TINY)
+        weight, low, high = (1 - self.momentum) * root, low - mean, high - mean
         drawn = (start - mean) * hidden  # hidden pixels, as distances from the mean colour; zero everywhere else
         rest = start - drawn
         direction, total, sizes = torch.zeros_like(start), torch.zeros_like(start), []
@@ -145,6 +148,13 @@ class AscentUpdate:
         """Lowest and highest value of a filled pixel, and the mean colour between them, each ``(1, C, H, W)``."""
         low, high = (bound.to(like).expand_as(like[:1]).contiguous() for bound in (self.low, self.high))
         return low, high, self.prior.mean.to(like)[:, None, None].expand_as(like[:1]).clamp(low, high)
+
+    def _contrast(self) -> Tensor:
+        """Largest root mean square distance from the mean colour, in the images' own units; a tensor of no axes."""
+        most = self.contrast * self.prior.std
+        if len(self.prior.mean) == 1:  # black and white is what drawings are made of
+            return self.low.new_tensor(most)
+        return ((self.high - self.low).mean() * _MOST_OF_RANGE).clamp(max=most)
 
     def _noise(self, keys: Tensor, like: Tensor) -> Tensor:
         """Four copies of each image's noise, so that it is rolled by looking at another part of it, see `_part`."""

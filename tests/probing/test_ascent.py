@@ -140,6 +140,26 @@ def test_shaping_makes_smooth_updates_in_the_colours_of_the_images():
     assert update(colours=False)[:, 1].abs().max() < 1e-6  # no more than rounding
 
 
+@pytest.mark.parametrize(("channels", "limit"), [(1, 1.3), (3, 0.3 / 0.4)])
+def test_in_colour_no_contrast_makes_everything_black_or_white(channels: int, limit: float):
+    """Small dark things on white: the images' standard deviation is 0.4 of their range."""
+    torch.manual_seed(0)
+    images = torch.ones(8, channels, 10, 10)
+    images[:, :, 3:7, 3:8] = 0
+    standard_deviation = ImagePrior.from_images(images).std
+    assert standard_deviation == pytest.approx(0.4, abs=1e-6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 100, 2)).eval()
+    labels, visible = torch.arange(8) % 2, torch.zeros(8, 1, 10, 10, dtype=torch.bool)
+    rule = dataclasses.replace(
+        rule_for(images, weighted=False, num_steps=30), low=torch.tensor(0.0), high=torch.tensor(1.0)
+    )
+    found = rule.find(model, images, labels, visible, torch.arange(8))
+    contrast = (images + found.values - images.mean()).square().mean(dim=(1, 2, 3)).sqrt() / standard_deviation
+    assert contrast.max() <= limit + 1e-4
+    if channels == 1:
+        assert contrast.min() > 0.3 / 0.4
+
+
 class BreaksOn(nn.Module):
     """A trained model whose logits are NaN for images that are bright in one corner."""
 
