@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
@@ -25,6 +26,7 @@ __all__ = ["AscentUpdate"]
 
 _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
+_FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
@@ -104,37 +106,40 @@ class AscentUpdate:
         back = [(-rows, -columns) for rows, columns in shifts]
         shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
         step_size, contrast = self.step_size * self.prior.std * root, (self._contrast() * root).clamp(min=_TINY)
-        weight, low, high = (1 - self.momentum) * root, low - mean, high - mean
+        weight, lowest, highest = (1 - self.momentum) * root, low - mean, high - mean
         drawn = (start - mean) * hidden  # hidden pixels, as distances from the mean colour; zero everywhere else
         rest = start - drawn
         direction, total, sizes = torch.zeros_like(start), torch.zeros_like(start), []
         averaged = (self.num_steps + 1) // 2
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
-            seen = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3)).add_(_part(noise, step))
+            shown = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3))
+            seen = shown if step == 0 else shown + _part(noise, step)
             gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
             if step == 0:
                 first = logits
-            shaped = shape(gradient, step).mul_(hidden)
+            sees = (predicted(logits, labels) == labels).to(start.dtype) * _FAR
+            shaped = shape(_inwards(gradient, shown, low, high, sees), step).mul_(hidden)
+            shaped = _inwards(shaped, drawn, lowest, highest, sees)
             sizes.append(_size(shaped))  # the transform has spread what is not finite over the whole image
             shaped.nan_to_num_(0, 0, 0)
             towards = weight / sizes[-1].nan_to_num(torch.inf).clamp(min=_TINY)
             direction.mul_(self.momentum).addcmul_(shaped, _per_image(towards))
             drawn.addcmul_(direction, _per_image(step_size / _size(direction).clamp(min=_TINY)))
             drawn.mul_(_per_image(contrast / torch.maximum(_size(drawn), contrast)))
-            drawn.clamp_(low, high)
+            drawn.clamp_(lowest, highest)
             if step >= self.num_steps - averaged:
                 total.add_(drawn)
         images = torch.where(visible, start, (mean + total / averaged).clamp(self.low, self.high))
         moved = torch.stack(sizes).isfinite().any(dim=0)
         values = torch.where(_per_image(moved), images - start, torch.nan)
-        log_p, predicted = answer(first, labels)
+        log_p, seen_first = answer(first, labels)
         if self.weighted:
             with torch.no_grad():
                 chunks = images.to(masked.dtype).split(self.chunk_size or len(images))
                 after, _ = answer(torch.cat([classify(chunk) for chunk in chunks]).float(), labels)
             values = values * _per_image((after - log_p).clamp(min=0) * root / _size(values).clamp(min=_TINY))
-        return Found(values, predicted, log_p)
+        return Found(values, seen_first, log_p)
 
     def _gradients(self, classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients and the logits of `_ascent_direction`, one chunk after the other."""
@@ -188,6 +193,20 @@ def _towards(logits: Tensor, labels: Tensor) -> Tensor:
     loudness = logits.std(dim=1, keepdim=True) / _MOST_LOUD
     others = (logits / loudness.nan_to_num(nan=1.0).clamp(min=1)).scatter_(1, labels[:, None], -torch.inf)
     return others.softmax(dim=1).neg().scatter_(1, labels[:, None], 1.0)
+
+
+def _inwards(direction: Tensor, values: Tensor, low: Tensor, high: Tensor, freedom: Tensor) -> Tensor:
+    """A direction in place, less what leads out of the value range by more than an image's freedom, ``(B,)``.
+
+    On a white background, everything that is white asks for more of it, and the shaping draws along all around it,
+    until nothing else is left. Images in which the model sees the label already do without: other networks recognise
+    less in what would be drawn then. So do images of one channel: other classifiers recognise digits no better with it.
+    """
+    if direction.shape[1] == 1:
+        return direction
+    down = torch.sub(low * _FAR, values, alpha=_FAR).clamp_(max=0).sub_(_per_image(freedom))
+    up = torch.sub(high * _FAR, values, alpha=_FAR).clamp_(min=0).add_(_per_image(freedom))
+    return direction.nan_to_num_(torch.nan, torch.nan, torch.nan).clamp_(down, up)
 
 
 def _size(values: Tensor) -> Tensor:
