@@ -27,6 +27,7 @@ __all__ = ["AscentUpdate"]
 _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
+_AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
@@ -111,6 +112,7 @@ class AscentUpdate:
         rest = start - drawn
         direction, total, sizes = torch.zeros_like(start), torch.zeros_like(start), []
         averaged = (self.num_steps + 1) // 2
+        margin, in_colour = (high - low) * _AT_THE_END, start.shape[1] > 1
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
             shown = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3))
@@ -118,9 +120,12 @@ class AscentUpdate:
             gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
             if step == 0:
                 first = logits
-            sees = (predicted(logits, labels) == labels).to(start.dtype) * _FAR
-            shaped = shape(_inwards(gradient, shown, low, high, sees), step).mul_(hidden)
-            shaped = _inwards(shaped, drawn, lowest, highest, sees)
+            if in_colour:
+                sees = (predicted(logits, labels) == labels).to(start.dtype) * _FAR
+                gradient = _inwards(gradient, shown, low + margin, high - margin, sees)
+            shaped = shape(gradient, step).mul_(hidden)
+            if in_colour:
+                _inwards(shaped, drawn, lowest, highest, sees)
             sizes.append(_size(shaped))  # the transform has spread what is not finite over the whole image
             shaped.nan_to_num_(0, 0, 0)
             towards = weight / sizes[-1].nan_to_num(torch.inf).clamp(min=_TINY)
@@ -133,13 +138,13 @@ class AscentUpdate:
         images = torch.where(visible, start, (mean + total / averaged).clamp(self.low, self.high))
         moved = torch.stack(sizes).isfinite().any(dim=0)
         values = torch.where(_per_image(moved), images - start, torch.nan)
-        log_p, seen_first = answer(first, labels)
+        log_p, answered = answer(first, labels)
         if self.weighted:
             with torch.no_grad():
                 chunks = images.to(masked.dtype).split(self.chunk_size or len(images))
                 after, _ = answer(torch.cat([classify(chunk) for chunk in chunks]).float(), labels)
             values = values * _per_image((after - log_p).clamp(min=0) * root / _size(values).clamp(min=_TINY))
-        return Found(values, seen_first, log_p)
+        return Found(values, answered, log_p)
 
     def _gradients(self, classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients and the logits of `_ascent_direction`, one chunk after the other."""
@@ -200,10 +205,8 @@ def _inwards(direction: Tensor, values: Tensor, low: Tensor, high: Tensor, freed
 
     On a white background, everything that is white asks for more of it, and the shaping draws along all around it,
     until nothing else is left. Images in which the model sees the label already do without: other networks recognise
-    less in what would be drawn then. So do images of one channel: other classifiers recognise digits no better with it.
+    less in what would be drawn then. It is for colour only: other classifiers recognise digits no better with it.
     """
-    if direction.shape[1] == 1:
-        return direction
     down = torch.sub(low * _FAR, values, alpha=_FAR).clamp_(max=0).sub_(_per_image(freedom))
     up = torch.sub(high * _FAR, values, alpha=_FAR).clamp_(min=0).add_(_per_image(freedom))
     return direction.nan_to_num_(torch.nan, torch.nan, torch.nan).clamp_(down, up)
