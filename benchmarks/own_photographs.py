@@ -31,9 +31,12 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--photographs", type=int, default=48, help="how many to fill")
     asked = arguments.parse_args()
+    paths = sorted(path for path in asked.folder.glob("*") if path.suffix.lower() in {".jpeg", ".jpg", ".png"})
+    if not paths:
+        arguments.error(f"folder must hold JPEG or PNG files; there are none in {asked.folder}")
     torch.set_num_threads(1)
     networks = [pretrained(size) for size in range(3)]
-    images, labels = agreed(networks, sorted(asked.folder.iterdir()), asked.photographs)
+    images, labels = agreed(networks, paths, asked.photographs)
     print(f"{len(images)} photographs of {len(labels.unique())} classes")
     known, seen = as_probed(networks[0], images, labels), defaultdict(list)
     for rows in torch.arange(len(images)).split(AT_ONCE):
@@ -69,6 +72,8 @@ def agreed(networks: list[nn.Module], paths: list[Path], number: int) -> tuple[T
             chosen.append(row)
             taken[of] += 1
     chosen = chosen[:number]
+    if not chosen:
+        raise SystemExit(f"the three networks see the same class in none of the {len(paths)} photographs")
     return torch.stack([photograph(paths[row]) for row in chosen]), label[0, chosen]
 
 
