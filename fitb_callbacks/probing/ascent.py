@@ -28,6 +28,7 @@ _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
+_PATIENCE = 5  # steps in a row
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
@@ -112,7 +113,7 @@ class AscentUpdate:
         rest = start - drawn
         direction, total, sizes = torch.zeros_like(start), torch.zeros_like(start), []
         averaged = (self.num_steps + 1) // 2
-        margin, in_colour = (high - low) * _AT_THE_END, start.shape[1] > 1
+        margin, unseen = (high - low) * _AT_THE_END, torch.zeros_like(labels)
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
             shown = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3))
@@ -120,12 +121,14 @@ class AscentUpdate:
             gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
             if step == 0:
                 first = logits
-            if in_colour:
-                sees = (predicted(logits, labels) == labels).to(start.dtype) * _FAR
-                gradient = _inwards(gradient, shown, low + margin, high - margin, sees)
+            unseen = (unseen + 1) * (predicted(logits, labels) != labels)
+            stuck = step + 1 >= _PATIENCE and _maybe(unseen >= _PATIENCE)
+            if stuck:
+                freedom = (unseen < _PATIENCE).to(start.dtype) * _FAR
+                gradient = _inwards(gradient, shown, low + margin, high - margin, freedom)
             shaped = shape(gradient, step).mul_(hidden)
-            if in_colour:
-                _inwards(shaped, drawn, lowest, highest, sees)
+            if stuck:
+                _inwards(shaped, drawn, lowest, highest, freedom)
             sizes.append(_size(shaped))  # the transform has spread what is not finite over the whole image
             shaped.nan_to_num_(0, 0, 0)
             towards = weight / sizes[-1].nan_to_num(torch.inf).clamp(min=_TINY)
@@ -204,12 +207,17 @@ def _inwards(direction: Tensor, values: Tensor, low: Tensor, high: Tensor, freed
     """A direction in place, less what leads out of the value range by more than an image's freedom, ``(B,)``.
 
     On a white background, everything that is white asks for more of it, and the shaping draws along all around it,
-    until nothing else is left. Images in which the model sees the label already do without: other networks recognise
-    less in what would be drawn then. It is for colour only: other classifiers recognise digits no better with it.
+    until nothing else is left. Images in which the model sees the label, or has not failed to for long, do without:
+    other networks recognise less in what would be drawn then.
     """
     down = torch.sub(low * _FAR, values, alpha=_FAR).clamp_(max=0).sub_(_per_image(freedom))
     up = torch.sub(high * _FAR, values, alpha=_FAR).clamp_(min=0).add_(_per_image(freedom))
     return direction.nan_to_num_(torch.nan, torch.nan, torch.nan).clamp_(down, up)
+
+
+def _maybe(flags: Tensor) -> bool:
+    """Whether any is set. Asking would make a GPU wait, so that there the answer is yes."""
+    return flags.device.type != "cpu" or bool(flags.any())
 
 
 def _size(values: Tensor) -> Tensor:

@@ -160,19 +160,22 @@ def test_in_colour_no_contrast_makes_everything_black_or_white(channels: int, li
         assert contrast.min() > 0.3 / 0.4
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("low", "scale"), [(0.0, 1.0), (-2.1, 2.3)])
-def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(low: float, scale: float):
-    """A class that is a dark spot on white, in colour: most of the gradient asks for more white where it is white."""
+def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(
+    low: float, scale: float, channels: int
+):
+    """A class that is a dark spot on white: most of the gradient asks for more white where it is white."""
     torch.manual_seed(0)
-    images = torch.ones(8, 3, 16, 16)
+    images = torch.ones(8, channels, 16, 16)
     for image, (top, left) in zip(images, torch.randint(1, 11, (8, 2)).tolist(), strict=True):
-        image[:, top : top + 5, left : left + 5] = torch.rand(3, 1, 1) / 2
+        image[:, top : top + 5, left : left + 5] = torch.rand(channels, 1, 1) / 2
     images = low + scale * images
     spot = torch.zeros(16, 16, dtype=torch.bool)
     spot[6:10, 6:10] = True
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)).requires_grad_(False)
-    model[1].weight[1] = torch.where(spot, -1.0, 1.0).expand(3, 16, 16).flatten()
-    white, everything = images.amax().expand(4, 3, 16, 16), torch.zeros(4, 1, 16, 16, dtype=torch.bool)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 256, 2)).requires_grad_(False)
+    model[1].weight[1] = torch.where(spot, -1.0, 1.0).expand(channels, 16, 16).flatten()
+    white, everything = images.amax().expand(4, channels, 16, 16), torch.zeros(4, 1, 16, 16, dtype=torch.bool)
     model[1].weight[0], model[1].bias[0] = 0, model(white)[0, 1] + 20 * scale  # which is what white is taken for
     rule = dataclasses.replace(rule_for(images, weighted=False), low=images.amin(), high=images.amax())
     filled = white + rule.find(model, white, torch.ones(4).long(), everything, torch.arange(4)).values
