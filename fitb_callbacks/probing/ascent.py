@@ -28,7 +28,7 @@ _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
-_PATIENCE = 5  # steps in a row
+_PATIENCE = 3  # steps in a row
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
