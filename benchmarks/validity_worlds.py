@@ -111,7 +111,7 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 
 def _drawn(name: str) -> dict[str, Split]:
     """Scenes with a dozen things of each class: uint8, with the opacity last."""
-    cut_outs = _emoji() if name == "emoji" else _photographs()
+    cut_outs = _emoji() if name == "emoji" else photographs()
     counts = {"train": 2000, "trusted": 1000, "held_out": 600}
     splits = {}
     for number, (split, count) in enumerate(counts.items()):
@@ -141,7 +141,8 @@ def _emoji() -> list[list[Image.Image]]:
     return classes
 
 
-def _photographs() -> list[list[Image.Image]]:
+def photographs() -> list[list[Image.Image]]:
+    """Cut-out photographs of each class, in random order, at most 128 pixels long, with their opacity."""
     classes = []
     for folder in PHOTOGRAPHS.values():
         files = sorted(

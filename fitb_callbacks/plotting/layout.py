@@ -51,6 +51,7 @@ MARGIN, GAP = 14, 6
 _LINE = 1.3
 _LONGEST_TITLE = 200
 _TILE, _SMALL = 112, 14  # of the figures for papers and ablations
+_AS_WHITE_AS_PAPER, _SHARE_OF_RIM, _HAIRLINE = 245, 0.2, (200, 204, 208)
 
 Colour = tuple[int, int, int]
 Sign = Literal["right", "wrong", "none"]
@@ -196,7 +197,8 @@ def lay_out(
 def fitted(picture: Picture, tile: tuple[int, int]) -> Image.Image:
     """The picture in the middle of a tile of this width and height, as large as fits.
 
-    Small pictures are enlarged by a whole factor, so that their pixels stay sharp squares; others are resampled.
+    Small pictures are enlarged by a whole factor, so that their pixels stay sharp squares; others are resampled. One that
+    is white at the rim gets a hairline, or nobody could tell where it ends.
     """
     image = Image.fromarray(picture)
     scale = min(room / side for room, side in zip(tile, image.size, strict=True))
@@ -204,6 +206,10 @@ def fitted(picture: Picture, tile: tuple[int, int]) -> Image.Image:
         image = image.resize([side * int(scale) for side in image.size], Image.Resampling.NEAREST)
     else:
         image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    pixels = np.asarray(image)
+    rim = np.concatenate((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+    if (rim >= _AS_WHITE_AS_PAPER).all(axis=1).mean() > _SHARE_OF_RIM:
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=_HAIRLINE)
     if image.size == tile:
         return image
     whole = Image.new("RGB", tile, PAPER)

@@ -71,6 +71,21 @@ def test_pixels_are_sharp_squares(height, width, scale):
     assert np.array_equal(picture[left[0], column : column + scale * width], expected)
 
 
+@pytest.mark.parametrize(("ground", "outlined"), [(1.0, True), (0.9, False)])
+def test_where_a_white_tile_ends_is_seen_on_the_white_page(ground, outlined):
+    result = coloured(2)
+    result.prototypes[0], result.prototypes[0][:, 9:19, 9:19] = ground, 0.0
+    picture = draw(result)
+    dark = next(tile for tile in tiles(picture, (0, 0, 0)) if sides(tile)[0] > 50)
+    large = sides(tiles(picture, GREEN)[0])[0]
+    middle = (dark[0].start + dark[0].stop) // 2
+    end = dark[1].start - (large - sides(dark)[1]) // 2  # the dark square is in the middle of its tile
+    rim, outside = picture[middle, end], picture[middle, end - 1]
+    assert (outside == 255).all()
+    assert (rim < 255).all()
+    assert (picture[middle, end + 1] != rim).any() == outlined
+
+
 def test_of_many_classes_twenty_are_drawn():
     assert len(tiles(draw(coloured(100)), GREEN)) == 20
 
