@@ -197,8 +197,8 @@ def lay_out(
 def fitted(picture: Picture, tile: tuple[int, int]) -> Image.Image:
     """The picture in the middle of a tile of this width and height, as large as fits.
 
-    Small pictures are enlarged by a whole factor, so that their pixels stay sharp squares; others are resampled. One that
-    is white at the rim gets a hairline, or nobody could tell where it ends.
+    Small pictures are enlarged by a whole factor, so that their pixels stay sharp squares; others are resampled. One
+    that is white at the rim gets a hairline, or nobody could tell where it ends.
     """
     image = Image.fromarray(picture)
     scale = min(room / side for room, side in zip(tile, image.size, strict=True))

@@ -162,9 +162,7 @@ def test_in_colour_no_contrast_makes_everything_black_or_white(channels: int, li
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("low", "scale"), [(0.0, 1.0), (-2.1, 2.3)])
-def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(
-    low: float, scale: float, channels: int
-):
+def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(low: float, scale: float, channels: int):
     """A class that is a dark spot on white: most of the gradient asks for more white where it is white."""
     torch.manual_seed(0)
     images = torch.ones(8, channels, 16, 16)
