@@ -143,6 +143,8 @@ def _emoji() -> list[list[Image.Image]]:
 
 def photographs() -> list[list[Image.Image]]:
     """Cut-out photographs of each class, in random order, at most 128 pixels long, with their opacity."""
+    if not STAMPS.exists():
+        raise SystemExit(f"the photographs are not at {STAMPS}: apt install tuxpaint-stamps-default")
     classes = []
     for folder in PHOTOGRAPHS.values():
         files = sorted(

@@ -28,7 +28,7 @@ _TINY = 1e-20
 _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
-_PATIENCE = 3  # steps in a row
+_PATIENCE = 3  # steps in a row without the label, after which a fill is kept within the value range
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
@@ -122,7 +122,7 @@ class AscentUpdate:
             if step == 0:
                 first = logits
             unseen = (unseen + 1) * (predicted(logits, labels) != labels)
-            stuck = step + 1 >= _PATIENCE and _maybe(unseen >= _PATIENCE)
+            stuck = step + 1 >= _PATIENCE and _maybe_any(unseen >= _PATIENCE)
             if stuck:
                 freedom = (unseen < _PATIENCE).to(start.dtype) * _FAR
                 gradient = _inwards(gradient, shown, low + margin, high - margin, freedom)
@@ -215,7 +215,7 @@ def _inwards(direction: Tensor, values: Tensor, low: Tensor, high: Tensor, freed
     return direction.nan_to_num_(torch.nan, torch.nan, torch.nan).clamp_(down, up)
 
 
-def _maybe(flags: Tensor) -> bool:
+def _maybe_any(flags: Tensor) -> bool:
     """Whether any is set. Asking would make a GPU wait, so that there the answer is yes."""
     return flags.device.type != "cpu" or bool(flags.any())
 

@@ -42,6 +42,8 @@ def import_from_string(path: str, *, argument: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # user's code may raise anything
+        if "/" in module_name or module_name.endswith(".py"):
+            raise ValueError(f"{argument} must be package.module:name, not a file; got {path!r}") from error
         raise ValueError(f"{argument} {path!r} cannot be imported: {one_line(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):

@@ -154,6 +154,7 @@ def broken_folder(tmp_path):
         ("labels.npz", r"got float64 \(3, 1\)"),
         ("pickle.npz", "without pickle"),
         ("nosuchmodule:images", "cannot be imported: ModuleNotFoundError"),
+        ("folder/nosuchmodule.py:images", "must be package.module:name, not a file"),
         ("MODULE:lost", "there is no 'lost'"),
         ("MODULE:images", "must name a function"),
         ("MODULE:nothing", "what .*:nothing returns must be a pair of tensors"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
+from fitb_callbacks.probing import ascent
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.fill import fill_rows
@@ -160,10 +161,12 @@ def test_in_colour_no_contrast_makes_everything_black_or_white(channels: int, li
         assert contrast.min() > 0.3 / 0.4
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("low", "scale"), [(0.0, 1.0), (-2.1, 2.3)])
-def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(low: float, scale: float, channels: int):
-    """A class that is a dark spot on white: most of the gradient asks for more white where it is white."""
+def filled_dark_spot(*, channels=1, low=0.0, scale=1.0, white_is_it=False, num_steps=16):
+    """Fills of a class that is a dark spot on white: most of the gradient asks for more white where it is white.
+
+    They are scaled to [0, 1], shape (4, channels, 16, 16); and where the spot is. All white is taken for the other
+    class, unless white_is_it.
+    """
     torch.manual_seed(0)
     images = torch.ones(8, channels, 16, 16)
     for image, (top, left) in zip(images, torch.randint(1, 11, (8, 2)).tolist(), strict=True):
@@ -174,12 +177,29 @@ def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(low: f
     model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 256, 2)).requires_grad_(False)
     model[1].weight[1] = torch.where(spot, -1.0, 1.0).expand(channels, 16, 16).flatten()
     white, everything = images.amax().expand(4, channels, 16, 16), torch.zeros(4, 1, 16, 16, dtype=torch.bool)
-    model[1].weight[0], model[1].bias[0] = 0, model(white)[0, 1] + 20 * scale  # which is what white is taken for
-    rule = dataclasses.replace(rule_for(images, weighted=False), low=images.amin(), high=images.amax())
+    margin = -1e4 if white_is_it else 20
+    model[1].weight[0], model[1].bias[0] = 0, model(white)[0, 1] + margin * scale
+    rule = rule_for(images, weighted=False, num_steps=num_steps)
     filled = white + rule.find(model, white, torch.ones(4).long(), everything, torch.arange(4)).values
-    filled = (filled - low) / scale
+    return (filled - low) / scale, spot
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("low", "scale"), [(0.0, 1.0), (-2.1, 2.3)])
+def test_white_that_asks_for_more_white_does_not_hide_what_should_be_dark(low: float, scale: float, channels: int):
+    filled, spot = filled_dark_spot(channels=channels, low=low, scale=scale)
     assert filled[..., spot].mean() < 0.4
     assert filled[..., :3, :].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"), [({"num_steps": 2}, False), ({"num_steps": 8}, True), ({"white_is_it": True}, False)]
+)
+def test_only_where_the_label_is_not_seen_for_long_is_a_fill_kept_within_the_range(monkeypatch, settings, changed):
+    kept_within, _ = filled_dark_spot(**settings)
+    monkeypatch.setattr(ascent, "_PATIENCE", 1_000)
+    left_alone, _ = filled_dark_spot(**settings)
+    assert torch.equal(kept_within, left_alone) != changed
 
 
 class BreaksOn(nn.Module):
