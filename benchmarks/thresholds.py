@@ -97,7 +97,7 @@ def random_moments(model: torch.nn.Module, images: Tensor, labels: Tensor, num_m
             masked = (images * visible).flatten(0, 1)
             of = labels.repeat(len(indices))
             shown = visible.expand(-1, len(images), -1, -1, -1).flatten(0, 1)
-            found = GradientUpdate().find(classifier(model), masked, of, shown, keys=torch.zeros_like(of))
+            found = GradientUpdate().find(classifier(model), masked, of, shown)
             update = found.values.view(len(indices), *images.shape) * ~visible
             moments.add(update, found.predicted.view(len(indices), -1) == labels)
     return moments

@@ -1,11 +1,11 @@
 """Fill hidden pixels by several ascent steps on log p(label), each shaped to look like the data.
 
 One input gradient of a network for photographs is noise to anyone but that network. The paper allows any update that
-locally improves the loss (section 4.5). This one takes several small steps. Each looks at the image slightly shifted
-and with a little noise, so that what it draws does not hang on single pixels, and gives the gradient the spectrum and
-the colours of the data (`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. What comes
-out is the mean over the second half of the steps: each single one also draws what only this network sees, and the next
-one undoes. Independent networks recognise the result; docs/photographs.md has the figures, with controls.
+locally improves the loss (section 4.5). This one takes several small steps. Each looks at the image slightly shifted,
+so that what it draws does not hang on single pixels, and gives the gradient the spectrum and the colours of the data
+(`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. What comes out is the mean over the
+second half of the steps: each single one also draws what only this network sees, and the next one undoes. Independent
+networks recognise the result; docs/photographs.md has the figures, with controls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
-from fitb_callbacks.utils.rng import keyed_normal, keyed_uniform
+from fitb_callbacks.utils.rng import keyed_uniform
 
 __all__ = ["AscentUpdate"]
 
@@ -36,8 +36,8 @@ _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over t
 class AscentUpdate:
     """Several ascent steps on log p(label), shaped to look like the data.
 
-    Everything is in units of the data: the images' standard deviation, their side, their spectrum. The noise of an
-    image is a pure function of its key.
+    Everything is in units of the data: the images' standard deviation, their side, their spectrum. No noise is added to
+    what the network sees: some networks are wrong on nearly everything under a little of it (docs/photographs.md).
 
     Args:
         prior: Of the images.
@@ -51,7 +51,6 @@ class AscentUpdate:
         momentum: Share of the last step's direction that the next one keeps, in [0, 1).
         max_shift: Largest random shift in a step, as a share of each side. Shifts wrap around.
         seed: Of the shifts, which are the same for all images.
-        noise: Standard deviation of the noise that is added for a step, in standard deviations of the images.
         exponent: How strongly a gradient's spectrum is shaped, see `fitb_callbacks.probing.prior.ImagePrior.shape`.
         colours: Whether a gradient's channels are mixed as those of the images go together.
         contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
@@ -66,7 +65,7 @@ class AscentUpdate:
         >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d((1, 2)), torch.nn.Flatten())  # left or right half
         >>> rule = AscentUpdate(ImagePrior.from_images(images), low=torch.zeros(1, 1, 1), high=torch.ones(1, 1, 1))
         >>> hidden, labels = torch.zeros(4, 1, 8, 8).bool(), torch.ones(4).long()
-        >>> found = rule.find(model, torch.full_like(images, 0.5), labels, hidden, keys=torch.arange(4))
+        >>> found = rule.find(model, torch.full_like(images, 0.5), labels, hidden)
         >>> bool(found.values[..., 4:].mean() > found.values[..., :4].mean())  # brighter on the right
         True
     """
@@ -80,7 +79,6 @@ class AscentUpdate:
     momentum: float = 0.8
     max_shift: float = 0.05
     seed: int = 0
-    noise: float = 0.4
     exponent: float = 1.0
     colours: bool = True
     contrast: float = 1.3
@@ -89,7 +87,7 @@ class AscentUpdate:
     proportional_to_doubt: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
 
-    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """See `fitb_callbacks.probing.updates.UpdateRule.find`.
 
         A step whose gradient is not finite leaves its image as it is. The update is not finite if no step's was.
@@ -104,7 +102,7 @@ class AscentUpdate:
         hidden = (~visible).to(start.dtype).expand_as(start).contiguous()
         root = hidden.flatten(1).sum(dim=1).sqrt()  # of the number of hidden values
         low, high, mean = self._bounds(start)
-        noise, shifts = self._noise(keys, start), self._shifts(start.shape[-2:])
+        shifts = self._shifts(start.shape[-2:])
         back = [(-rows, -columns) for rows, columns in shifts]
         shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
         step_size, contrast = self.step_size * self.prior.std * root, (self._contrast() * root).clamp(min=_TINY)
@@ -117,8 +115,7 @@ class AscentUpdate:
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
             shown = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3))
-            seen = shown if step == 0 else shown + _part(noise, step)
-            gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
+            gradient, logits = self._gradients(classify, _as_given(shown, masked), labels)
             if step == 0:
                 first = logits
             unseen = (unseen + 1) * (predicted(logits, labels) != labels)
@@ -168,11 +165,6 @@ class AscentUpdate:
         if len(self.prior.mean) == 1:  # black and white is what drawings are made of
             return self.low.new_tensor(most)
         return ((self.high - self.low).mean() * _MOST_OF_RANGE).clamp(max=most)
-
-    def _noise(self, keys: Tensor, like: Tensor) -> Tensor:
-        """Four copies of each image's noise, so that it is rolled by looking at another part of it, see `_part`."""
-        noise = keyed_normal(keys, like[0].numel()).to(like.dtype).view_as(like) * (self.noise * self.prior.std)
-        return noise.repeat(1, 1, 2, 2)
 
     def _shifts(self, size: torch.Size) -> list[tuple[int, int]]:
         """Rows and columns that all images are shifted by in each step, in the first by none."""
@@ -237,10 +229,3 @@ def _as_given(images: Tensor, like: Tensor) -> Tensor:
     if images.dtype == like.dtype and like.is_contiguous():  # of one channel: the formats differ in name alone
         return images.as_strided(like.shape, like.stride())
     return torch.empty_like(like).copy_(images)
-
-
-def _part(noise: Tensor, step: int) -> Tensor:
-    """An image's noise for a step, out of four copies: those of steps with the same noise in a place are far apart."""
-    height, width = noise.shape[-2] // 2, noise.shape[-1] // 2
-    top, left = (-17 * step) % height, (-31 * step) % width
-    return noise[..., top : top + height, left : left + width]

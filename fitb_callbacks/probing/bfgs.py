@@ -40,7 +40,7 @@ class BFGSUpdate:
         >>> classify = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
         >>> visible = torch.tensor([[True, False], [True, False]]).view(1, 1, 2, 2)
         >>> update = BFGSUpdate(num_steps=2)
-        >>> found = update.find(classify, torch.zeros(1, 1, 2, 2), torch.tensor([2]), visible, keys=torch.tensor([0]))
+        >>> found = update.find(classify, torch.zeros(1, 1, 2, 2), torch.tensor([2]), visible)
         >>> found.values.shape, found.values[visible].count_nonzero().item()
         (torch.Size([1, 1, 2, 2]), 0)
     """
@@ -50,7 +50,7 @@ class BFGSUpdate:
     proportional_to_doubt: ClassVar[bool] = False
     single_pass: ClassVar[bool] = False
 
-    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """See `fitb_callbacks.probing.updates.UpdateRule.find`."""
         first: list[tuple[Tensor, Tensor]] = []
 

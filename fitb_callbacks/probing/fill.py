@@ -13,7 +13,7 @@ from fitb_callbacks.models.chunks import in_blocks
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.inputs import Inputs
-from fitb_callbacks.probing.masks import pair_keys, step_of_patch
+from fitb_callbacks.probing.masks import step_of_patch
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.updates import in_one_block
 from fitb_callbacks.utils.distributed import confirm
@@ -28,7 +28,7 @@ _TINY = 1e-12
 _PARTS = 4
 _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
-_GENTLE_STEPS, _GENTLE_SIZE, _GENTLE_NOISE = 20, 0.03, 0.1
+_GENTLE_STEPS, _GENTLE_SIZE = 20, 0.03
 """Of the first part, which is looked at beside the original pixels: what is drawn there has to fit in with them."""
 
 FILL_GRADIENTS = _GENTLE_STEPS + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
@@ -57,7 +57,7 @@ def fill_images(inputs: Inputs, plan: Plan, *, seed: int, share: tuple[int, int]
         inputs: Images, labels and model. Hidden pixels start from the baseline and stay between low and high.
         plan: How images go through the model. Memory is bounded by its chunk size, which is halved when memory runs
             out.
-        seed: Of the parts, the shifts and the noise, an integer in [0, 2**32).
+        seed: Of the parts and the shifts, an integer in [0, 2**32).
         share: This process's rank and the number of processes: each fills its share of the images, and all end with
             all of them.
 
@@ -98,7 +98,7 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
     def work(_: slice, some: slice) -> None:
         chosen = rows[some]
         current, labels = images[chosen], inputs.labels[chosen]
-        for number, stage in enumerate(stages):
+        for stage in stages:
             start, visible = current, torch.zeros_like(part_of_pixel, dtype=torch.bool)
             if stage.part is not None:
                 visible = part_of_pixel != stage.part
@@ -106,9 +106,8 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
                 if stage.from_surroundings:
                     blank = surroundings(current, visible, blank, radius=grid.patch_size)
                 start = torch.where(visible, current, blank)
-            keys = pair_keys(first + number, chosen, seed=seed).flatten()
             visible = visible.expand(len(chosen), 1, height, width)
-            found = stage.rule.find(classify, plan.formatted(start), labels, visible, keys)
+            found = stage.rule.find(classify, plan.formatted(start), labels, visible)
             current = (start + found.values.nan_to_num()).to(images.dtype)
             steps[some, stage.shown_in] = current
 
@@ -126,7 +125,7 @@ def _stages(inputs: Inputs, plan: Plan, parts: int, seed: int) -> list[_Stage]:
         weighted=False,
         chunk_size=plan.chunk_size,
     )
-    gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, noise=_GENTLE_NOISE, seed=seed)
+    gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, seed=seed)
     return [
         _Stage(gentle, 0, shown_in=0, from_surroundings=True),
         *(_Stage(replace(rule, seed=seed + part), part, shown_in=part) for part in range(1, parts)),

@@ -10,7 +10,7 @@ from torch import Tensor
 from fitb_callbacks.utils.patch_grid import PatchGrid
 from fitb_callbacks.utils.rng import hash_integers
 
-__all__ = ["hidden_patches", "masks_per_round", "pair_keys", "partition_masks", "random_masks", "step_of_patch"]
+__all__ = ["hidden_patches", "masks_per_round", "partition_masks", "random_masks", "step_of_patch"]
 
 _GOLDEN = 0x9E3779B9
 
@@ -108,27 +108,6 @@ def partition_masks(indices: Tensor, grid: PatchGrid, *, num_steps: int, seed: i
     """
     steps = torch.arange(num_steps, device=indices.device)[:, None, None]
     return grid.to_pixels(step_of_patch(indices, grid, num_steps=num_steps, seed=seed)).unsqueeze(1) != steps
-
-
-def pair_keys(masks: Tensor, images: Tensor, *, seed: int) -> Tensor:
-    """A key for each pair of a mask and an image, for whatever an update draws at random.
-
-    Args:
-        masks: Indices of masks, shape ``(K,)``.
-        images: Indices of images among all probe images, shape ``(R,)``.
-        seed: Integer in [0, 2**32).
-
-    Returns:
-        Integers in [0, 2**32), shape ``(K, R)``; a pure function of the seed and the two indices.
-
-    Example:
-        >>> import torch
-        >>> keys = pair_keys(torch.arange(3), torch.arange(5), seed=0)
-        >>> keys.shape, len(keys.unique()), torch.equal(keys[2:], pair_keys(torch.tensor([2]), torch.arange(5), seed=0))
-        (torch.Size([3, 5]), 15, True)
-    """
-    of_mask = hash_integers(hash_integers(seed + _GOLDEN) ^ masks)
-    return hash_integers(of_mask.unsqueeze(1) ^ hash_integers(images + _GOLDEN))
 
 
 def _ranks(rounds: Tensor, num_patches: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fitb_callbacks.models.chunks import in_blocks
-from fitb_callbacks.probing.masks import hidden_patches, masks_per_round, pair_keys, step_of_patch
+from fitb_callbacks.probing.masks import hidden_patches, masks_per_round, step_of_patch
 from fitb_callbacks.probing.updates import UpdateFinder
 from fitb_callbacks.utils.arithmetic import safe_divide
 from fitb_callbacks.utils.patch_grid import PatchGrid
@@ -137,7 +137,6 @@ class RandomMasking:
             masked.flatten(0, 1),
             labels.repeat(block[0]),
             visible.expand(-1, block[1], -1, -1, -1).flatten(0, 1),
-            pair_keys(indices, images, seed=targets.seed).flatten(),
         )
         kept = found.predicted.view(block) == labels
         return Updates(found.values.unflatten(0, block), kept, found.log_p.view(block))
@@ -200,8 +199,7 @@ class ProgressiveMasking:
         total, steps, founds = torch.zeros_like(current), [], []
         for step in range(self.num_steps):
             visible = step_of_pixel != step
-            keys = pair_keys(indices * self.num_steps + step, images, seed=targets.seed).flatten()
-            found = finder.find(torch.where(visible, current, targets.baseline), labels, visible, keys)
+            found = finder.find(torch.where(visible, current, targets.baseline), labels, visible)
             current = torch.where(visible, current, self.fill(found.values))
             total = total + _unit_size(found.values)
             steps.append(current[: block[1]])

@@ -62,7 +62,7 @@ class UpdateRule(Protocol):
     proportional_to_doubt: ClassVar[bool]
     single_pass: ClassVar[bool]
 
-    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """Find the update of each masked image. Images must not mix: a row depends on its own image alone.
 
         Args:
@@ -70,8 +70,6 @@ class UpdateRule(Protocol):
             masked: Masked images in the model's input space, shape ``(B, C, H, W)``.
             labels: The label each image is filled for, integers, shape ``(B,)``.
             visible: Which pixels stay as they are, boolean, shape ``(B, 1, H, W)``.
-            keys: For everything that is drawn at random, integers, shape ``(B,)``: a pure function of seed, mask and
-                image, see `fitb_callbacks.utils.rng.keyed_normal`.
         """
         ...
 
@@ -87,7 +85,6 @@ class GradientUpdate:
         >>> import torch
         >>> found = GradientUpdate().find(
         ...     torch.nn.Flatten(), torch.zeros(1, 1, 1, 2), torch.tensor([1]), torch.zeros(1, 1, 1, 2).bool(),
-        ...     keys=torch.tensor([0]),
         ... )
         >>> found.values.flatten().tolist(), found.predicted.tolist(), round(found.log_p.exp().item(), 4)
         ([-0.5, 0.5], [0], 0.5)
@@ -96,7 +93,7 @@ class GradientUpdate:
     proportional_to_doubt: ClassVar[bool] = True
     single_pass: ClassVar[bool] = True
 
-    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """See `UpdateRule.find`.
 
         Raises:
@@ -119,7 +116,6 @@ class NoUpdate:
         >>> import torch
         >>> found = NoUpdate().find(
         ...     torch.nn.Flatten(), torch.zeros(1, 1, 1, 2), torch.tensor([1]), torch.zeros(1, 1, 1, 2).bool(),
-        ...     keys=torch.tensor([0]),
         ... )
         >>> found.values.flatten().tolist(), found.predicted.tolist(), round(found.log_p.exp().item(), 4)
         ([0.0, 0.0], [0], 0.5)
@@ -128,7 +124,7 @@ class NoUpdate:
     proportional_to_doubt: ClassVar[bool] = False
     single_pass: ClassVar[bool] = True
 
-    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, classify: Classify, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """See `UpdateRule.find`."""
         with torch.no_grad():
             log_p, predicted_label = answer(classify(masked).float(), labels)
@@ -151,7 +147,7 @@ class UpdateFinder:
     plan: Plan
     tuner: Tuner | None = None
 
-    def find(self, masked: Tensor, labels: Tensor, visible: Tensor, keys: Tensor) -> Found:
+    def find(self, masked: Tensor, labels: Tensor, visible: Tensor) -> Found:
         """Find the updates of masked images, see `UpdateRule.find`, one chunk after the other.
 
         The updates are zero on visible pixels, unless they are not finite there.
@@ -159,7 +155,7 @@ class UpdateFinder:
         masked, size = self.plan.formatted(masked), self.plan.chunk_size
         parts = [
             self.rule.find(self._classify, *chunk)
-            for chunk in zip(masked.split(size), labels.split(size), visible.split(size), keys.split(size), strict=True)
+            for chunk in zip(masked.split(size), labels.split(size), visible.split(size), strict=True)
         ]
         values = torch.cat([part.values for part in parts]) if len(parts) > 1 else parts[0].values
         # Less itself where visible, rather than a choice: it takes half the time, and what is not finite stays so.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import sys
 from collections.abc import Collection, Iterator
@@ -12,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["hash_integers", "isolate_rng", "keyed_normal", "keyed_uniform"]
+__all__ = ["hash_integers", "isolate_rng", "keyed_uniform"]
 
 _UINT32 = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
@@ -96,26 +95,3 @@ def keyed_uniform(keys: Tensor, size: int) -> Tensor:
     bits = hash_integers(hash_integers(keys).unsqueeze(1) ^ counters)
     # 23 bits and half a step are what float32 holds exactly, and keep 0 and 1 out.
     return ((bits >> 9).float() + 0.5) / 2**23
-
-
-def keyed_normal(keys: Tensor, size: int) -> Tensor:
-    """Standard normal random numbers that depend on their keys alone (Box and Muller's method).
-
-    Args:
-        keys: As for `keyed_uniform`.
-        size: Numbers a key.
-
-    Returns:
-        Float32, shape ``(B, size)``, on the keys' device. Devices may differ in the last digit.
-
-    Example:
-        >>> import torch
-        >>> numbers = keyed_normal(torch.tensor([5]), 10_000)
-        >>> round(abs(numbers.mean().item()), 1), round(numbers.std().item(), 1)
-        (0.0, 1.0)
-    """
-    half = -(-size // 2)
-    radius, angle = keyed_uniform(keys, 2 * half).split(half, dim=1)
-    radius = (-2 * radius.log()).sqrt()
-    angle = 2 * math.pi * angle
-    return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :size]

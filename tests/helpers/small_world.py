@@ -21,7 +21,7 @@ def small_world():
         visible[list(hidden)] = False
         visible = visible.view(1, 1, 3, 4)
         masked = torch.where(visible, images, 0.0)
-        found = GradientUpdate().find(model, masked, labels, visible, keys=torch.zeros_like(labels))
+        found = GradientUpdate().find(model, masked, labels, visible)
         right = (found.predicted == labels).float()
         total += found.values.masked_fill(visible, 0) * right[:, None, None, None]
         kept += right

@@ -52,7 +52,7 @@ def nearest_neighbours(digits: TensorDataset) -> Callable[[Tensor], Tensor]:
 def test_the_update_raises_the_labels_probability(trained, probe_images):
     images, labels = probe_images
     masked, visible = hidden_half(images)
-    found = rule_for(images, weighted=False).find(trained, masked, labels, visible, torch.arange(len(images)))
+    found = rule_for(images, weighted=False).find(trained, masked, labels, visible)
     before, after = (label_log_p(trained, seen, labels) for seen in (masked, masked + found.values))
     assert (after > before).float().mean() > 0.9
     torch.testing.assert_close(found.log_p, before)
@@ -62,7 +62,7 @@ def test_the_update_raises_the_labels_probability(trained, probe_images):
 def test_visible_pixels_stay_and_hidden_ones_stay_in_range(trained, probe_images):
     images, labels = probe_images
     masked, visible = hidden_half(images)
-    found = rule_for(images, weighted=False).find(trained, masked, labels, visible, torch.arange(len(images)))
+    found = rule_for(images, weighted=False).find(trained, masked, labels, visible)
     filled = masked + found.values
     assert torch.equal(filled[visible], masked[visible])
     assert filled.min() >= images.min() - 1e-6
@@ -72,10 +72,8 @@ def test_visible_pixels_stay_and_hidden_ones_stay_in_range(trained, probe_images
 def test_a_weighted_update_is_as_large_as_the_gain(trained, probe_images):
     images, labels = probe_images
     masked, visible = hidden_half(images)
-    keys = torch.arange(len(images))
     plain, weighted = (
-        rule_for(images, weighted=weighted).find(trained, masked, labels, visible, keys).values
-        for weighted in (False, True)
+        rule_for(images, weighted=weighted).find(trained, masked, labels, visible).values for weighted in (False, True)
     )
     gain = label_log_p(trained, masked + plain, labels) - label_log_p(trained, masked, labels)
     hidden = (~visible).flatten(1).sum(dim=1)
@@ -88,18 +86,17 @@ def test_a_weighted_update_is_as_large_as_the_gain(trained, probe_images):
 def test_an_image_does_not_depend_on_the_rest_of_its_chunk(trained, probe_images):
     images, labels = probe_images
     masked, visible = hidden_half(images)
-    keys, rule = torch.arange(len(images)) * 7, rule_for(images)
-    together = rule.find(trained, masked, labels, visible, keys).values
-    alone = rule.find(trained, masked[5:6], labels[5:6], visible[5:6], keys[5:6]).values
+    rule = rule_for(images)
+    together = rule.find(trained, masked, labels, visible).values
+    alone = rule.find(trained, masked[5:6], labels[5:6], visible[5:6]).values
     torch.testing.assert_close(alone[0], together[5], rtol=1e-2, atol=1e-3)
 
 
-def test_the_key_decides_what_is_random(trained, probe_images):
+def test_the_seed_decides_what_is_random(trained, probe_images):
     images, labels = probe_images
     masked, visible = hidden_half(images)
     first, again, other = (
-        rule_for(images).find(trained, masked, labels, visible, keys).values
-        for keys in (torch.arange(30), torch.arange(30), torch.arange(30) + 100)
+        rule_for(images, seed=seed, max_shift=0.2).find(trained, masked, labels, visible).values for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
@@ -113,7 +110,7 @@ def test_what_comes_out_is_the_mean_over_the_second_half_of_the_steps(trained, p
     def update(num_steps: int) -> Tensor:
         rule = rule_for(images, num_steps=num_steps, weighted=False, contrast=100.0)
         rule = dataclasses.replace(rule, low=torch.tensor(-99.0), high=torch.tensor(99.0))
-        return rule.find(trained, images, labels, hidden, torch.arange(len(images))).values
+        return rule.find(trained, images, labels, hidden).values
 
     apart = (update(3) - update(2)).square().mean(dim=(1, 2, 3)).sqrt()
     rule = rule_for(images)
@@ -131,7 +128,7 @@ def test_shaping_makes_smooth_updates_in_the_colours_of_the_images():
     def update(**settings: float) -> Tensor:
         rule = rule_for(images, weighted=False, contrast=10.0, **settings)
         rule = dataclasses.replace(rule, low=torch.tensor(-9.0), high=torch.tensor(9.0))
-        return rule.find(red, images, labels, visible, torch.arange(6)).values
+        return rule.find(red, images, labels, visible).values
 
     def roughness(values: Tensor) -> float:
         return (values[:, 0].diff(dim=2).std() / values[:, 0].std()).item()
@@ -154,7 +151,7 @@ def test_in_colour_no_contrast_makes_everything_black_or_white(channels: int, li
     rule = dataclasses.replace(
         rule_for(images, weighted=False, num_steps=30), low=torch.tensor(0.0), high=torch.tensor(1.0)
     )
-    found = rule.find(model, images, labels, visible, torch.arange(8))
+    found = rule.find(model, images, labels, visible)
     contrast = (images + found.values - images.mean()).square().mean(dim=(1, 2, 3)).sqrt() / standard_deviation
     assert contrast.max() <= limit + 1e-4
     if channels == 1:
@@ -180,7 +177,7 @@ def filled_dark_spot(*, channels=1, low=0.0, scale=1.0, white_is_it=False, num_s
     margin = -1e4 if white_is_it else 20
     model[1].weight[0], model[1].bias[0] = 0, model(white)[0, 1] + margin * scale
     rule = rule_for(images, weighted=False, num_steps=num_steps)
-    filled = white + rule.find(model, white, torch.ones(4).long(), everything, torch.arange(4)).values
+    filled = white + rule.find(model, white, torch.ones(4).long(), everything).values
     return (filled - low) / scale, spot
 
 
@@ -219,7 +216,7 @@ def test_an_image_whose_gradients_are_never_finite_has_no_update_and_spoils_no_o
     masked, visible = hidden_half(images)
     masked = masked.clone()
     masked[3] = 9.0
-    found = rule_for(images, max_shift=0.0).find(BreaksOn(trained), masked, labels, visible, torch.arange(30))
+    found = rule_for(images, max_shift=0.0).find(BreaksOn(trained), masked, labels, visible)
     assert found.values[3].isnan().any()
     assert found.values[torch.arange(30) != 3].isfinite().all()
 
@@ -375,7 +372,7 @@ def test_images_smaller_than_a_shift_are_filled():
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
     assert FillInBlanks(num_masks=2).probe(model, images, torch.tensor([0, 1])).filled.isfinite().all()
     masked, visible = hidden_half(images)
-    found = rule_for(images, max_shift=3.0).find(model, masked, torch.tensor([0, 1]), visible, torch.arange(2))
+    found = rule_for(images, max_shift=3.0).find(model, masked, torch.tensor([0, 1]), visible)
     assert found.values.isfinite().all()
 
 

@@ -56,8 +56,7 @@ def test_each_fill_conditions_the_next_as_a_plain_loop_does():
     for row, label in enumerate(labels):
         current = images[row : row + 1]
         for step, visible in enumerate(masks):
-            keys = torch.zeros(1, dtype=torch.long)
-            found = GradientUpdate().find(model, current * visible, label[None], visible, keys)
+            found = GradientUpdate().find(model, current * visible, label[None], visible)
             fill = prototype(found.values * ~visible, low=zero, high=one, baseline=zero)
             current = torch.where(visible, current, fill)
             torch.testing.assert_close(result.steps[row, step], current[0])
