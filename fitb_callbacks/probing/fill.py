@@ -19,7 +19,7 @@ from fitb_callbacks.probing.updates import in_one_block
 from fitb_callbacks.utils.distributed import confirm
 from fitb_callbacks.utils.patch_grid import PatchGrid
 
-__all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in", "surroundings"]
+__all__ = ["FILL_GRADIENTS", "fill_images", "fill_rows", "put_in", "surroundings", "without_seams"]
 
 _PATCHES_PER_SIDE = 8
 """Larger patches than those of random masks: what is drawn within one hangs together."""
@@ -30,6 +30,9 @@ _STEPS_EACH = 10
 _STEPS_OVER_ALL = 24
 _GENTLE_STEPS, _GENTLE_SIZE = 20, 0.03
 """Of the first part, which is looked at beside the original pixels: what is drawn there has to fit in with them."""
+
+_SOFT_EDGE = 0.2
+"""Of a patch's side: as far from its edges it is blurred. Half of it would take details away that steps don't redraw."""
 
 FILL_GRADIENTS = _GENTLE_STEPS + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
@@ -50,8 +53,8 @@ def fill_images(inputs: Inputs, plan: Plan, *, seed: int, share: tuple[int, int]
     The image is cut into four parts of scattered patches. The first is hidden and filled by small ascent steps, from
     the colours around it: that is what the model would put into the blanks of an image. For a picture of which nothing
     is left, the other parts follow, from the baseline and by larger steps, each in what the image has become by then;
-    and the first once more, as it had the colours of the original around it. Further steps over the whole image then
-    join the patches up.
+    and the first once more, as it had the colours of the original around it. Further steps over the whole image, from
+    one without seams between the patches, then join them up.
 
     Args:
         inputs: Images, labels and model. Hidden pixels start from the baseline and stay between low and high.
@@ -99,8 +102,10 @@ def fill_rows(inputs: Inputs, rows: Tensor, plan: Plan, *, seed: int) -> Tensor:
         chosen = rows[some]
         current, labels = images[chosen], inputs.labels[chosen]
         for stage in stages:
-            start, visible = current, torch.zeros_like(part_of_pixel, dtype=torch.bool)
-            if stage.part is not None:
+            visible = torch.zeros_like(part_of_pixel, dtype=torch.bool)
+            if stage.part is None:
+                start = without_seams(current, grid)
+            else:
                 visible = part_of_pixel != stage.part
                 blank = inputs.baseline
                 if stage.from_surroundings:
@@ -157,6 +162,37 @@ def surroundings(images: Tensor, visible: Tensor, baseline: Tensor, *, radius: i
     weights = visible.to(torch.promote_types(images.dtype, torch.float32)).expand(1, 1, *images.shape[-2:])
     share = pooled(weights)
     return torch.where(share > 0, pooled(images * weights) / share.clamp(min=_TINY), baseline).to(images.dtype)
+
+
+def without_seams(images: Tensor, grid: PatchGrid) -> Tensor:
+    """Images whose patches go over into each other: steps from patch to patch are ramps, and edges are blurred.
+
+    Patches that were filled one after another differ in brightness and colour, and steps over the whole image leave
+    that as it is: the model doesn't mind.
+
+    Args:
+        images: Shape ``(B, C, H, W)``.
+        grid: The patches.
+
+    Example:
+        >>> halves = torch.tensor([0.0, 1.0]).repeat_interleave(4).expand(1, 1, 8, 8)
+        >>> without_seams(halves, PatchGrid(8, 8, 4))[0, 0, 0, 1:7].diff().max().item() < 0.3
+        True
+    """
+    side, exact = grid.patch_size, images.to(torch.promote_types(images.dtype, torch.float32))
+    means = grid.patch_means(exact)
+    ramps = F.interpolate(grid.to_grid(means), scale_factor=side, mode="bilinear")[..., : grid.height, : grid.width]
+    joined = exact + ramps - grid.to_pixels(means)
+    reach = _SOFT_EDGE * side
+    radius = max(1, int(reach / 2))
+    blurred = F.avg_pool2d(joined, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+
+    def nearness(length: int) -> Tensor:
+        place = torch.arange(length, device=images.device) % side + 0.5
+        return (1 - torch.minimum(place, side - place) / reach).clamp(min=0)
+
+    share = torch.maximum(nearness(grid.height)[:, None], nearness(grid.width)).to(joined)
+    return torch.lerp(joined, blurred, share).to(images.dtype)
 
 
 def put_in(inputs: Inputs, update: Tensor) -> Tensor:

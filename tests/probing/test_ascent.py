@@ -16,7 +16,7 @@ from fitb_callbacks import FillInBlanks, FillInBlanksResult
 from fitb_callbacks.probing import ascent
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan
-from fitb_callbacks.probing.fill import fill_rows
+from fitb_callbacks.probing.fill import fill_rows, without_seams
 from fitb_callbacks.probing.inputs import Inputs
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.utils.patch_grid import PatchGrid
@@ -100,6 +100,20 @@ def test_the_seed_decides_what_is_random(trained, probe_images):
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_the_model_sees_visible_pixels_as_they_are_wherever_a_step_shifts_them(trained, probe_images):
+    images, labels = probe_images
+    masked, visible = hidden_half(images)
+    masked = torch.where(visible, masked + 10, masked)  # so that one knows them again
+    seen = []
+    with trained.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone())):
+        rule_for(images, weighted=False).find(trained, masked, labels, visible)
+    assert len(seen) == AscentUpdate.num_steps
+    assert not torch.equal(seen[0], seen[-1])
+    before = masked[visible].sort().values
+    for shown in seen:
+        torch.testing.assert_close(shown[shown > 5].sort().values, before)
 
 
 def test_what_comes_out_is_the_mean_over_the_second_half_of_the_steps(trained, probe_images):
@@ -267,6 +281,22 @@ def test_the_first_part_fits_in_with_what_is_around_it_and_the_rest_does_not_kno
 
     assert own_likeness(first) > 1
     assert own_likeness(last).abs() < 0.1
+
+
+def test_patches_are_joined_without_seams_and_keep_their_details():
+    grid, generator = PatchGrid(32, 40, 8), torch.Generator().manual_seed(0)
+    patches = grid.to_pixels(torch.rand(2, 3, grid.num_patches, generator=generator))
+    details = torch.zeros(1, 1, 32, 40)
+    details[..., 3::8, 3::8], details[..., 4::8, 4::8] = 0.5, -0.5  # in the middle of each patch, on average nothing
+    joined = without_seams(patches + details, grid)
+
+    def steps(images: Tensor) -> Tensor:
+        return images[..., 7:39:8].sub(images[..., 8:40:8]).abs().mean()
+
+    assert steps(joined) < 0.2 * steps(patches)
+    kept = joined[..., 3::8, 3::8] - joined[..., 4::8, 4::8]
+    assert (kept - 1).abs().max() < 0.3  # what is left is the ramp between the two pixels
+    torch.testing.assert_close(without_seams(patches[..., :8, :8], PatchGrid(8, 8, 8)), patches[..., :8, :8])
 
 
 def test_an_untrained_network_draws_nothing_that_someone_else_recognises(probe_images, digits):
