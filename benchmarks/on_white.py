@@ -1,11 +1,11 @@
 """What keeping a fill within the value range does for small networks that learn things on plain backgrounds.
 
     apt install tuxpaint-stamps-default
-    OMP_NUM_THREADS=1 python benchmarks/on_white.py          # some twenty minutes, most of them for training
+    OMP_NUM_THREADS=1 python benchmarks/on_white.py          # some forty minutes, most of them for training
 
 Cut-out photographs of five kinds of things on white or black, 64 pixels, grey or in colour. Networks of
-`validity_worlds.py` learn them and fill in held-out ones, with and without it. The judges, a CNN and a residual
-network, learned from other pictures, of twice as many things.
+`validity_worlds.py`, and one like MobileNet, learn them and fill in held-out ones, with and without it. The judges, a
+CNN and a residual network, learned from other pictures, of twice as many things.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from fitb_callbacks.probing import ascent
 COUNTS = {"train": 2000, "judges": 1000, "held out": 600}
 THINGS = {"train": 12, "judges": 24, "held out": 12}  # of a class, at most
 PER_CLASS, SEEDS, JUDGES_SEED = 12, 2, 100
-EPOCHS, RATES = {"cnn": 20, "resnet": 20, "vit": 60}, {"cnn": 3e-3, "resnet": 3e-3, "vit": 1.5e-3}
+EPOCHS = {"cnn": 20, "resnet": 20, "vit": 60, "mobile": 12}
+RATES = {"cnn": 3e-3, "resnet": 3e-3, "vit": 1.5e-3, "mobile": 3e-3}
 NEVER = 10**6
 SPLIT = tuple[Tensor, Tensor]
 
@@ -70,7 +71,8 @@ def trained(network: str, split: SPLIT, seed: int) -> nn.Module:
     """A network that learned from images that are mirrored and moved at random."""
     images, labels = split
     torch.manual_seed(seed)
-    model = worlds.NETWORKS[network](images.shape[1], images.shape[-1], int(labels.max()) + 1).train()
+    make = mobile if network == "mobile" else worlds.NETWORKS[network]
+    model = make(images.shape[1], images.shape[-1], int(labels.max()) + 1).train()
     optimizer = torch.optim.AdamW(model.parameters())
     steps = EPOCHS[network] * (len(images) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATES[network], total_steps=steps)
@@ -83,6 +85,48 @@ def trained(network: str, split: SPLIT, seed: int) -> nn.Module:
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+class InvertedResidual(nn.Module):
+    """A block of MobileNetV2: wider, one filter a channel, narrow again."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.skips = stride == 1 and channels == out
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.Hardswish(),
+            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.Hardswish(),
+            nn.Conv2d(wide, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.skips else self.layers(x)
+
+
+def mobile(channels: int, size: int, num_classes: int) -> nn.Module:  # noqa: ARG001  (called like the other networks)
+    """A small network like MobileNet, for images of 64 pixels."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Hardswish(),
+        InvertedResidual(16, 24, stride=2),
+        InvertedResidual(24, 24, stride=1),
+        InvertedResidual(24, 40, stride=2),
+        InvertedResidual(40, 40, stride=1),
+        InvertedResidual(40, 64, stride=2),
+        nn.Conv2d(64, 128, 1),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(128, num_classes),
+    )
 
 
 @torch.no_grad()
