@@ -106,10 +106,11 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layers' output, and ``x`` on top where it has the same shape."""
         return x + self.layers(x) if self.skips else self.layers(x)
 
 
-def mobile(channels: int, size: int, num_classes: int) -> nn.Module:  # noqa: ARG001  (called like the other networks)
+def mobile(channels: int, size: int, num_classes: int) -> nn.Module:
     """A small network like MobileNet, for images of 64 pixels."""
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, stride=2, padding=1, bias=False),

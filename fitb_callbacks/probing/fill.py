@@ -32,7 +32,7 @@ _GENTLE_STEPS, _GENTLE_SIZE = 20, 0.03
 """Of the first part, which is looked at beside the original pixels: what is drawn there has to fit in with them."""
 
 _SOFT_EDGE = 0.2
-"""Of a patch's side: as far from its edges it is blurred. Half of it would take details away that steps don't redraw."""
+"""Of a patch's side: as far from its edges it is blurred. Half of it would take away details that no step redraws."""
 
 FILL_GRADIENTS = _GENTLE_STEPS + _PARTS * _STEPS_EACH + _STEPS_OVER_ALL
 """Gradients that the fill of an image takes."""
