@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from fitb_callbacks import FillInBlanks, FillInBlanksResult
-from fitb_callbacks.probing import ascent
+from fitb_callbacks.probing import ascent, fill
 from fitb_callbacks.probing.ascent import AscentUpdate
 from fitb_callbacks.probing.autotune import Plan
 from fitb_callbacks.probing.fill import fill_rows, without_seams
@@ -263,13 +263,21 @@ def test_each_step_fills_its_part_and_leaves_the_rest(probe_images, filled):
         assert 0.1 < changed < 0.3
 
 
+def ramps() -> Tensor:
+    """Four images of 32 x 32 pixels that grow lighter towards one of the four sides."""
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    return torch.stack([rows, columns, -rows, -columns])[:, None]
+
+
+def untrained() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 4))
+
+
 def test_the_first_part_fits_in_with_what_is_around_it_and_the_rest_does_not_know_of_it():
     """Of smooth images, blanks are filled with nearly what was there; at the end nothing of that is left."""
-    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
-    images = torch.stack([rows, columns, -rows, -columns])[:, None]
-    torch.manual_seed(0)
-    untrained = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 4))
-    result = FillInBlanks(num_masks=1).probe(untrained, images, torch.zeros(4).long())
+    images = ramps()
+    result = FillInBlanks(num_masks=1).probe(untrained(), images, torch.zeros(4).long())
     first, last = result.fill_steps[:, 0], result.fill_steps[:, -1]
     hidden = first != images
     assert (first - images)[hidden].abs().mean() < 0.7 * (images - result.settings["baseline"][0])[hidden].abs().mean()
@@ -281,6 +289,16 @@ def test_the_first_part_fits_in_with_what_is_around_it_and_the_rest_does_not_kno
 
     assert own_likeness(first) > 1
     assert own_likeness(last).abs() < 0.1
+
+
+def test_seams_are_taken_out_before_the_last_steps(monkeypatch):
+    def fill_steps() -> Tensor:
+        return FillInBlanks(num_masks=1).probe(untrained(), ramps(), torch.arange(4)).fill_steps
+
+    joined = fill_steps()
+    monkeypatch.setattr(fill, "without_seams", lambda images, grid: images)
+    torch.testing.assert_close(fill_steps()[:, :-1], joined[:, :-1])
+    assert (fill_steps()[:, -1] - joined[:, -1]).abs().mean() > 0.01
 
 
 def test_patches_are_joined_without_seams_and_keep_their_details():
