@@ -2,10 +2,11 @@
 
 One input gradient of a network for photographs is noise to anyone but that network. The paper allows any update that
 locally improves the loss (section 4.5). This one takes several small steps. Each looks at the image slightly shifted,
-so that what it draws does not hang on single pixels, and gives the gradient the spectrum and the colours of the data
-(`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes and not noise. What comes out is the mean over the
-second half of the steps: each single one also draws what only this network sees, and the next one undoes. Independent
-networks recognise the result; docs/photographs.md has the figures, with controls.
+and a large one from a little nearer or farther away, so that what it draws does not hang on single pixels. It gives the
+gradient the spectrum and the colours of the data (`fitb_callbacks.probing.prior.ImagePrior`), so that it draws shapes
+and not noise. What comes out is the mean over the second half of the steps: each single one also draws what only this
+network sees, and the next one undoes. Independent networks recognise the result; docs/photographs.md has the figures,
+with controls.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fitb_callbacks.models.answers import predicted
 from fitb_callbacks.models.logits import Classify
 from fitb_callbacks.probing.prior import ImagePrior
 from fitb_callbacks.probing.updates import Found, answer, differentiable_logits
+from fitb_callbacks.probing.zoom import Zoom
 from fitb_callbacks.utils.rng import keyed_uniform
 
 __all__ = ["AscentUpdate"]
@@ -29,6 +31,9 @@ _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
 _PATIENCE = 3  # steps in a row without the label, after which a fill is kept within the value range
+_ZOOMED_FROM = (
+    128  # pixels of the shorter side; 64 and fewer gain nothing by it, and the CPU's time with few images counts
+)
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 
@@ -50,7 +55,9 @@ class AscentUpdate:
         step_size: Root mean square change of the hidden pixels in a step, in standard deviations of the images.
         momentum: Share of the last step's direction that the next one keeps, in [0, 1).
         max_shift: Largest random shift in a step, as a share of each side. Shifts wrap around.
-        seed: Of the shifts, which are the same for all images.
+        max_zoom: How much nearer or farther away an image of at least 128 pixels a side is looked at in a step, as a
+            logarithm: 0.1 is about a tenth. Smaller images are seen at their size.
+        seed: Of the shifts and zooms, which are the same for all images.
         exponent: How strongly a gradient's spectrum is shaped, see `fitb_callbacks.probing.prior.ImagePrior.shape`.
         colours: Whether a gradient's channels are mixed as those of the images go together.
         contrast: Largest root mean square distance of an image's hidden pixels from the mean colour, in standard
@@ -78,6 +85,7 @@ class AscentUpdate:
     step_size: float = 0.3
     momentum: float = 0.8
     max_shift: float = 0.05
+    max_zoom: float = 0.1
     seed: int = 0
     exponent: float = 1.0
     colours: bool = True
@@ -105,6 +113,7 @@ class AscentUpdate:
         shifts = self._shifts(start.shape[-2:])
         back = [(-rows, -columns) for rows, columns in shifts]
         shape = self.prior.shaping(back, like=start, exponent=self.exponent, colours=self.colours)
+        zooms = self._zooms(start)
         step_size, contrast = self.step_size * self.prior.std * root, (self._contrast() * root).clamp(min=_TINY)
         weight, lowest, highest = (1 - self.momentum) * root, low - mean, high - mean
         drawn = (start - mean) * hidden  # hidden pixels, as distances from the mean colour; zero everywhere else
@@ -115,7 +124,11 @@ class AscentUpdate:
         for step, (rows, columns) in enumerate(shifts):
             # The first step sees the masked image itself: its prediction and its log p(label) are asked for.
             shown = start if step == 0 else (rest + drawn).roll((rows, columns), dims=(2, 3))
-            gradient, logits = self._gradients(classify, _as_given(shown, masked), labels)
+            zoom = None if step == 0 or zooms is None else Zoom.by(zooms[step], like=shown)
+            seen = shown if zoom is None else zoom.see(shown)
+            gradient, logits = self._gradients(classify, _as_given(seen, masked), labels)
+            if zoom is not None:
+                gradient = zoom.back(gradient)
             if step == 0:
                 first = logits
             unseen = (unseen + 1) * (predicted(logits, labels) != labels)
@@ -172,6 +185,13 @@ class AscentUpdate:
         largest = torch.tensor([round(self.max_shift * side) for side in size])
         shifts = ((uniform * (2 * largest + 1)).floor().long() - largest).tolist()
         return [(0, 0), *((rows, columns) for rows, columns in shifts[1:])]
+
+    def _zooms(self, like: Tensor) -> Tensor | None:
+        """How much larger all images are seen in each step, shape ``(num_steps,)``; None if none is zoomed."""
+        if self.max_zoom == 0 or min(like.shape[-2:]) < _ZOOMED_FROM:
+            return None
+        uniform = keyed_uniform(torch.tensor([self.seed]), 3 * self.num_steps)[0, 2 * self.num_steps :]  # after shifts
+        return ((2 * uniform - 1) * self.max_zoom).exp().to(like)
 
 
 def _ascent_direction(classify: Classify, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

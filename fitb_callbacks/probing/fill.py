@@ -130,7 +130,7 @@ def _stages(inputs: Inputs, plan: Plan, parts: int, seed: int) -> list[_Stage]:
         weighted=False,
         chunk_size=plan.chunk_size,
     )
-    gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, seed=seed)
+    gentle = replace(rule, num_steps=_GENTLE_STEPS, step_size=_GENTLE_SIZE, max_zoom=0.0, seed=seed)
     return [
         _Stage(gentle, 0, shown_in=0, from_surroundings=True),
         *(_Stage(replace(rule, seed=seed + part), part, shown_in=part) for part in range(1, parts)),
