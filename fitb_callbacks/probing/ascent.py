@@ -31,9 +31,7 @@ _MOST_LOUD = 4.0  # standard deviation of an image's logits over the classes
 _FAR = 2.0**60  # a power of two, so that nothing is left of a difference of equals
 _AT_THE_END = 1e-6  # as a share of the value range: what is nearer to its end is there, but for rounding
 _PATIENCE = 3  # steps in a row without the label, after which a fill is kept within the value range
-_ZOOMED_FROM = (
-    128  # pixels of the shorter side; 64 and fewer gain nothing by it, and the CPU's time with few images counts
-)
+_ZOOMED_FROM = 128  # pixels of the shorter side; images of 28 to 64 gain nothing by it (docs/photographs.md)
 _MOST_OF_RANGE = 0.3  # root mean square, in colour; values spread evenly over their range have 0.29
 
 

@@ -65,6 +65,29 @@ def test_steps_look_at_large_images_from_nearer_and_farther_away(network: nn.Mod
         torch.testing.assert_close(slopes, torch.ones(12), rtol=1e-3, atol=0)
 
 
+def test_gradients_are_brought_back_to_where_the_image_was_seen():
+    """A network that looks at one square sees another place of a zoomed image in it, and that is what changes."""
+
+    def looks_at_one_square(images: Tensor) -> Tensor:
+        seen = images[..., 60:64, 20:24].mean(dim=(1, 2, 3))
+        return torch.stack((seen, -seen), dim=1)
+
+    bound, prior = torch.ones(1, 1, 1), ImagePrior.from_images(pictures()[:, :1, :128, :128])
+    start = torch.full((1, 1, 128, 128), prior.mean.item())
+    hidden, label = torch.zeros(1, 1, 128, 128, dtype=torch.bool), torch.tensor([0])
+    plain = {"num_steps": 2, "weighted": False, "exponent": 0.0, "colours": False, "max_shift": 0.0}
+
+    def changed_elsewhere(max_zoom: float) -> bool:
+        rule = AscentUpdate(prior, -bound, bound, max_zoom=max_zoom, **plain)
+        change = rule.find(looks_at_one_square, start, label, hidden).values[0, 0].abs()
+        outside = change.clone()
+        outside[60:64, 20:24] = 0
+        return bool(outside.max() > 0.1 * change.max())
+
+    assert not changed_elsewhere(0.0)
+    assert changed_elsewhere(0.5)
+
+
 def test_large_images_are_filled_under_autocast_as_without(network: nn.Module):
     images, labels = pictures(), torch.arange(4)
     plain = FillInBlanks(num_masks=4).probe(network, images, labels).filled
